@@ -1,0 +1,36 @@
+# PYTHON and VENV choose the interpreter and where the environment for development goes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+CONFIG = --config-filename etc/fedmsg.d/relay.py
+
+.PHONY: run demo test lint clean
+
+run: $(VENV)/.run
+	@echo "In a second terminal:  $(BIN)/fedmsg-tail $(CONFIG)"
+	@echo "In a third:            echo hello | $(BIN)/fedmsg-logger $(CONFIG)"
+	@echo "Ctrl-C stops the relay."
+	@exec $(BIN)/fedmsg-relay $(CONFIG)
+
+demo: $(VENV)/.run
+	@$(BIN)/python tests/demo.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# Each stamp says that the environment has what its extra needs.
+$(VENV)/.run: EXTRA = stock
+$(VENV)/.test: EXTRA = test
+$(VENV)/.lint: EXTRA = lint
+$(VENV)/.%: setup.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
+	@touch $@

@@ -1,0 +1,213 @@
+"""Configured addresses -> listening sockets of this host.
+
+Owns the meaning of an address.  A host name is resolved here, and "local" is decided by the only
+authority on it, the kernel: an address to which a socket can be bound.  The sockets are made here
+and handed to libzmq (``ZMQ_USE_FD``) instead of letting it bind, because libzmq takes a host name
+for the name of an interface and deletes whatever lies at the path of an ``ipc://`` address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fedmsg_relay.config import OUTBOUND, Settings
+from fedmsg_relay.errors import BindError, ConfigError
+
+log = logging.getLogger("fedmsg.relay")
+
+RESOLVER_PATIENCE_S = 30.0
+"""How long a resolver may answer "try again", as it does at boot before the network is up."""
+
+LABEL = r"[\w-]{1,63}"
+TCP = re.compile(
+    rf"tcp://(?P<host>\*|\[[\da-fA-F:.]+(%\w+)?\]|{LABEL}(\.{LABEL})*\.?):(?P<port>\d{{1,5}})",
+    re.ASCII,
+)
+IPC = re.compile(r"ipc://(?P<path>/[^\0]*[^\0/])")
+WILDCARDS = ("::", "0.0.0.0")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One address of this host, as the socket module wants it."""
+
+    uri: str
+    """``tcp://127.0.0.1:2003``: a numeric host, and what libzmq accepts as an endpoint."""
+    family: socket.AddressFamily
+    address: tuple[Any, ...] | str
+    key: str
+    """The configuration key that it comes from."""
+
+    def covers(self, other: Endpoint) -> bool:
+        """Whether listening here is listening there too: a wildcard and an address of its port."""
+        return (
+            self.address[0] in WILDCARDS
+            and other.family in (self.family, socket.AF_INET)
+            and self.address[1] == other.address[1]
+            and self != other
+        )
+
+    def accepted(self, connection: socket.socket) -> bool:
+        """Whether ``connection`` came in through a socket that listens at this endpoint."""
+        if connection.family != self.family or connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            return False
+        name = connection.getsockname()
+        if self.family == socket.AF_UNIX:
+            return bool(name == self.address)
+        return name[1] == self.address[1] and self.address[0] in (name[0], *WILDCARDS)
+
+    def remove(self) -> None:
+        """Take away the file of an ``ipc://`` endpoint that is no longer listened to."""
+        if self.family == socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                os.unlink(str(self.address))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a start would bind: every endpoint of inbound, the first free group of outbound."""
+
+    inbound: tuple[Endpoint, ...]
+    outbound: tuple[tuple[Endpoint, ...], ...]
+
+
+def plan(settings: Settings) -> Plan:
+    """Find the addresses of this host among the configured ones, asking the resolver for names.
+
+    Raises :class:`ConfigError` for one that is malformed, or if none is of this host.
+    """
+    patience = time.monotonic() + RESOLVER_PATIENCE_S
+    inbound = _local("relay_inbound", settings.inbound, patience)
+    outbound = _local(OUTBOUND, settings.outbound, patience)
+    return Plan(_distinct([endpoint for group in inbound for endpoint in group]), tuple(outbound))
+
+
+def _local(key: str, addresses: tuple[str, ...], patience: float) -> list[tuple[Endpoint, ...]]:
+    """For each address that is of this host, its endpoints; a warning for every other one."""
+    groups = []
+    for address in addresses:
+        group = tuple(e for e in _endpoints(key, address, patience) if _is_local(e))
+        if group:
+            groups.append(_distinct(list(group)))
+        else:
+            log.warning("%s: %s is not an address of this host; skipped", key, address)
+    if not groups:
+        raise ConfigError(
+            f"{key} = {list(addresses)}: none is an address of this host;"
+            " add one that is, or run the relay where they are"
+        )
+    return groups
+
+
+def _distinct(endpoints: list[Endpoint]) -> tuple[Endpoint, ...]:
+    once = dict.fromkeys(endpoints)
+    return tuple(e for e in once if not any(other.covers(e) for other in once))
+
+
+def _endpoints(key: str, address: str, patience: float) -> Iterator[Endpoint]:
+    """Every address that the configured one stands for, whether or not of this host."""
+    ipc = IPC.fullmatch(address)
+    if ipc:
+        yield Endpoint(address, socket.AF_UNIX, ipc["path"], key)
+        return
+    tcp = TCP.fullmatch(address)
+    if not tcp or not 0 < int(tcp["port"]) < 65536:
+        raise ConfigError(
+            f"{key} = {address!r}: not an address; it must look like tcp://127.0.0.1:2003,"
+            " tcp://[::1]:2003, tcp://*:2003, tcp://host.example.com:2003 or ipc:///path/of/socket"
+        )
+    host, port = tcp["host"].strip("[]"), int(tcp["port"])
+    if host == "*":
+        host = "::" if _is_local(Endpoint("", socket.AF_INET6, ("::", 0), key)) else "0.0.0.0"
+    for family, sockaddr in _resolve(key, host, port, patience):
+        numeric, _ = socket.getnameinfo(sockaddr, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+        shown = f"[{numeric}]" if family == socket.AF_INET6 else numeric
+        yield Endpoint(f"tcp://{shown}:{port}", family, sockaddr, key)
+
+
+def _resolve(
+    key: str, host: str, port: int, patience: float
+) -> list[tuple[socket.AddressFamily, Any]]:
+    """The addresses of a host, none if its name is unknown; asks again until ``patience``."""
+    while True:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN and time.monotonic() < patience:
+                log.warning("%s: cannot resolve %s yet; asking again", key, host)
+                time.sleep(1)
+                continue
+            log.warning("%s: cannot resolve %s: %s", key, host, error.strerror)
+            return []
+        return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    if isinstance(endpoint.address, str):  # a path
+        return True
+    host, _port, *flow_and_scope = endpoint.address
+    try:
+        with socket.socket(endpoint.family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0, *flow_and_scope))
+    except OSError:  # EADDRNOTAVAIL, or no such protocol in this kernel
+        return False
+    return True
+
+
+def listen(endpoint: Endpoint) -> socket.socket:
+    """A socket listening at ``endpoint``.  Raises :class:`BindError`, naming key and address.
+
+    Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced.
+    """
+    listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    try:
+        if endpoint.family == socket.AF_UNIX:
+            _remove_stale(str(endpoint.address))
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if endpoint.family == socket.AF_INET6:
+            only_v6 = endpoint.address[0] not in WILDCARDS
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+        listener.bind(endpoint.address)
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        raise BindError(
+            f"{endpoint.key}: cannot bind {endpoint.uri}: {error.strerror or error}{_advice(error)}"
+        ) from error
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Make way for a socket file; raises OSError for a live one, and for what is no socket."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "there is a file that is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        answer = probe.connect_ex(path)
+    if answer != errno.ECONNREFUSED:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    os.unlink(path)
+
+
+def _advice(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "; is another relay running? `ss -lntxp` says who has it"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "; choose a port above 1023 or a directory that the relay's user may write to"
+    return ""

@@ -1,0 +1,31 @@
+"""What can go wrong, and the exit status that says so.
+
+Every failure that an administrator can cause or cure is a :class:`RelayError`: one line that says
+what was being done, with which value of which key, and what to do next.  ``cli`` prints that line
+and exits with :attr:`RelayError.status`; nothing else in the package ends the process.
+"""
+
+from __future__ import annotations
+
+
+class RelayError(Exception):
+    """The relay did not do what it was asked; the message is one line for the administrator."""
+
+    status = 1
+
+
+class BindError(RelayError):
+    """An address of this host could not be bound: it is in use, or not permitted."""
+
+
+class Died(RelayError):
+    """The forwarding thread ended without having been asked to."""
+
+
+class ConfigError(RelayError):
+    """The configuration is missing, unreadable or wrong; the message names the key and the value.
+
+    The status is the one that LSB init scripts give to "program is not configured".
+    """
+
+    status = 6

