@@ -1,0 +1,243 @@
+"""What every test needs: a site's config, the real relay as a process, and its peers.
+
+Nothing here is imported from the package: the relay is what an administrator would start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pprint
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+DEADLINE_S = 30.0
+"""For everything that is waited for; on a busy machine all else may take its time."""
+
+BIN = Path(sys.executable).parent
+RELAY = (sys.executable, "-m", "fedmsg_relay")
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Poll until ``condition`` is truthy and return its value; AssertionError at the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {deadline_s} s in vain for {what}"
+        time.sleep(0.01)
+    return value
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+class Site:
+    """A directory with a global fedmsg config, and what is run with it."""
+
+    def __init__(self, root: Path, **config: Any) -> None:
+        self.root = root
+        self.inbound = f"tcp://127.0.0.1:{free_port()}"
+        self.outbound = f"tcp://127.0.0.1:{free_port()}"
+        self.config: dict[str, Any] = {
+            "relay_inbound": self.inbound,
+            "endpoints": {"relay_outbound": [self.outbound]},
+            "relay_hold": 0,
+            **config,
+        }
+        self.path = root / "fedmsg.d" / "site.py"
+        self.path.parent.mkdir()
+        self.environ = {
+            **{k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "FEDMSG_CONFIG")},
+            "HOME": str(root),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._processes: list[Process] = []
+        self._publishers: list[Publisher] = []
+        self._context = zmq.Context()
+        self.write()
+
+    def write(self, text: str | None = None, **changes: Any) -> None:
+        """Write the config file: ``text`` as it is, or the site's config with ``changes``."""
+        self.config.update(changes)
+        self.path.write_text(text or f"config = {pprint.pformat(self.config)}\n")
+
+    def start(self, *command: str | Path, **popen: Any) -> Process:
+        process = Process(command, cwd=self.root, env=self.environ, **popen)
+        self._processes.append(process)
+        return process
+
+    def relay(self, *options: str, until: str = "forwarding;") -> Process:
+        """The relay, started and at the phase whose log line contains ``until``."""
+        process = self.start(*RELAY, *options)
+        process.wait_for(until)
+        return process
+
+    def run(self, *command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment to its end."""
+        name, *arguments = command
+        return subprocess.run(
+            [BIN / name, *arguments],
+            cwd=self.root,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+            **options,
+        )
+
+    def refused(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Start a relay that must not start: a status, one line on stderr, no traceback."""
+        result = subprocess.run(
+            [*RELAY, *options],
+            cwd=self.root,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S * 2,
+            check=False,
+        )
+        assert result.returncode != 0, result
+        lines = [line for line in result.stderr.splitlines() if line.startswith("fedmsg-relay: ")]
+        assert len(lines) == 1, result
+        assert "Traceback" not in result.stdout + result.stderr
+        return result
+
+    # -- peers as raw sockets --------------------------------------------------------------------
+
+    def subscriber(self, address: str | None = None, topic: bytes = b"") -> Subscriber:
+        return Subscriber(self._context, address or self.outbound, topic)
+
+    def publisher(self, address: str | None = None) -> Publisher:
+        made = Publisher(self._context, address or self.inbound)
+        self._publishers.append(made)
+        return made
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+        for publisher in self._publishers:
+            publisher.close(linger_ms=0)
+        self._context.term()
+
+
+class Process:
+    """A process in a session of its own, its output in a file that can be waited on."""
+
+    def __init__(self, command: Any, **popen: Any) -> None:
+        self.command = [str(part) for part in command]
+        self._output = popen["cwd"] / f"output-{time.monotonic_ns()}"
+        with self._output.open("wb") as output:
+            popen = {"stdin": subprocess.DEVNULL, "stdout": output, **popen}
+            self._popen = subprocess.Popen(
+                self.command, stderr=subprocess.STDOUT, start_new_session=True, **popen
+            )
+        self.pid = self._popen.pid
+        self.stdin = self._popen.stdin
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        def said() -> bool:
+            ended = self._popen.poll() is not None
+            if self.output.count(text) >= times:
+                return True
+            assert not ended, f"ended with {self._popen.returncode}: {self.output}"
+            return False
+
+        wait_for(said, f"{text!r} from {self.command}")
+
+    def kill(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        self.kill(number)
+        return self.wait()
+
+    def wait(self, timeout_s: float = DEADLINE_S) -> int:
+        return self._popen.wait(timeout_s)
+
+    def poll(self) -> int | None:
+        return self._popen.poll()
+
+    def close(self) -> None:
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        if self.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self.stdin.close()
+
+
+class Subscriber:
+    """A consumer that reads everything at once, as a thread, and remembers it."""
+
+    def __init__(self, context: zmq.Context[Any], address: str, topic: bytes) -> None:
+        self.received: list[list[bytes]] = []
+        self._socket = context.socket(zmq.SUB)
+        self._socket.rcvhwm = 0
+        self._socket.linger = 0
+        self._socket.ipv6 = True
+        self._socket.reconnect_ivl = 100
+        self._socket.reconnect_ivl_max = 1000
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._socket.subscribe(topic)
+        self._socket.connect(address)
+        # The handshake is done when both sides know of each other; the subscription follows on the
+        # same connection, and the relay reads it before anything that is published later.
+        assert monitor.poll(DEADLINE_S * 1000), f"no handshake at {address}"
+        self._socket.disable_monitor()
+        monitor.close()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(zmq.ContextTerminated), self._socket:  # at the end of the test
+            while True:
+                self.received.append(self._socket.recv_multipart())
+
+    def wait(self, count: int) -> list[list[bytes]]:
+        """What has been received, once it is ``count`` messages or more."""
+        wait_for(lambda: len(self.received) >= count, f"{count} messages")
+        return self.received
+
+
+class Publisher:
+    """A script that waits for the relay's subscription before it publishes, and then may."""
+
+    def __init__(self, context: zmq.Context[Any], address: str) -> None:
+        self._socket = context.socket(zmq.XPUB)
+        self._socket.sndhwm = 0
+        self._socket.ipv6 = True
+        self._socket.connect(address)
+        assert self._socket.poll(DEADLINE_S * 1000), f"no subscription from {address}"
+        assert self._socket.recv() == b"\1"
+
+    def send(self, *frames: bytes) -> None:
+        self._socket.send_multipart(frames)
+
+    def close(self, linger_ms: int = int(DEADLINE_S * 1000)) -> None:
+        self._socket.close(linger_ms)
+
+
+@contextlib.contextmanager
+def site(root: Path, **config: Any) -> Iterator[Site]:
+    made = Site(root, **config)
+    try:
+        yield made
+    finally:
+        made.close()

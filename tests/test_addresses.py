@@ -1,0 +1,219 @@
+"""Configured addresses: which are bound, which are skipped, and what is said of the others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import RELAY, Site, free_port, wait_for
+
+ELSEWHERE = "tcp://192.0.2.1:2003"  # RFC 5737: never an address of this host
+UNKNOWN = "tcp://relay.invalid:2003"  # RFC 6761: never resolves
+MALFORMED = [
+    "",
+    "127.0.0.1:2003",
+    "tcp://127.0.0.1",
+    "tcp://127.0.0.1:",
+    "tcp://127.0.0.1:0",
+    "tcp://127.0.0.1:65536",
+    "tcp://127.0.0.1:*",
+    "tcp://127.0.0.1:2003/",
+    "tcp://::1:2003",
+    "tcp://[::1:2003",
+    "tcp://:2003",
+    " tcp://127.0.0.1:2003",
+    "tcp://a host:2003",
+    "tcp://" + "a" * 64 + ":2003",
+    "udp://127.0.0.1:2003",
+    "inproc://relay",
+    "ipc://",
+    "ipc://*",
+    "ipc://relative/path",
+]
+
+
+def passes(site: Site, inbound: str, outbound: str) -> None:
+    """Assert that a message goes in and comes out; the relay must be forwarding."""
+    subscriber = site.subscriber(outbound)
+    site.publisher(inbound).send(inbound.encode(), outbound.encode())
+    assert subscriber.wait(1) == [[inbound.encode(), outbound.encode()]]
+
+
+@pytest.mark.parametrize("side", ["inbound", "outbound"])
+@pytest.mark.parametrize(
+    ("configured", "connected"),
+    [
+        ("tcp://127.0.0.1:{port}", ["tcp://127.0.0.1:{port}"]),
+        ("tcp://[::1]:{port}", ["tcp://[::1]:{port}"]),
+        ("tcp://localhost:{port}", ["tcp://127.0.0.1:{port}"]),
+        ("tcp://*:{port}", ["tcp://127.0.0.1:{port}", "tcp://[::1]:{port}"]),
+        ("tcp://[::]:{port}", ["tcp://127.0.0.1:{port}", "tcp://[::1]:{port}"]),
+        ("tcp://0.0.0.0:{port}", ["tcp://127.0.0.1:{port}", "tcp://127.0.0.2:{port}"]),
+        ("ipc://{root}/socket", ["ipc://{root}/socket"]),
+    ],
+)
+def test_every_kind_of_address(
+    site: Site, side: str, configured: str, connected: list[str]
+) -> None:
+    place = {"port": free_port("::"), "root": site.root}
+    address = configured.format(**place)
+    if side == "inbound":
+        site.write(relay_inbound=address)
+    else:
+        site.write(endpoints={"relay_outbound": address})
+    site.relay()
+    for peer in (c.format(**place) for c in connected):
+        passes(site, **{"inbound": site.inbound, "outbound": site.outbound, side: peer})
+
+
+def test_every_local_inbound_address_is_bound_and_others_are_skipped(site: Site) -> None:
+    second = f"ipc://{site.root}/socket"
+    site.write(relay_inbound=[ELSEWHERE, site.inbound, UNKNOWN, second])
+    relay = site.relay()
+    passes(site, site.inbound, site.outbound)
+    passes(site, second, site.outbound)
+    assert f"relay_inbound: {ELSEWHERE} is not an address of this host; skipped" in relay.output
+    assert "relay_inbound: cannot resolve relay.invalid" in relay.output
+
+
+def test_an_address_that_a_wildcard_covers_is_not_bound_twice(site: Site) -> None:
+    site.write(relay_inbound=[site.inbound, site.inbound.replace("127.0.0.1", "*"), site.inbound])
+    site.relay()
+    passes(site, site.inbound, site.outbound)
+
+
+def test_the_first_outbound_that_is_local_and_free_is_bound(site: Site) -> None:
+    taken = f"tcp://127.0.0.1:{free_port()}"
+    with socket.create_server(("127.0.0.1", int(taken.rsplit(":", 1)[1]))):
+        site.write(endpoints={"relay_outbound": [ELSEWHERE, taken, site.outbound]})
+        relay = site.relay()
+    passes(site, site.inbound, site.outbound)
+    assert f"{site.inbound} -> {site.outbound}\n" in relay.output
+
+
+def test_a_top_level_relay_outbound_is_enough(site: Site) -> None:
+    del site.config["endpoints"]
+    site.write(relay_outbound=site.outbound)
+    site.relay()
+    passes(site, site.inbound, site.outbound)
+
+
+def test_endpoints_come_before_a_top_level_relay_outbound(site: Site) -> None:
+    site.write(relay_outbound=f"tcp://127.0.0.1:{free_port()}")
+    site.relay()
+    passes(site, site.inbound, site.outbound)
+
+
+@pytest.mark.parametrize("key", ["relay_inbound", "relay_outbound"])
+def test_no_local_address_is_a_configuration_error(site: Site, key: str) -> None:
+    site.write(**({key: ELSEWHERE} if key == "relay_inbound" else {"endpoints": {key: ELSEWHERE}}))
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert key in refused.stderr
+    assert ELSEWHERE in refused.stderr
+
+
+@pytest.mark.parametrize("side", ["inbound", "outbound"])
+def test_an_address_in_use_is_an_error(site: Site, side: str) -> None:
+    address = getattr(site, side)
+    with socket.create_server(("127.0.0.1", int(address.rsplit(":", 1)[1]))):
+        refused = site.refused()
+    assert refused.returncode == 1
+    assert f"relay_{side}" in refused.stderr
+    assert f"{address}: Address already in use" in refused.stderr
+
+
+def test_an_inbound_address_in_use_is_not_passed_over_for_another(site: Site) -> None:
+    taken = f"tcp://127.0.0.1:{free_port()}"
+    site.write(relay_inbound=[site.inbound, taken])
+    with socket.create_server(("127.0.0.1", int(taken.rsplit(":", 1)[1]))):
+        assert f"relay_inbound: cannot bind {taken}" in site.refused().stderr
+
+
+@pytest.mark.parametrize("address", MALFORMED)
+def test_a_malformed_address_is_named_with_its_key(site: Site, address: str) -> None:
+    site.write(relay_inbound=[site.inbound, address])
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert "relay_inbound" in refused.stderr
+    assert address[6:] in refused.stderr
+
+
+class TestSocketFiles:
+    @pytest.fixture
+    def path(self, site: Site) -> Path:
+        site.write(relay_inbound=f"ipc://{site.root}/socket")
+        return site.root / "socket"
+
+    def test_a_stale_one_is_replaced(self, site: Site, path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(path))
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        site.relay()
+        passes(site, f"ipc://{path}", site.outbound)
+
+    def test_a_live_one_is_in_use(self, site: Site, path: Path) -> None:
+        first = site.relay()
+        site.write(endpoints={"relay_outbound": f"tcp://127.0.0.1:{free_port()}"})
+        refused = site.refused()
+        assert refused.returncode == 1
+        assert f"relay_inbound: cannot bind ipc://{path}: Address already in use" in refused.stderr
+        passes(site, f"ipc://{path}", site.outbound)
+        assert first.end() == 0
+
+    def test_a_file_that_is_none_is_left_alone(self, site: Site, path: Path) -> None:
+        path.write_text("precious")
+        refused = site.refused()
+        assert refused.returncode == 1
+        assert "not a socket" in refused.stderr
+        assert path.read_text() == "precious"
+
+    def test_it_is_gone_after_a_stop(self, site: Site, path: Path) -> None:
+        relay = site.relay()
+        assert path.exists()
+        assert relay.end() == 0
+        assert not path.exists()
+
+    def test_a_missing_directory_is_an_error(self, site: Site) -> None:
+        site.write(relay_inbound=f"ipc://{site.root}/nowhere/socket")
+        refused = site.refused()
+        assert refused.returncode == 1
+        assert "nowhere/socket: No such file or directory" in refused.stderr
+
+
+class TestNames:
+    """A host name, in a mount namespace where /etc/hosts and the name server are the test's own."""
+
+    @pytest.fixture
+    def hosts(self, site: Site) -> Path:
+        (site.root / "resolv.conf").write_text("nameserver 127.0.0.1\noptions attempts:1\n")
+        (site.root / "hosts").write_text("127.0.0.1 localhost\n")
+        return site.root / "hosts"
+
+    def command(self) -> list[str]:
+        unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        if subprocess.run([*unshare, "true"], check=False).returncode:
+            pytest.skip("this machine cannot make mount namespaces")
+        mounts = "mount --bind hosts /etc/hosts; mount --bind resolv.conf /etc/resolv.conf; "
+        return [*unshare, "sh", "-ec", mounts + 'exec "$@"', "sh", *RELAY]
+
+    def test_all_local_addresses_of_a_name_are_bound(self, site: Site, hosts: Path) -> None:
+        hosts.write_text("127.0.0.1 relay.test\n::1 relay.test\n192.0.2.1 relay.test\n")
+        port = free_port("::")
+        site.write(relay_inbound=f"tcp://relay.test:{port}")
+        site.start(*self.command()).wait_for("forwarding;")
+        passes(site, f"tcp://127.0.0.1:{port}", site.outbound)
+        passes(site, f"tcp://[::1]:{port}", site.outbound)
+
+    def test_a_resolver_that_is_not_ready_is_asked_again(self, site: Site, hosts: Path) -> None:
+        site.write(relay_inbound=site.inbound.replace("127.0.0.1", "relay.test"))
+        relay = site.start(*self.command())
+        relay.wait_for("cannot resolve relay.test yet; asking again")
+        hosts.write_text("127.0.0.1 relay.test\n")
+        relay.wait_for("forwarding;")
+        passes(site, site.inbound, site.outbound)
+        assert wait_for(lambda: relay.poll() is None, "a relay that stays up")

@@ -1,0 +1,176 @@
+"""The global fedmsg config: where it is found, and one line for whatever is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from harness import RELAY, Site, wait_for
+
+WRONG = {
+    "relay_inbound": [None, 2003, "", [], {}, [2003], b"tcp://127.0.0.1:2003"],
+    "relay_hold": ["1.5", -1, None, True, float("inf")],
+    "relay_drain": ["5", -0.1, float("nan")],
+    "io_threads": [0, 1.0, True, 2**31],
+    "high_water_mark": [-1, None, False, 1.5],
+    "zmq_linger": [-1, 0.5],
+    "zmq_reconnect_ivl_max": [-1, "1000"],
+    "zmq_tcp_keepalive": [2, "1"],
+    "zmq_tcp_keepalive_cnt": ["3", True],
+    "zmq_tcp_keepalive_idle": [0.5, -2],
+    "zmq_tcp_keepalive_intvl": ["5", None],
+    "zmq_enabled": [False, None, 0],
+    "endpoints": [None, [], "tcp://127.0.0.1:4001"],
+    "relay_hodl": [1.5],
+    "logging": [
+        "verbose",
+        None,
+        {"handlers": {"file": {"class": "logging.FileHandler", "filename": "/nowhere/log"}}},
+        {"handlers": {"file": {"class": "no.such.Handler"}}},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, value) for key, values in WRONG.items() for value in values],
+    ids=lambda part: str(part)[:40],
+)
+def test_a_wrong_value_is_refused_by_name(site: Site, key: str, value: Any) -> None:
+    preamble = "inf, nan = float('inf'), float('nan')\n"
+    site.config[key] = value
+    site.write(preamble + f"config = {site.config!r}\n")
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert key in refused.stderr
+    # Of endpoints it is fedmsg that speaks, and of a missing value there is none to show.
+    if key in ("endpoints", "logging", "relay_hodl") or value is None:
+        return
+    assert repr(value) in refused.stderr
+
+
+def test_a_wrong_relay_outbound_is_named(site: Site) -> None:
+    site.write(endpoints={"relay_outbound": [4001]})
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert "endpoints['relay_outbound'] = [4001]: must be" in refused.stderr
+
+
+@pytest.mark.parametrize("key", ["relay_inbound", "endpoints"])
+def test_a_missing_address_says_where_it_belongs(site: Site, key: str) -> None:
+    del site.config[key]
+    site.write()
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert re.search(r"relay_(inbound|outbound).*: not set; .*/etc/fedmsg\.d", refused.stderr)
+
+
+def test_no_configuration_at_all(site: Site) -> None:
+    site.path.unlink()
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert "relay_inbound: not set; it belongs in a file in /etc/fedmsg.d" in refused.stderr
+
+
+def test_a_typo_is_met_with_the_right_word(site: Site) -> None:
+    site.write(relay_inbond="tcp://127.0.0.1:2003")
+    assert "did you mean 'relay_inbound'?" in site.refused().stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config = {\n  'a': 1\n", "site.py:1: SyntaxError"),
+        ("\nimport nowhere\nconfig = {}", "site.py:2: ModuleNotFoundError"),
+        ("\n\nconfig = {'a': 1 / 0}", "site.py:3: ZeroDivisionError"),
+        ("raise SystemExit(0)", "site.py:1: SystemExit"),
+        ("confg = {}", "site.py: it must define a dictionary named 'config'"),
+        ("config = ['relay_inbound']", "site.py: it must define a dictionary named 'config'"),
+        ("config = open('/nowhere').read()", "No such file or directory: '/nowhere'"),
+        ("config = {'a': '\udcff'}", "site.py: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(site: Site, text: str, said: str) -> None:
+    site.path.write_bytes(text.encode(errors="surrogateescape"))
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert said in refused.stderr
+
+
+def test_an_unreadable_file_is_not_passed_over(site: Site) -> None:
+    # Permissions do not stop root, but nobody can read the first page of a process.
+    (site.path.parent / "aa.py").symlink_to("/proc/self/mem")
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert "aa.py" in refused.stderr
+
+
+def test_config_filename_names_the_only_file_that_counts(site: Site) -> None:
+    other = site.path.rename(site.root / "other.py")
+    site.path.write_text("config = {'relay_hold': 'not to be seen'}")
+    assert site.refused().returncode == 6
+    assert site.relay("--config-filename", str(other)).end() == 0
+
+
+def test_a_config_filename_that_is_not_there(site: Site) -> None:
+    refused = site.refused("--config-filename", "nowhere.py")
+    assert refused.returncode == 6
+    assert "nowhere.py" in refused.stderr
+
+
+def test_print_config_shows_what_the_scripts_see(site: Site) -> None:
+    ours = site.run("fedmsg-relay", "--print-config", "--io-threads", "3")
+    stock = site.run("fedmsg-logger", "--print-config", "--io-threads", "3")
+    assert ours.returncode == 0
+    config = json.loads(ours.stdout)
+    assert config["relay_inbound"] == site.inbound
+    assert config["io_threads"] == 3
+    shared = set(config) & set(json.loads(stock.stdout))
+    assert {key: config[key] for key in shared} == {
+        key: json.loads(stock.stdout)[key] for key in shared
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--io-threads", "2", "--high-water-mark", "100", "--linger", "50"],
+        ["--topic-prefix", "org.example", "--post-init-sleep", "0", "--timeout", "1"],
+    ],
+)
+def test_the_options_of_every_fedmsg_command_are_accepted(site: Site, options: list[str]) -> None:
+    assert site.relay(*options).end() == 0
+
+
+def test_an_option_counts_for_more_than_the_file(site: Site) -> None:
+    refused = site.refused("--linger", "-5")
+    assert refused.returncode == 6
+    assert "zmq_linger = -5" in refused.stderr
+
+
+def test_wrong_usage_is_status_2(site: Site) -> None:
+    result = site.run("fedmsg-relay", "--no-such-option")
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: fedmsg-relay ")
+
+
+@pytest.mark.parametrize("name", ["fedmsg", "fedmsg.relay", ""], ids=lambda name: name or "root")
+def test_the_sites_logging_applies(site: Site, name: str) -> None:
+    log = site.root / "site.log"
+    handler = {"class": "logging.FileHandler", "formatter": "own", "filename": str(log)}
+    logger = {"level": "INFO", "handlers": ["file"], "propagate": False}
+    site.write(
+        logging={
+            "version": 1,
+            "formatters": {"own": {"format": "SITE %(name)s %(message)s"}},
+            "handlers": {"file": handler},
+            **({"loggers": {name: logger}} if name else {"root": logger}),
+        }
+    )
+    relay = site.start(*RELAY)
+    wait_for(lambda: log.exists() and "forwarding;" in log.read_text(), "the site's own log")
+    assert "SITE fedmsg.relay fedmsg-relay " in log.read_text()
+    assert relay.end() == 0
+    assert relay.output == ""

@@ -1,0 +1,79 @@
+"""What goes in comes out: every frame, byte for byte, in order."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from harness import Site
+
+SHAPES = {
+    "one frame": [b"alone"],
+    "two frames, as fedmsg sends": [b"org.fedoraproject.dev.logger.log", b'{"msg": {}}'],
+    "ten frames": [b"%d" % number for number in range(10)],
+    "empty frame": [b""],
+    "empty frames": [b"", b"", b""],
+    "not UTF-8": [b"\xff\xfe\x80", bytes(range(256))],
+    "not JSON": [b"topic", b"{'a': 1}\n\0"],
+    "JSON with its own spacing and escapes": [b"topic", b'{ "b":1,\t"a": "\\u00e9" }'],
+    "5 MB": [b"big", os.urandom(5_000_000), b"behind"],
+}
+
+
+@pytest.mark.parametrize("hold_s", [0, 1], ids=["forwarded", "held"])
+def test_every_frame_comes_out_as_it_went_in(site: Site, hold_s: float) -> None:
+    site.write(relay_hold=hold_s)
+    site.relay(until="holding" if hold_s else "forwarding;")
+    subscriber = site.subscriber()
+    publisher = site.publisher()
+    for frames in SHAPES.values():
+        publisher.send(*frames)
+    received = subscriber.wait(len(SHAPES))
+    for (name, sent), got in zip(SHAPES.items(), received):
+        assert got == sent, name
+
+
+def test_each_publisher_is_heard_in_its_order(site: Site) -> None:
+    site.relay()
+    subscriber = site.subscriber()
+    publishers = [site.publisher() for _ in range(5)]
+    for number in range(1000):
+        for name, publisher in enumerate(publishers):
+            publisher.send(b"%d" % name, b"%d" % number)
+    received = subscriber.wait(5000)
+    for name in range(5):
+        numbers = [int(number) for topic, number in received if topic == b"%d" % name]
+        assert numbers == list(range(1000))
+
+
+def test_a_consumer_gets_the_topics_it_asked_for(site: Site) -> None:
+    site.relay()
+    everything, some = site.subscriber(), site.subscriber(topic=b"b.")
+    publisher = site.publisher()
+    for topic in (b"a.x", b"b.x", b"c.x", b"b.y"):
+        publisher.send(topic, b"{}")
+    everything.wait(4)
+    assert [topic for topic, _ in some.wait(2)] == [b"b.x", b"b.y"]
+
+
+def test_no_limit_on_either_side_by_default(site: Site) -> None:
+    """libzmq's own high-water mark is 1000 messages; fedmsg's 0 means none."""
+    site.write(relay_hold=1)
+    site.relay(until="holding")
+    subscriber = site.subscriber()
+    publisher = site.publisher()
+    for number in range(20_000):
+        publisher.send(b"%d" % number)
+    assert subscriber.wait(20_000)[-1] == [b"19999"]
+
+
+def test_a_burst_after_the_hold_keeps_to_a_high_water_mark(site: Site) -> None:
+    """What was held goes out at the consumers' pace: a limit meant for trouble drops none of it."""
+    site.write(relay_hold=2, high_water_mark=10)
+    site.relay(until="holding")
+    subscriber = site.subscriber()
+    publisher = site.publisher()
+    for number in range(1000):
+        publisher.send(b"%d" % number, b"x" * 10_000)
+    numbers = [int(number) for number, _ in subscriber.wait(1000)]
+    assert numbers == list(range(1000))

@@ -1,0 +1,269 @@
+"""Open, hold, forward, drain, close: the five words of a relay's life, and its death."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import select
+import signal
+import sys
+import threading
+import time
+
+import pytest
+import zmtp
+from harness import Process, Site, wait_for
+
+
+def stop_hard(relay: Process) -> int:
+    """Send SIGTERM until the relay gives up whatever it is waiting for; returns its status."""
+    wait_for(lambda: relay.kill(signal.SIGTERM) or relay.poll() is not None, "the relay's end")
+    return relay.wait()
+
+
+class TestHold:
+    def test_what_comes_in_waits_for_consumers_that_come_back_later(self, site: Site) -> None:
+        site.write(relay_hold=3)
+        relay = site.relay(until="holding")
+        publisher = site.publisher()
+        for number in range(100):
+            publisher.send(b"topic", b"%d" % number)
+        assert "forwarding;" not in relay.output
+        subscriber = site.subscriber()
+        assert [int(body) for _, body in subscriber.wait(100)] == list(range(100))
+        relay.wait_for("forwarding; 100 messages were held")
+
+    @pytest.mark.parametrize(
+        ("config", "hold"),
+        [
+            ({}, "1.5 s"),
+            ({"zmq_reconnect_ivl_max": 3000}, "3.5 s"),
+            ({"zmq_reconnect_ivl_max": 0, "zmq_reconnect_ivl": 200}, "0.7 s"),
+            ({"relay_hold": 0.25}, "0.25 s"),
+        ],
+        ids=str,
+    )
+    def test_how_long(self, site: Site, config: dict[str, float], hold: str) -> None:
+        del site.config["relay_hold"]
+        site.write(**config)
+        site.relay(until=f"holding what comes in for {hold}")
+
+    def test_it_ends_early_rather_than_fill_the_memory(self, site: Site) -> None:
+        site.write(relay_hold=600)
+        relay = site.relay(until="holding")
+        subscriber = site.subscriber()
+        publisher = site.publisher()
+        for number in range(70):
+            publisher.send(b"%d" % number, bytes(2**20))
+        relay.wait_for("WARNING] held more than 64 MiB: forwarding before relay_hold = 600 s")
+        assert [int(number) for number, _ in subscriber.wait(70)] == list(range(70))
+
+    def test_a_stop_waits_for_its_end(self, site: Site) -> None:
+        site.write(relay_hold=2)
+        relay = site.relay(until="holding")
+        site.publisher().send(b"kept")
+        relay.kill(signal.SIGTERM)
+        relay.wait_for("SIGTERM: stopping")
+        assert site.subscriber().wait(1) == [[b"kept"]]
+        assert relay.wait() == 0
+
+    def test_a_stop_waits_no_longer_than_relay_drain(self, site: Site) -> None:
+        site.write(relay_hold=600, relay_drain=0.5)
+        assert site.relay(until="holding").end() == 0
+
+    def test_a_second_signal_ends_it(self, site: Site) -> None:
+        site.write(relay_hold=600, relay_drain=600)
+        assert stop_hard(site.relay(until="holding")) == 0
+
+    def test_a_new_publisher_gets_its_subscription_at_once(self, site: Site) -> None:
+        """Scripts come and go within milliseconds while others keep the relay busy."""
+        site.write(relay_hold=4)
+        relay = site.relay(until="holding")
+        load, done = site.publisher(), threading.Event()
+
+        def publish() -> None:
+            while not done.wait(0.001):
+                load.send(b"load", bytes(1000))
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        try:
+            for number in range(50):
+                publisher = site.publisher()
+                publisher.send(b"script", b"%d" % number)
+                publisher.close()
+            assert "forwarding;" not in relay.output, "the hold was over too soon to tell"
+        finally:
+            done.set()
+            thread.join()
+        subscriber = site.subscriber(topic=b"script")
+        assert sorted(int(body) for _, body in subscriber.wait(50)) == list(range(50))
+
+
+class TestStop:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+    def test_a_signal_stops_it_with_status_0(self, site: Site, number: signal.Signals) -> None:
+        relay = site.relay()
+        assert relay.end(number) == 0
+        assert f"{number.name}: stopping" in relay.output
+        assert "Traceback" not in relay.output
+
+    def test_a_hangup_does_not(self, site: Site) -> None:
+        relay = site.relay()
+        subscriber = site.subscriber()
+        publisher = site.publisher()
+        for number in range(3):
+            relay.kill(signal.SIGHUP)
+            publisher.send(b"%d" % number)
+            subscriber.wait(number + 1)
+        assert relay.end() == 0
+
+    def test_all_that_a_publisher_has_written_comes_out(self, site: Site) -> None:
+        """A publisher at full speed writes until the relay hangs up: nothing it wrote is lost."""
+        relay = site.relay()
+        subscriber = site.subscriber()
+        written = []
+
+        def publish(name: int) -> None:
+            with zmtp.Peer(site.inbound, b"PUB").socket as peer:
+                readable = select.poll()
+                readable.register(peer, select.POLLIN)
+                count = 0
+                # The first thing that can be read is the subscription, the next one the end.
+                while not readable.poll(0) or peer.recv(100):
+                    zmtp.send(peer, b"%d %d" % (name, count))
+                    count += 1
+                written.append((name, count))
+
+        threads = [threading.Thread(target=publish, args=(name,)) for name in range(3)]
+        for thread in threads:
+            thread.start()
+        subscriber.wait(10_000)
+        assert relay.end() == 0
+        for thread in threads:
+            thread.join()
+        assert len(written) == 3
+        for name, count in written:
+            mine = [m for (m,) in subscriber.wait(0) if m.startswith(b"%d " % name)]
+            assert [int(m.split()[1]) for m in mine] == list(range(count))
+
+    def test_the_last_line_says_how_much_was_forwarded(self, site: Site) -> None:
+        site.write(relay_hold=1)
+        relay = site.relay(until="holding")
+        subscriber, publisher = site.subscriber(), site.publisher()
+        publisher.send(b"1", b"held")
+        subscriber.wait(1)
+        relay.wait_for("forwarding; 1 messages")
+        for _ in range(9):
+            publisher.send(b"1", b"sent")
+        subscriber.wait(10)
+        assert relay.end() == 0
+        assert relay.output.endswith("stopped; forwarded 20 frames, 50 bytes\n")
+
+    def test_a_consumer_that_takes_nothing_is_waited_for_within_linger(self, site: Site) -> None:
+        site.write(zmq_linger=200)
+        relay, consumer = self.stalled(site)
+        with consumer.socket:
+            assert relay.end() == 0
+
+    def test_a_second_signal_waits_for_no_consumer(self, site: Site) -> None:
+        site.write(zmq_linger=600_000)
+        relay, consumer = self.stalled(site)
+        with consumer.socket:
+            assert stop_hard(relay) == 0
+
+    def stalled(self, site: Site) -> tuple[Process, zmtp.Peer]:
+        """A relay with more for a consumer than the kernel buffers, and that consumer."""
+        relay = site.relay()
+        consumer = zmtp.Peer(site.outbound, b"SUB")
+        zmtp.send(consumer.socket, b"\1")
+        witness, publisher = site.subscriber(), site.publisher()
+        for _ in range(64):
+            publisher.send(bytes(2**20))
+        witness.wait(64)
+        return relay, consumer
+
+    def test_two_signals_at_once_are_one(self, site: Site) -> None:
+        """As timeout(1) sends them: to the process, and to its group."""
+        site.write(relay_hold=1)
+        relay = site.relay(until="holding")
+        site.publisher().send(b"kept")
+        relay.kill(signal.SIGTERM)
+        relay.kill(signal.SIGTERM)
+        relay.wait_for("SIGTERM: stopping")
+        assert site.subscriber().wait(1) == [[b"kept"]]
+        assert relay.wait() == 0
+        assert "WARNING" not in relay.output
+
+
+def test_a_restart_under_load_costs_a_subscriber_nothing(site: Site) -> None:
+    del site.config["relay_hold"]
+    site.write()
+    relay = site.relay()
+    subscribers = [site.subscriber() for _ in range(3)]
+    publishers = [site.publisher() for _ in range(5)]
+    done = threading.Event()
+    sent = itertools.count()
+
+    def publish() -> None:
+        while not done.wait(0.005):
+            for publisher in publishers:
+                publisher.send(b"%d" % next(sent))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        for _ in range(3):
+            subscribers[0].wait(len(subscribers[0].received) + 500)
+            assert relay.end() == 0
+            relay = site.relay()
+        subscribers[0].wait(len(subscribers[0].received) + 500)
+    finally:
+        done.set()
+        thread.join()
+    count = next(sent)
+    for subscriber in subscribers:
+        assert sorted(int(body) for (body,) in subscriber.wait(count)) == list(range(count))
+
+
+@pytest.mark.parametrize("death", ["raise RuntimeError('struck down')", "return"])
+def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> None:
+    """The death is a fake, as libzmq's proxy cannot be made to die; all around it is real."""
+    (site.root / "dying.py").write_text(
+        f"import sys, zmq\n"
+        f"def proxy(*_):\n"
+        f"    {death}\n"
+        f"zmq.proxy_steerable = proxy\n"
+        f"from fedmsg_relay.cli import main\n"
+        f"sys.exit(main())\n"
+    )
+    relay = site.start(sys.executable, "dying.py")
+    assert relay.wait() == 1
+    reason = "struck down" if "raise" in death else "without having been told to"
+    assert re.search(f"^fedmsg-relay: the relay died: .*{reason}", relay.output, re.MULTILINE)
+
+
+def test_the_first_line_says_what_runs_where(site: Site) -> None:
+    relay = site.relay()
+    version = site.run("fedmsg-relay", "--version").stdout.strip()
+    line = relay.output.splitlines()[0]
+    assert f"{version} started, pid {relay.pid}: {site.inbound} -> {site.outbound}" in line
+
+
+def test_in_the_process_list_it_is_fedmsg_relay(site: Site) -> None:
+    relay = site.relay()
+    with open(f"/proc/{relay.pid}/comm") as comm:
+        assert comm.read() == "fedmsg-relay\n"
+
+
+def test_idle_it_does_not_wake(site: Site) -> None:
+    relay = site.relay()
+
+    def switches() -> int:
+        with open(f"/proc/{relay.pid}/status") as status:
+            return sum(int(n) for n in re.findall(r"ctxt_switches:\s+(\d+)", status.read()))
+
+    time.sleep(0.5)  # the start is over
+    before = switches()
+    time.sleep(2)
+    assert switches() - before <= 2

@@ -1,0 +1,164 @@
+"""fedmsg's own commands and functions, as they are installed everywhere, on both sides."""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from harness import BIN, Process, Site, wait_for
+
+TOPIC = b"org.fedoraproject.dev.logger.log"
+
+
+def tail(site: Site, *options: str) -> Process:
+    """A fedmsg-tail that is known to be connected: it has printed a message.
+
+    Nothing of a SUB tells that its subscription is in place, so messages are sent until one is out.
+    """
+    process = site.start(BIN / "fedmsg-tail", *options)
+    publisher = site.publisher()
+
+    def is_heard() -> bool:
+        assert process.poll() is None, process.output
+        publisher.send(b"org.fedoraproject.dev.canary", b'{"msg": "canary", "topic": "canary"}')
+        return "canary" in process.output
+
+    wait_for(is_heard, "a message printed by fedmsg-tail")
+    return process
+
+
+def printed(process: Process) -> list[dict[str, object]]:
+    """The messages that a fedmsg-tail has printed, but for the canaries."""
+    lines = [line[line.index("{") :] for line in process.output.splitlines() if "{" in line]
+    return [message for message in map(ast.literal_eval, lines) if message["msg"] != "canary"]
+
+
+def test_a_piped_line_is_printed_by_tail(site: Site) -> None:
+    site.relay()
+    consumer = tail(site)
+    logger = site.run("fedmsg-logger", input="first line\nsecond line\n")
+    assert (logger.returncode, logger.stderr) == (0, "")
+    consumer.wait_for("second line")
+    assert [message["msg"] for message in printed(consumer)] == [
+        {"log": "first line"},
+        {"log": "second line"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "stdin", "topic", "body"),
+    [
+        ([], "Grüße\n", TOPIC, {"log": "Grüße"}),
+        (["--message", "This is a message."], "", TOPIC, {"log": "This is a message."}),
+        (["--json-input"], '{"a": [1, "\\u00e9"]}', TOPIC, {"a": [1, "é"]}),
+        (["--json-input", "--message", '{"b": null}'], "", TOPIC, {"b": None}),
+        (
+            ["--modname", "git", "--topic", "repo.update"],
+            "pushed\n",
+            b"org.fedoraproject.dev.git.repo.update",
+            {"log": "pushed"},
+        ),
+    ],
+    ids=["stdin", "message", "json-input", "json message", "topic"],
+)
+def test_fedmsg_logger(
+    site: Site, options: list[str], stdin: str, topic: bytes, body: dict[str, object]
+) -> None:
+    site.relay()
+    subscriber = site.subscriber()
+    assert site.run("fedmsg-logger", *options, input=stdin).returncode == 0
+    ((got_topic, got_body),) = subscriber.wait(1)
+    assert got_topic == topic
+    message = json.loads(got_body)
+    assert message["msg"] == body
+    assert message["topic"].encode() == topic
+
+
+def test_a_script_with_fedmsg_publish(site: Site) -> None:
+    site.relay()
+    subscriber = site.subscriber()
+    (site.root / "script.py").write_text(
+        "import fedmsg\n"
+        "for number in range(3):\n"
+        "    fedmsg.publish(topic='made', modname='test', msg={'number': number},\n"
+        "                   active=True, name='relay_inbound')\n"
+    )
+    assert site.run("python", "script.py").returncode == 0
+    received = [json.loads(body) for _, body in subscriber.wait(3)]
+    assert [message["msg"] for message in received] == [{"number": n} for n in range(3)]
+
+
+class TestSigned:
+    """Signatures are over the exact JSON, so that a relay which rewrites it would break them."""
+
+    @pytest.fixture
+    def keys(self, site: Site) -> Path:
+        directory = site.root / "pki"
+        directory.mkdir()
+        now = datetime.datetime.now(datetime.timezone.utc)
+        authority = rsa.generate_private_key(65537, 2048)
+
+        def certify(name: str, key: rsa.RSAPrivateKey, is_authority: bool) -> bytes:
+            def named(text: str) -> x509.Name:
+                return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+            certificate = (
+                x509.CertificateBuilder(named("authority"), named(name), key.public_key())
+                .serial_number(x509.random_serial_number())
+                .not_valid_before(now - datetime.timedelta(days=1))
+                .not_valid_after(now + datetime.timedelta(days=1))
+                .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+                .sign(authority, hashes.SHA256())
+            )
+            return certificate.public_bytes(serialization.Encoding.PEM)
+
+        (directory / "ca.crt").write_bytes(certify("authority", authority, True))
+        key = rsa.generate_private_key(65537, 2048)
+        (directory / "shell.crt").write_bytes(certify("shell", key, False))
+        (directory / "shell.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
+            )
+        )
+        site.write(
+            sign_messages=True,
+            ssldir=str(directory),
+            ca_cert_location=str(directory / "ca.crt"),
+            crl_location=None,
+            certnames={f"shell.{socket.gethostname().split('.')[0]}": "shell"},
+        )
+        return directory
+
+    @pytest.mark.usefixtures("keys")
+    def test_a_signed_message_is_valid_behind_the_relay(self, site: Site) -> None:
+        site.relay()
+        subscriber = site.subscriber()
+        assert site.run("fedmsg-logger", input="signed\n").returncode == 0
+        ((_, body),) = subscriber.wait(1)
+        (site.root / "check.py").write_text(
+            "import json, sys, fedmsg.config, fedmsg.crypto\n"
+            "config = fedmsg.config.load_config([], None)\n"
+            "sys.exit(not fedmsg.crypto.validate(json.load(sys.stdin), **config))\n"
+        )
+        assert site.run("python", "check.py", input=body.decode()).returncode == 0
+        forged = body.replace(b'"signed"', b'"forged"')
+        assert forged != body
+        assert site.run("python", "check.py", input=forged.decode()).returncode == 1
+
+
+def test_python_dash_m_is_the_command(site: Site) -> None:
+    module = subprocess.run(
+        [sys.executable, "-m", "fedmsg_relay", "--version"], capture_output=True, check=True
+    )
+    assert module.stdout.decode() == site.run("fedmsg-relay", "--version").stdout
