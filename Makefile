@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CONFIG = --config-filename etc/fedmsg.d/relay.py
 
-.PHONY: run demo test lint clean
+.PHONY: run demo test lint clean install uninstall
 
 run: $(VENV)/.run
 	@echo "In a second terminal:  $(BIN)/fedmsg-tail $(CONFIG)"
@@ -22,9 +22,21 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall .ci/run
 
 clean:
 	rm -rf $(VENV) build *.egg-info
+
+# DESTDIR is put before every path, for packages; without it a service user is made as well.
+DESTDIR =
+PREFIX = /usr/local
+LIB = $(PREFIX)/lib/fedmsg-relay
+
+install:
+	@PYTHON='$(PYTHON)' LIB='$(LIB)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' sh init/install
+
+uninstall:
+	@LIB='$(LIB)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' sh init/uninstall
 
 # Each stamp says that the environment has what its extra needs.
 $(VENV)/.run: EXTRA = stock

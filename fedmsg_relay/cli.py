@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import logging.config
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, endpoints, process
-from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay import __version__, config, detach, endpoints, process
+from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError
+from fedmsg_relay.logfile import LogFile
+from fedmsg_relay.pidfile import PidFile
+
+log = logging.getLogger("fedmsg.relay")
+
+PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
+LOGFILE = "/var/log/fedmsg/fedmsg-relay.log"
 
 DESCRIPTION = """\
 Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
 
 Both addresses come from the global fedmsg config. Stops on SIGTERM and SIGINT, after passing on
-what has come in. Exit status: 0 stopped as asked; 1 could not bind, or died; 2 wrong usage;
-6 not configured.
+what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, or
+died; 2 wrong usage; 6 not configured.
 """
 
 OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
+    (
+        ["--daemon"],
+        {"action": "store_true", "help": "Return once the relay runs in the background."},
+    ),
+    (
+        ["--pidfile"],
+        {
+            "metavar": "PATH",
+            "help": f"Run only once for this file. Default: {PIDFILE} with --daemon or --replace,"
+            " else none.",
+        },
+    ),
+    (
+        ["--logfile"],
+        {"metavar": "PATH", "help": f"Default: {LOGFILE} with --daemon, else the console."},
+    ),
+    (
+        ["--replace"],
+        {
+            "action": "store_true",
+            "help": "Ask the relay in the pid file to make way, once all is ready to start.",
+        },
+    ),
+    (
+        ["-t", "--test"],
+        {
+            "action": "store_true",
+            "help": "Check the configuration, say what would be bound, and exit.",
+        },
+    ),
     (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
 ]
 
@@ -26,21 +64,83 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
     sys.argv[0] = process.NAME  # what usage messages call us
+    process.set_name(process.COMMAND)
     try:
         site = config.load(OPTIONS, DESCRIPTION)
-        _configure_logging(site)
-        settings = config.settings(site)
-        process.serve(settings, endpoints.plan(settings))
+        if site["test"]:
+            return _test(site)
+        path = site["logfile"] or (LOGFILE if site["daemon"] else None)
+        log_file = LogFile(path) if path else None
+        if site["daemon"] and log_file:
+            outcome = detach.detach(log_file)
+            if isinstance(outcome, detach.Outcome):
+                return _say(outcome.status, outcome.message)
+            return _run(site, log_file, outcome)
+        return _run(site, log_file, _foreground(log_file))
     except RelayError as error:
-        print(f"{process.NAME}: {error}", file=sys.stderr)
-        return error.status
+        return _say(error.status, str(error))
     except KeyboardInterrupt:  # before there was anything to stop
         return 1
+
+
+def _say(status: int, message: str) -> int:
+    if message:
+        print(f"{process.NAME}: {message}", file=sys.stderr)
+    return status
+
+
+def _test(site: Mapping[str, Any]) -> int:
+    _configure_logging(site)
+    plan = endpoints.plan(config.settings(site))
+    for endpoint in plan.inbound:
+        print(f"relay_inbound: {endpoint.uri}")
+    for group in plan.outbound:
+        print(f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}")
     return 0
+
+
+def _run(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell) -> int:
+    """Be the relay, as a daemon or in the foreground, until it is stopped."""
+    try:
+        _configure_logging(site)
+        settings = config.settings(site)
+        plan = endpoints.plan(settings)
+        path = site["pidfile"] or (PIDFILE if site["daemon"] or site["replace"] else None)
+        process.serve(
+            settings,
+            plan,
+            PidFile(path) if path else None,
+            log_file,
+            site["replace"],
+            ready=lambda: tell(0, ""),
+        )
+    except RelayError as error:
+        if log_file is not None:
+            log.error("%s", error)
+        # That a relay runs is all that --daemon promises.
+        status = 0 if site["daemon"] and isinstance(error, AlreadyRunning) else error.status
+        tell(status, str(error))
+        return status
+    return 0
+
+
+def _foreground(log_file: LogFile | None) -> detach.Tell:
+    """Turn our output to the log, if there is one; what is told still goes where it went."""
+    console = os.dup(2)
+    if log_file is not None:
+        log_file.redirect()
+
+    def tell(status: int, message: str) -> None:
+        if status:
+            os.write(console, f"{process.NAME}: {message}\n".encode())
+
+    return tell
 
 
 def _configure_logging(site: Mapping[str, Any]) -> None:
     """Apply the site's ``logging``, as every fedmsg command does.  Raises :class:`ConfigError`."""
+    # A log that cannot be written to is told nobody, least of all by a traceback in it.
+    logging.raiseExceptions = False
     try:
         # Our loggers exist already; a site that does not name them must not silence them.
         logging.config.dictConfig(

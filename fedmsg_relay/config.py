@@ -46,17 +46,45 @@ The relay's own:
 
 from __future__ import annotations
 
-import difflib
+import importlib.machinery
+import importlib.util
 import math
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-import fedmsg.config
-
 from fedmsg_relay.errors import ConfigError
+
+
+class _Lazy:
+    """Puts off the execution of modules that fedmsg imports and the relay has no use for.
+
+    They are more than half of the time from the start of a relay to its being bound, which is a
+    gap in the service.  A site's config may use them all the same: that executes them.
+    """
+
+    NAMES = ("fedmsg.crypto", "urllib.request")
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name not in _Lazy.NAMES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
+
+sys.meta_path.insert(0, _Lazy)
+import fedmsg.config  # noqa: E402
+
+sys.meta_path.remove(_Lazy)
 
 WHERE = (
     "a file in /etc/fedmsg.d, ~/.fedmsg.d or ./fedmsg.d, or the one that --config-filename names"
@@ -138,6 +166,8 @@ def settings(config: Mapping[str, Any]) -> Settings:
     """Validate what :func:`load` returned.  Raises :class:`ConfigError`, naming key and value."""
     for key in config:
         if key.startswith("relay_") and key not in OUR_KEYS:
+            import difflib  # not before somebody has made a mistake
+
             near = difflib.get_close_matches(key, OUR_KEYS, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(OUR_KEYS)}"
             raise ConfigError(f"{key}: no such key; {hint}")

@@ -57,13 +57,18 @@ class Endpoint:
             and self != other
         )
 
-    def accepted(self, connection: socket.socket) -> bool:
-        """Whether ``connection`` came in through a socket that listens at this endpoint."""
-        if connection.family != self.family or connection.getsockopt(
-            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-        ):
+    def listened_at_by(self, other: socket.socket) -> bool:
+        """Whether ``other`` is a socket that listens here."""
+        return self._is_name_of(other) and _listens(other)
+
+    def accepted(self, other: socket.socket) -> bool:
+        """Whether ``other`` is a connection that came in here."""
+        return self._is_name_of(other) and not _listens(other)
+
+    def _is_name_of(self, other: socket.socket) -> bool:
+        if other.family != self.family:
             return False
-        name = connection.getsockname()
+        name = other.getsockname()
         if self.family == socket.AF_UNIX:
             return bool(name == self.address)
         return name[1] == self.address[1] and self.address[0] in (name[0], *WILDCARDS)
@@ -211,3 +216,23 @@ def _advice(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return "; choose a port above 1023 or a directory that the relay's user may write to"
     return ""
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def own_sockets() -> Iterator[socket.socket]:
+    """A duplicate of every socket that this process has open, one at a time."""
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            duplicate = os.dup(int(fd))
+        except OSError:  # closed meanwhile
+            continue
+        try:
+            found = socket.socket(fileno=duplicate)
+        except OSError:  # not a socket
+            os.close(duplicate)
+            continue
+        with found:
+            yield found

@@ -18,6 +18,10 @@ class BindError(RelayError):
     """An address of this host could not be bound: it is in use, or not permitted."""
 
 
+class AlreadyRunning(RelayError):
+    """Another process holds the pid file."""
+
+
 class Died(RelayError):
     """The forwarding thread ended without having been asked to."""
 

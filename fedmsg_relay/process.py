@@ -7,7 +7,6 @@ writes to the log, so that a slow disk never stops a frame.  Signal handlers do 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import queue
@@ -15,14 +14,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import zmq
 
-from fedmsg_relay import __version__
+from fedmsg_relay import __version__, endpoints, systemd
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Plan
+from fedmsg_relay.endpoints import Endpoint, Plan
 from fedmsg_relay.errors import Died
+from fedmsg_relay.logfile import LogFile
+from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
 
 log = logging.getLogger("fedmsg.relay")
@@ -30,16 +32,21 @@ log = logging.getLogger("fedmsg.relay")
 NAME = "fedmsg-relay"
 """In the process list, where Nagios' check_procs and pgrep look for it; 15 characters at most."""
 
+COMMAND = "relay-command"
+FLUSHING = "relay-flushing"
+"""What a process is called before and after it is the relay: of that name there is just one."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO_S = 0.1
 """A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
 
-PR_SET_NAME = 15  # prctl(2)
+MARGIN_S = 2.0
+"""What a relay may take to make way beyond its drain and linger times."""
 
 
 def set_name(name: str) -> None:
     """Show as ``name`` in the process list; the command line stays as it is."""
-    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+    Path("/proc/self/comm").write_text(name)
 
 
 class Wakeup:
@@ -87,16 +94,38 @@ class Wakeup:
                 yield self._phases.get_nowait()
 
 
-def serve(settings: Settings, plan: Plan) -> None:
+def serve(
+    settings: Settings,
+    plan: Plan,
+    pidfile: PidFile | None,
+    log_file: LogFile | None,
+    replace: bool,
+    ready: Callable[[], None],
+) -> None:
     """Run a relay until a signal stops it.
 
-    Raises :class:`BindError` if it cannot start, :class:`Died` if it ended of itself.
+    ``ready`` is called once it is bound.  With ``replace`` the relay that holds the pid file is
+    asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
     """
-    set_name(NAME)
     wakeup = Wakeup()
-    with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP):
-        relay = Relay(settings, plan, wakeup.post)
+    kept = systemd.kept()
+
+    def listen(endpoint: Endpoint) -> socket.socket:
+        return kept.pop(_fdname(endpoint), None) or endpoints.listen(endpoint)
+
+    with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP), contextlib.ExitStack() as held:
+        if pidfile is not None:
+            if replace:
+                patience_s = settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
+                pidfile.take_over(NAME, patience_s)
+            else:
+                pidfile.take()
+            held.callback(pidfile.release)
+        relay = Relay(settings, plan, wakeup.post, listen)
         relay.open()
+        set_name(NAME)
+        _leave_with_systemd(relay, kept)
+        systemd.notify("READY=1")
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,
@@ -104,8 +133,25 @@ def serve(settings: Settings, plan: Plan) -> None:
             ", ".join(endpoint.uri for endpoint in relay.inbound),
             ", ".join(endpoint.uri for endpoint in relay.outbound),
         )
+        ready()
         threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
-        _attend(relay, wakeup, settings)
+        _attend(relay, wakeup, settings, log_file, held.close)
+
+
+def _fdname(endpoint: Endpoint) -> str:
+    return endpoint.uri.replace(":", "_")  # the one character that systemd does not allow
+
+
+def _leave_with_systemd(relay: Relay, obsolete: dict[str, socket.socket]) -> None:
+    """Let systemd have our listening sockets, and no others, for the next process."""
+    for name, listener in obsolete.items():
+        systemd.forget(name)
+        listener.close()
+    for listener in endpoints.own_sockets():
+        for endpoint in relay.inbound + relay.outbound:
+            # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
+            if endpoint.listened_at_by(listener) and listener.family != socket.AF_UNIX:
+                systemd.keep(listener, _fdname(endpoint))
 
 
 def _run(relay: Relay) -> None:
@@ -113,26 +159,40 @@ def _run(relay: Relay) -> None:
     relay.run()
 
 
-def _attend(relay: Relay, wakeup: Wakeup, settings: Settings) -> None:
+def _attend(
+    relay: Relay,
+    wakeup: Wakeup,
+    settings: Settings,
+    log_file: LogFile | None,
+    let_go: Callable[[], None],
+) -> None:
     """Turn signals into calls of the relay, and its phases into lines of the log, until its end."""
     poller = zmq.Poller()
     poller.register(wakeup, zmq.POLLIN)
+    watchdog_s = systemd.watchdog_s()
     at = Phase.HOLD
     frames = size = 0
     stopped_at = -ECHO_S
     while at is not Phase.CLOSED:
-        poller.poll()
+        # Of two questions within the watchdog's time one may go unanswered.
+        poller.poll(int(watchdog_s * 1000 / 3) if watchdog_s else None)
+        if watchdog_s and at is not Phase.CLOSE and relay.is_alive():
+            systemd.notify("WATCHDOG=1")
         for event in wakeup.events():
             if isinstance(event, Phase):
                 at = event
+                systemd.notify(f"STATUS={event.value}")
             if event in STOP_SIGNALS:
                 if time.monotonic() < stopped_at + ECHO_S:
                     continue
                 stopped_at = time.monotonic()
                 log.info("%s: stopping", event.name)
+                systemd.notify("STOPPING=1")
                 if at is Phase.CLOSE:
                     return  # a second signal, and all that is left is to wait for consumers
                 relay.stop()
+            elif event is signal.SIGHUP and log_file is not None:
+                _reopen(log_file)
             elif event is Phase.HOLD:
                 log.info(
                     "holding what comes in for %g s, until consumers are back", settings.hold_s
@@ -147,6 +207,9 @@ def _attend(relay: Relay, wakeup: Wakeup, settings: Settings) -> None:
                     )
                 log.info("forwarding; %d messages were held", relay.held)
             elif event is Phase.CLOSE:
+                # The addresses are free: the next relay need not wait until this one has flushed.
+                set_name(FLUSHING)
+                let_go()
                 frames, size = relay.collect()
     if relay.error is not None:
         raise Died(f"the relay died: {relay.error!r}; start it again") from relay.error
@@ -157,3 +220,12 @@ def _attend(relay: Relay, wakeup: Wakeup, settings: Settings) -> None:
             settings.drain_s,
         )
     log.info("stopped; forwarded %d frames, %d bytes", frames, size)
+
+
+def _reopen(log_file: LogFile) -> None:
+    try:
+        log_file.reopen()
+    except OSError as error:
+        log.warning("SIGHUP: cannot reopen %s, writing to the old one: %s", log_file.path, error)
+    else:
+        log.info("SIGHUP: log reopened")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket
 import sys
 import threading
@@ -26,7 +25,7 @@ from typing import Any
 import zmq
 
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint, Plan, listen
+from fedmsg_relay.endpoints import Endpoint, Plan, listen, own_sockets
 from fedmsg_relay.errors import BindError, Died, RelayError
 
 HOLD_LIMIT_BYTES = 64 * 2**20
@@ -63,7 +62,13 @@ class Relay:
     must not block.
     """
 
-    def __init__(self, settings: Settings, plan: Plan, changed: Callable[[Phase], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Plan,
+        changed: Callable[[Phase], None],
+        listen: Callable[[Endpoint], socket.socket] = listen,
+    ) -> None:
         self.inbound: tuple[Endpoint, ...] = plan.inbound
         self.outbound: tuple[Endpoint, ...] = ()  # the group of plan.outbound that was free
         self.held = 0  # messages kept during the hold
@@ -73,6 +78,9 @@ class Relay:
         self._settings = settings
         self._plan = plan
         self._changed = changed
+        self._listen = listen
+        self._glances = 0  # how often run() has looked for messages outside the proxy
+        self._glances_seen = 0
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
         self._collected = threading.Event()
@@ -111,7 +119,7 @@ class Relay:
         """
         try:
             outbound = self._listen_outbound()
-            inbound = [(endpoint, listen(endpoint)) for endpoint in self.inbound]
+            inbound = [(endpoint, self._listen(endpoint)) for endpoint in self.inbound]
             _bind(self._pub, outbound)
             self._sub.subscribe(b"")
             self._bound = _bind(self._sub, inbound)
@@ -126,7 +134,7 @@ class Relay:
             listening: list[tuple[Endpoint, socket.socket]] = []
             try:
                 for endpoint in group:
-                    listening.append((endpoint, listen(endpoint)))
+                    listening.append((endpoint, self._listen(endpoint)))
                 return listening
             except BindError as error:
                 errors.append(str(error))
@@ -147,6 +155,20 @@ class Relay:
             for word in (b"PAUSE", b"STATISTICS", b"TERMINATE"):
                 self._control.send(word, zmq.NOBLOCK)
 
+    def is_alive(self) -> bool:
+        """Whether :meth:`run` has given a sign of life since the last call; asks it for the next.
+
+        The proxy's answer to a question is one, and outside the proxy a look for messages.
+        """
+        alive = self._glances != self._glances_seen
+        self._glances_seen = self._glances
+        while self._control.poll(0):
+            self._control.recv_multipart()
+            alive = True
+        with contextlib.suppress(zmq.Again):
+            self._control.send(b"STATISTICS", zmq.NOBLOCK)
+        return alive
+
     def collect(self) -> tuple[int, int]:
         """The frames and bytes that were forwarded.
 
@@ -156,10 +178,10 @@ class Relay:
         while self._control.poll(0):
             answer = self._control.recv_multipart()
             # An answer to STATISTICS is frames and bytes in, frames and bytes out, of the SUB, then
-            # of the PUB, 64 bits each; one to any other word is empty.
+            # of the PUB, 64 bits each; one to any other word is empty.  The last one is complete.
             if len(answer) == 8:
-                frames += int.from_bytes(answer[6], sys.byteorder)
-                size += int.from_bytes(answer[7], sys.byteorder)
+                frames = self._frames + int.from_bytes(answer[6], sys.byteorder)
+                size = self._bytes + int.from_bytes(answer[7], sys.byteorder)
         self._control.close()
         self._collected.set()
         return frames, size
@@ -231,7 +253,7 @@ class Relay:
         be lost.  What the publisher has not written it keeps, and connects again.
         """
         found = False
-        for connection in _own_sockets():
+        for connection in own_sockets():
             if any(endpoint.accepted(connection) for endpoint in self.inbound):
                 with contextlib.suppress(OSError):  # it has just hung up
                     connection.shutdown(socket.SHUT_WR)
@@ -248,6 +270,7 @@ class Relay:
 
     def _wait(self, timeout_ms: float) -> bool:
         """Whether a message is there within ``timeout_ms``."""
+        self._glances += 1
         self._pub.getsockopt(zmq.EVENTS)  # takes in the subscriptions that have arrived
         return bool(self._sub.poll(math.ceil(timeout_ms)))
 
@@ -289,19 +312,3 @@ def _bind(binding: zmq.Socket[bytes], listening: list[tuple[Endpoint, socket.soc
         binding.bind(endpoint.uri)
         names.append(binding.getsockopt(zmq.LAST_ENDPOINT))
     return names
-
-
-def _own_sockets() -> Iterator[socket.socket]:
-    """A duplicate of every socket that this process has open, one at a time."""
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            duplicate = os.dup(int(fd))
-        except OSError:  # closed meanwhile
-            continue
-        try:
-            found = socket.socket(fileno=duplicate)
-        except OSError:  # not a socket
-            os.close(duplicate)
-            continue
-        with found:
-            yield found

@@ -1,0 +1,66 @@
+"""Leave the terminal for good, and tell whoever started us how the start went.
+
+The detaching is python-daemon's; what it lacks is that its caller returns before anything has been
+done.  So there is one process more: the first one stays, waits for the daemon's word and passes it
+on, so that a start which failed looks like one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedmsg_relay.logfile import LogFile
+
+Tell = Callable[[int, str], None]
+"""To be called once: with 0 and what there is to say, or with an exit status and the reason."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the daemon's start went."""
+
+    status: int
+    message: str
+
+
+def detach(log: LogFile) -> Outcome | Tell:
+    """Fork a daemon, whose output goes to ``log``.  Returns twice, as fork(2) does.
+
+    To the first process the :class:`Outcome`, once the daemon has told it; to the daemon the
+    function to tell it with.
+    """
+    import daemon  # not needed in the foreground, where a start should be quick
+
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        with open(reader, encoding="utf-8", errors="replace") as pipe:
+            told = pipe.read()
+        os.wait()
+        status, _, message = (told or f"1 died during its start; see {log.path}").partition(" ")
+        return Outcome(int(status), message)
+
+    daemon.DaemonContext(
+        # What it would guess is wrong under init and under test runners.
+        detach_process=True,
+        # Its default of 0 makes everything writable for everybody.
+        umask=0o022,
+        # Its default for SIGTERM is an exit with status 1; signals are dealt with elsewhere.
+        signal_map={},
+        files_preserve=[writer, log.fileno()],
+        stdout=log,
+        stderr=log,
+    ).open()
+
+    def tell(status: int, message: str) -> None:
+        nonlocal writer
+        if writer >= 0:
+            os.write(writer, f"{status} {message}".encode())
+            os.close(writer)
+            writer = -1
+
+    return tell
