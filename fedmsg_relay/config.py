@@ -46,9 +46,12 @@ The relay's own:
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
-import math
+import io
+import os
+import re
 import sys
 import traceback
 import warnings
@@ -92,6 +95,9 @@ WHERE = (
 OUTBOUND = "endpoints['relay_outbound']"
 OUR_KEYS = ("relay_inbound", "relay_outbound", "relay_hold", "relay_drain")
 C_INT_MAX = 2**31 - 1
+SECONDS_MAX = 86_400
+IO_THREADS_MAX = 64  # libzmq ends the process if it cannot start one
+DIRECTORIES = ("/etc/fedmsg.d", "~/.fedmsg.d", "fedmsg.d")
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ class Settings:
     """The configured addresses, at least one."""
     outbound: tuple[str, ...]
     """The configured addresses, at least one, in order of preference."""
+    outbound_key: str
+    """Where they stand, for messages."""
     io_threads: int
     high_water_mark: int
     """Messages for each peer; 0 is no limit."""
@@ -124,26 +132,34 @@ def load(extra_args: Sequence[tuple[list[str], dict[str, Any]]], doc: str) -> di
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
     """
+    for directory in map(os.path.expanduser, DIRECTORIES):
+        if os.path.isdir(directory) and not os.access(directory, os.R_OK | os.X_OK):
+            raise ConfigError(f"cannot load the configuration: {directory} is not readable")
     # The loader refuses a config without endpoints, though a top-level relay_outbound is enough.
     fedmsg.config.defaults.setdefault("endpoints", {})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        # The loader goes on, with a warning, without a file that it cannot read.
-        warnings.filterwarnings("error", message=r"\[Errno")
-        try:
+    said = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(said):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # The loader goes on, with a warning, without a file that it cannot read; but one about
+            # srv_endpoints is no more than that.
+            warnings.filterwarnings("error", category=UserWarning, module=r"fedmsg\.config$")
+            warnings.filterwarnings("default", message=r"There is no appro|The DNS q|No name ser")
             loaded: dict[str, Any] = fedmsg.config.load_config(
                 list(extra_args), doc, fedmsg_command=True
             )
-        except (Exception, SystemExit) as error:
-            reason = _reason(error)
-            if reason is None:
-                raise
-            raise ConfigError(f"cannot load the configuration: {reason}") from error
+    except (Exception, SystemExit) as error:
+        reason = _reason(error) or _wrong_default(said.getvalue())
+        if reason is None:  # an exit that was asked for, or wrong usage
+            print(said.getvalue(), end="", file=sys.stderr)
+            raise
+        raise ConfigError(f"cannot load the configuration: {reason}") from error
+    print(said.getvalue(), end="", file=sys.stderr)
     return loaded
 
 
 def _reason(error: BaseException) -> str | None:
-    """What went wrong, with the file and line of the config file; None if nothing did (an exit)."""
+    """What went wrong, with the file and line of the config file; None if it is an exit."""
     path, line = None, None
     for frame, lineno in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "_process_config_file":
@@ -162,10 +178,19 @@ def _reason(error: BaseException) -> str | None:
     return f"{path}: it must define a dictionary named 'config' ({what})"
 
 
+def _wrong_default(usage: str) -> str | None:
+    """What argparse complains of, if that is not on the command line: it checks defaults too."""
+    found = re.search(r"argument (--([\w-]+)): (invalid \w+ value: .*)", usage)
+    if not found or any(argument.startswith(found[1]) for argument in sys.argv):
+        return None
+    key = "zmq_linger" if found[2] == "linger" else found[2].replace("-", "_")
+    return f"{key}: {found[3]}"
+
+
 def settings(config: Mapping[str, Any]) -> Settings:
     """Validate what :func:`load` returned.  Raises :class:`ConfigError`, naming key and value."""
     for key in config:
-        if key.startswith("relay_") and key not in OUR_KEYS:
+        if str(key).startswith("relay_") and key not in OUR_KEYS:
             import difflib  # not before somebody has made a mistake
 
             near = difflib.get_close_matches(key, OUR_KEYS, 1)
@@ -176,34 +201,27 @@ def settings(config: Mapping[str, Any]) -> Settings:
             f"zmq_enabled = {config['zmq_enabled']!r}: the relay works with ZeroMQ alone;"
             " set it to True, or do not run the relay"
         )
+    outbound_key, outbound = OUTBOUND, config["endpoints"].get("relay_outbound")
+    if outbound is None and "relay_outbound" in config:
+        outbound_key, outbound = "relay_outbound", config["relay_outbound"]
     reconnect_ms = _whole(config, "zmq_reconnect_ivl_max", 1000) or _whole(
         config, "zmq_reconnect_ivl", 100
     )
-    outbound = _endpoints(config).get("relay_outbound")
     return Settings(
         inbound=_addresses("relay_inbound", config.get("relay_inbound")),
-        outbound=(
-            _addresses("relay_outbound", config["relay_outbound"])
-            if outbound is None and "relay_outbound" in config
-            else _addresses(OUTBOUND, outbound)
-        ),
-        io_threads=_whole(config, "io_threads", 1, minimum=1),
+        outbound=_addresses(outbound_key, outbound),
+        outbound_key=outbound_key,
+        io_threads=_whole(config, "io_threads", 1, minimum=1, maximum=IO_THREADS_MAX),
         high_water_mark=_whole(config, "high_water_mark", 0),
         linger_ms=_whole(config, "zmq_linger", 1000),
-        tcp_keepalive=_whole(config, "zmq_tcp_keepalive", -1, minimum=-1, maximum=1),
-        tcp_keepalive_cnt=_whole(config, "zmq_tcp_keepalive_cnt", -1, minimum=-1),
-        tcp_keepalive_idle_s=_whole(config, "zmq_tcp_keepalive_idle", -1, minimum=-1),
-        tcp_keepalive_intvl_s=_whole(config, "zmq_tcp_keepalive_intvl", -1, minimum=-1),
+        # The limits are those of Linux, see tcp(7); it would refuse more for every connection.
+        tcp_keepalive=_option(config, "zmq_tcp_keepalive", minimum=0, maximum=1),
+        tcp_keepalive_cnt=_option(config, "zmq_tcp_keepalive_cnt", maximum=127),
+        tcp_keepalive_idle_s=_option(config, "zmq_tcp_keepalive_idle", maximum=32767),
+        tcp_keepalive_intvl_s=_option(config, "zmq_tcp_keepalive_intvl", maximum=32767),
         hold_s=_seconds(config, "relay_hold", reconnect_ms / 1000 + 0.5),
         drain_s=_seconds(config, "relay_drain", 5.0),
     )
-
-
-def _endpoints(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    endpoints = config.get("endpoints", {})
-    if not isinstance(endpoints, Mapping):
-        raise ConfigError(f"endpoints = {endpoints!r}: must be a dictionary of names and addresses")
-    return endpoints
 
 
 def _addresses(key: str, value: object) -> tuple[str, ...]:
@@ -223,17 +241,21 @@ def _whole(
     config: Mapping[str, Any], key: str, default: int, minimum: int = 0, maximum: int = C_INT_MAX
 ) -> int:
     value = config.get(key, default)
-    # A bool is an int to Python; as a switch (maximum 1) it is welcome, as a number a mistake.
-    right_type = isinstance(value, int) and (maximum == 1 or not isinstance(value, bool))
-    if not right_type or not minimum <= value <= maximum:
-        limits = f"from {minimum} to {maximum}" if maximum < C_INT_MAX else f"of at least {minimum}"
-        raise ConfigError(f"{key} = {value!r}: must be a whole number {limits}")
-    return int(value)
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise ConfigError(f"{key} = {value!r}: must be a whole number from {minimum} to {maximum}")
+    return value
+
+
+def _option(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
+    """A whole number, or True or False for one; -1 leaves it to the operating system."""
+    value = config.get(key, -1)
+    if isinstance(value, bool) and maximum == 1:
+        return int(value)
+    return -1 if value == -1 else _whole(config, key, -1, minimum, maximum)
 
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    right_type = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not right_type or not 0 <= value < math.inf:
-        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 or more")
+    if type(value) not in (int, float) or not 0 <= value <= SECONDS_MAX:
+        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {SECONDS_MAX}")
     return float(value)

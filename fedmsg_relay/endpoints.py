@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedmsg_relay.config import OUTBOUND, Settings
-from fedmsg_relay.errors import BindError, ConfigError
+from fedmsg_relay.config import Settings
+from fedmsg_relay.errors import BindError, ConfigError, RelayError
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -29,11 +29,9 @@ RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
 
 LABEL = r"[\w-]{1,63}"
-TCP = re.compile(
-    rf"tcp://(?P<host>\*|\[[\da-fA-F:.]+(%\w+)?\]|{LABEL}(\.{LABEL})*\.?):(?P<port>\d{{1,5}})",
-    re.ASCII,
-)
-IPC = re.compile(r"ipc://(?P<path>/[^\0]*[^\0/])")
+HOST = rf"\*|\[[\da-fA-F:.]+(%[\w.-]+)?\]|{LABEL}(\.{LABEL})*\.?"
+TCP = re.compile(rf"tcp://(?P<host>{HOST}):(?P<port>\d{{1,5}})", re.ASCII)
+IPC = re.compile(r"ipc://(?P<path>/[^\0\ud800-\udfff]*[^\0/\ud800-\udfff])")
 WILDCARDS = ("::", "0.0.0.0")
 
 
@@ -93,17 +91,17 @@ def plan(settings: Settings) -> Plan:
 
     Raises :class:`ConfigError` for one that is malformed, or if none is of this host.
     """
-    patience = time.monotonic() + RESOLVER_PATIENCE_S
-    inbound = _local("relay_inbound", settings.inbound, patience)
-    outbound = _local(OUTBOUND, settings.outbound, patience)
+    deadline = time.monotonic() + RESOLVER_PATIENCE_S
+    inbound = _local("relay_inbound", settings.inbound, deadline)
+    outbound = _local(settings.outbound_key, settings.outbound, deadline)
     return Plan(_distinct([endpoint for group in inbound for endpoint in group]), tuple(outbound))
 
 
-def _local(key: str, addresses: tuple[str, ...], patience: float) -> list[tuple[Endpoint, ...]]:
+def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
     """For each address that is of this host, its endpoints; a warning for every other one."""
     groups = []
     for address in addresses:
-        group = tuple(e for e in _endpoints(key, address, patience) if _is_local(e))
+        group = tuple(e for e in _endpoints(key, address, deadline) if _is_local(e))
         if group:
             groups.append(_distinct(list(group)))
         else:
@@ -121,14 +119,14 @@ def _distinct(endpoints: list[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(e for e in once if not any(other.covers(e) for other in once))
 
 
-def _endpoints(key: str, address: str, patience: float) -> Iterator[Endpoint]:
+def _endpoints(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
     """Every address that the configured one stands for, whether or not of this host."""
     ipc = IPC.fullmatch(address)
     if ipc:
         yield Endpoint(address, socket.AF_UNIX, ipc["path"], key)
         return
     tcp = TCP.fullmatch(address)
-    if not tcp or not 0 < int(tcp["port"]) < 65536:
+    if not tcp or not 0 < int(tcp["port"]) < 65536 or not _is_host(tcp["host"]):
         raise ConfigError(
             f"{key} = {address!r}: not an address; it must look like tcp://127.0.0.1:2003,"
             " tcp://[::1]:2003, tcp://*:2003, tcp://host.example.com:2003 or ipc:///path/of/socket"
@@ -136,21 +134,31 @@ def _endpoints(key: str, address: str, patience: float) -> Iterator[Endpoint]:
     host, port = tcp["host"].strip("[]"), int(tcp["port"])
     if host == "*":
         host = "::" if _is_local(Endpoint("", socket.AF_INET6, ("::", 0), key)) else "0.0.0.0"
-    for family, sockaddr in _resolve(key, host, port, patience):
+    for family, sockaddr in _resolve(key, host, port, deadline):
         numeric, _ = socket.getnameinfo(sockaddr, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
         shown = f"[{numeric}]" if family == socket.AF_INET6 else numeric
         yield Endpoint(f"tcp://{shown}:{port}", family, sockaddr, key)
 
 
+def _is_host(host: str) -> bool:
+    """Whether what stands in brackets, if it does, is an IPv6 address."""
+    if host.startswith("["):
+        try:
+            socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])
+        except OSError:
+            return False
+    return True
+
+
 def _resolve(
-    key: str, host: str, port: int, patience: float
+    key: str, host: str, port: int, deadline: float
 ) -> list[tuple[socket.AddressFamily, Any]]:
-    """The addresses of a host, none if its name is unknown; asks again until ``patience``."""
+    """The addresses of a host, none if its name is unknown; asks again until ``deadline``."""
     while True:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
-            if error.errno == socket.EAI_AGAIN and time.monotonic() < patience:
+            if error.errno == socket.EAI_AGAIN and time.monotonic() < deadline:
                 log.warning("%s: cannot resolve %s yet; asking again", key, host)
                 time.sleep(1)
                 continue
@@ -166,8 +174,13 @@ def _is_local(endpoint: Endpoint) -> bool:
     try:
         with socket.socket(endpoint.family, socket.SOCK_STREAM) as probe:
             probe.bind((host, 0, *flow_and_scope))
-    except OSError:  # EADDRNOTAVAIL, or no such protocol in this kernel
-        return False
+    except OSError as error:
+        # Of another host, of a protocol that this kernel does not speak, or not to be listened at.
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL):
+            return False
+        raise RelayError(
+            f"{endpoint.key}: cannot look at {endpoint.uri}: {error.strerror}"
+        ) from error
     return True
 
 
@@ -177,6 +190,8 @@ def listen(endpoint: Endpoint) -> socket.socket:
     Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced.
     """
     listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    # What libzmq opens itself it makes so; an accept that waits would hold up its I/O thread.
+    listener.setblocking(False)
     try:
         if endpoint.family == socket.AF_UNIX:
             _remove_stale(str(endpoint.address))

@@ -1,18 +1,35 @@
-"""The log file: all that the process says, libraries and the interpreter included."""
+"""The log: where its lines go, and who waits for the disk.
+
+A thread of its own writes the lines, so that a disk that hangs or a pipe that nobody reads stops
+neither the forwarding nor a stop.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import logging.config
 import os
+import queue
 import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
 
-from fedmsg_relay.errors import RelayError
+from fedmsg_relay.errors import ConfigError, RelayError
+
+log = logging.getLogger("fedmsg.relay")
+
+LAST_WORDS_S = 1.0
+"""How long the end of the process may wait for the last lines to be written."""
 
 
 class LogFile:
     """A file to which standard output and error can be turned, and turned again after a rotation.
 
-    It is opened for appending, so that it may be truncated in place.  Raises :class:`RelayError` if
-    it cannot be opened.
+    All that the process says goes there, libraries and the interpreter included.  It is opened for
+    appending, so that it may be truncated in place.  Raises :class:`RelayError` if it cannot be
+    opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -38,9 +55,54 @@ class LogFile:
     def reopen(self) -> None:
         """Go on with whatever is at the path now.  Raises OSError, and keeps the old file then."""
         fd = self._open()
-        os.dup2(fd, self._fd, inheritable=False)
+        for old in (self._fd, 1, 2):
+            os.dup2(fd, old, inheritable=old != self._fd)
         os.close(fd)
-        self.redirect()
 
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+
+
+class Writer(logging.Handler):
+    """Takes the records of our logger, and lets a thread give them to the site's handlers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Handles as our logger did before: its own handlers, and those of its ancestors.
+        self._site = logging.Logger(log.name)
+        self._site.handlers, log.handlers = log.handlers, [self]
+        self._site.propagate, log.propagate = log.propagate, False
+        self._site.parent = log.parent
+        self._records: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.put(record)
+
+    def _write(self) -> None:
+        while (record := self._records.get()) is not None:
+            # A handler that fails costs its line, and must not cost those that follow.
+            with contextlib.suppress(Exception):
+                self._site.callHandlers(record)
+
+    def finish(self) -> None:
+        """Wait until the last line is written, but not for ever."""
+        self._records.put(None)
+        self._thread.join(LAST_WORDS_S)
+        if not self._thread.is_alive():  # else it holds the lock of a handler
+            logging.shutdown()
+
+
+def configure(site: Mapping[str, Any]) -> None:
+    """Apply the site's ``logging``, as every fedmsg command does.  Raises :class:`ConfigError`."""
+    # A log that cannot be written to is told nobody, least of all by a traceback in it.
+    logging.raiseExceptions = False
+    try:
+        # Our logger exists already; a site that does not name it must not silence it.
+        logging.config.dictConfig(
+            {"version": 1, "disable_existing_loggers": False, **site["logging"]}
+        )
+    except Exception as error:  # of any type: it imports what the config names
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise ConfigError(f"logging: {reason}") from error

@@ -1,7 +1,7 @@
 """One well-behaved process around a relay: its name, its signals, its log, its end.
 
-The main thread sleeps in one poll until a signal or a new phase of the relay wakes it; it alone
-writes to the log, so that a slow disk never stops a frame.  Signal handlers do nothing but wake it.
+The main thread sleeps in one poll until a signal, a new phase of the relay or the watchdog's timer
+wakes it, and never waits for anything else.  Signal handlers do nothing but wake it.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ import contextlib
 import logging
 import os
 import queue
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
 from fedmsg_relay import __version__, endpoints, systemd
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint, Plan
-from fedmsg_relay.errors import Died
+from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.errors import Died, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
-from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
+from fedmsg_relay.relay import HOLD_LIMIT_BYTES, PARTING_S, Phase, Relay
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -39,6 +41,9 @@ FLUSHING = "relay-flushing"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO_S = 0.1
 """A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
+
+SPARE_FDS = 64
+"""Descriptors that a stop needs to part with publishers when connections have taken all others."""
 
 MARGIN_S = 2.0
 """What a relay may take to make way beyond its drain and linger times."""
@@ -94,38 +99,45 @@ class Wakeup:
                 yield self._phases.get_nowait()
 
 
-def serve(
-    settings: Settings,
-    plan: Plan,
-    pidfile: PidFile | None,
-    log_file: LogFile | None,
-    replace: bool,
-    ready: Callable[[], None],
-) -> None:
+@dataclass(frozen=True)
+class Surroundings:
+    """What the process was started with, beside the settings of the relay."""
+
+    pidfile: PidFile | None
+    replace: bool
+    """Whether to ask the relay that holds the pid file to make way."""
+    log_file: LogFile | None
+    ready: Callable[[], None]
+    """To be called once the relay is bound."""
+
+
+def serve(settings: Settings, surroundings: Surroundings) -> None:
     """Run a relay until a signal stops it.
 
-    ``ready`` is called once it is bound.  With ``replace`` the relay that holds the pid file is
-    asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
+    Raises :class:`RelayError` if it cannot start or ended of itself.
     """
-    wakeup = Wakeup()
+    plan = endpoints.plan(settings)
     kept = systemd.kept()
 
     def listen(endpoint: Endpoint) -> socket.socket:
         return kept.pop(_fdname(endpoint), None) or endpoints.listen(endpoint)
 
-    with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP), contextlib.ExitStack() as held:
-        if pidfile is not None:
-            if replace:
-                patience_s = settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
-                pidfile.take_over(NAME, patience_s)
-            else:
-                pidfile.take()
-            held.callback(pidfile.release)
-        relay = Relay(settings, plan, wakeup.post, listen)
-        relay.open()
+    wakeup = Wakeup()
+    with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP), contextlib.ExitStack() as ours:
+        _take(surroundings.pidfile, surroundings.replace, settings)
+        if surroundings.pidfile is not None:
+            ours.callback(surroundings.pidfile.release)
+        _limit_fds(SPARE_FDS)
+        try:
+            relay = Relay(settings, plan, wakeup.post, listen)
+            relay.open()
+        except (OSError, zmq.ZMQError) as error:
+            raise RelayError(
+                f"cannot start: {error}; `ulimit -a` shows what may be short"
+            ) from error
         set_name(NAME)
         _leave_with_systemd(relay, kept)
-        systemd.notify("READY=1")
+        threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,
@@ -133,9 +145,23 @@ def serve(
             ", ".join(endpoint.uri for endpoint in relay.inbound),
             ", ".join(endpoint.uri for endpoint in relay.outbound),
         )
-        ready()
-        threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
-        _attend(relay, wakeup, settings, log_file, held.close)
+        systemd.notify("READY=1")
+        surroundings.ready()
+        _attend(relay, wakeup, settings, surroundings.log_file, ours.close)
+
+
+def _take(pidfile: PidFile | None, replace: bool, settings: Settings) -> None:
+    if pidfile is not None and replace:
+        # What the relay that runs was told is not known; that it is much the same, is likely.
+        pidfile.take_over(NAME, settings.drain_s + settings.linger_ms / 1000 + MARGIN_S)
+    elif pidfile is not None:
+        pidfile.take()
+
+
+def _limit_fds(spare: int) -> None:
+    """Allow as many open files as the hard limit does, but for ``spare``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard - spare, min(soft, hard // 2)), hard))
 
 
 def _fdname(endpoint: Endpoint) -> str:
@@ -155,7 +181,8 @@ def _leave_with_systemd(relay: Relay, obsolete: dict[str, socket.socket]) -> Non
 
 
 def _run(relay: Relay) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+    # Signals are the main thread's; one here would make pyzmq start the proxy, and its count, anew.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     relay.run()
 
 
@@ -166,66 +193,69 @@ def _attend(
     log_file: LogFile | None,
     let_go: Callable[[], None],
 ) -> None:
-    """Turn signals into calls of the relay, and its phases into lines of the log, until its end."""
+    """Turn signals into calls of the relay, and its phases into lines of the log, until its end.
+
+    ``let_go`` is called when its addresses are free.
+    """
     poller = zmq.Poller()
     poller.register(wakeup, zmq.POLLIN)
     watchdog_s = systemd.watchdog_s()
     at = Phase.HOLD
-    frames = size = 0
-    stopped_at = -ECHO_S
-    while at is not Phase.CLOSED:
+    stops: list[float] = []  # when we were asked to, monotonic
+    while at is not Phase.CLOSED and not (at is Phase.CLOSE and len(stops) > 1):
         # Of two questions within the watchdog's time one may go unanswered.
         poller.poll(int(watchdog_s * 1000 / 3) if watchdog_s else None)
-        if watchdog_s and at is not Phase.CLOSE and relay.is_alive():
+        if watchdog_s and (relay.is_alive() or at is Phase.CLOSE):
             systemd.notify("WATCHDOG=1")
         for event in wakeup.events():
             if isinstance(event, Phase):
                 at = event
-                systemd.notify(f"STATUS={event.value}")
-            if event in STOP_SIGNALS:
-                if time.monotonic() < stopped_at + ECHO_S:
-                    continue
-                stopped_at = time.monotonic()
-                log.info("%s: stopping", event.name)
-                systemd.notify("STOPPING=1")
-                if at is Phase.CLOSE:
-                    return  # a second signal, and all that is left is to wait for consumers
-                relay.stop()
-            elif event is signal.SIGHUP and log_file is not None:
+                systemd.notify(f"STATUS={at.value}")
+                _tell(relay, at, settings)
+                if at is Phase.DRAIN:
+                    _limit_fds(0)
+                elif at is Phase.CLOSE:
+                    # The next relay need not wait until this one has flushed.
+                    set_name(FLUSHING)
+                    let_go()
+            elif event is signal.SIGHUP:
                 _reopen(log_file)
-            elif event is Phase.HOLD:
-                log.info(
-                    "holding what comes in for %g s, until consumers are back", settings.hold_s
-                )
-            elif event is Phase.FORWARD:
-                if relay.hold_overflowed:
-                    log.warning(
-                        "held more than %d MiB: forwarding before relay_hold = %g s was over;"
-                        " a consumer that is not back yet misses it",
-                        HOLD_LIMIT_BYTES // 2**20,
-                        settings.hold_s,
-                    )
-                log.info("forwarding; %d messages were held", relay.held)
-            elif event is Phase.CLOSE:
-                # The addresses are free: the next relay need not wait until this one has flushed.
-                set_name(FLUSHING)
-                let_go()
-                frames, size = relay.collect()
-    if relay.error is not None:
-        raise Died(f"the relay died: {relay.error!r}; start it again") from relay.error
+            elif not stops or time.monotonic() > stops[-1] + ECHO_S:
+                stops.append(time.monotonic())
+                relay.stop()
+                systemd.notify("STOPPING=1")
+                log.info("%s: stopping%s", event.name, " without waiting" * (len(stops) > 1))
     if relay.undrained:
         log.warning(
-            "relay_drain = %g s was over, or a second signal came, before all that had come in was"
-            " passed on; the rest is lost",
+            "something that publishers had sent is lost: relay_drain = %g s was over, a publisher"
+            " did not hang up within %g s, or a second signal came",
             settings.drain_s,
+            PARTING_S,
         )
-    log.info("stopped; forwarded %d frames, %d bytes", frames, size)
+    log.info("stopped; forwarded %d frames, %d bytes", *relay.forwarded())
+    if relay.error is not None:
+        raise Died(f"the relay died: {relay.error!r}; start it again") from relay.error
 
 
-def _reopen(log_file: LogFile) -> None:
+def _tell(relay: Relay, phase: Phase, settings: Settings) -> None:
+    """Write to the log what a new phase means to an administrator."""
+    if phase is Phase.HOLD:
+        log.info("holding what comes in for %g s, until consumers are back", settings.hold_s)
+    elif phase is Phase.FORWARD:
+        if relay.hold_overflowed:
+            log.warning(
+                "held more than %d MiB: forwarding before relay_hold = %g s was over;"
+                " a consumer that is not back yet misses it",
+                HOLD_LIMIT_BYTES // 2**20,
+                settings.hold_s,
+            )
+        log.info("forwarding; %d messages were held", relay.held)
+
+
+def _reopen(log_file: LogFile | None) -> None:
     try:
-        log_file.reopen()
+        if log_file is not None:
+            log_file.reopen()
+            log.info("SIGHUP: log reopened")
     except OSError as error:
-        log.warning("SIGHUP: cannot reopen %s, writing to the old one: %s", log_file.path, error)
-    else:
-        log.info("SIGHUP: log reopened")
+        log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)

@@ -2,47 +2,50 @@
 
 :class:`Relay` lives five words, in this order: **open** the sockets; **hold** what comes in until
 the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
-knows no threads: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
-in a thread that does nothing else, and ``stop`` and ``statistics`` may be called beside it.
+starts no thread: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
+on a thread that does nothing else, and ``stop``, ``is_alive`` and ``forwarded`` are for another.
 
-While it forwards, frames pass through libzmq's proxy in C and no Python runs for them.  On that
-thread nothing ever waits for a disk, a lock, a name server or the log: a publisher gets its
-subscription only when the thread that owns the SUB runs, and discards what it sends before.
+On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
+gets its subscription only when the thread that owns the SUB runs, and discards what it sent before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any
-
-import zmq
 
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint, Plan, listen, own_sockets
 from fedmsg_relay.errors import BindError, Died, RelayError
+from fedmsg_relay.sockets import Sockets, statistics
+
+log = logging.getLogger("fedmsg.relay")
 
 HOLD_LIMIT_BYTES = 64 * 2**20
 """Memory for held messages, Python's own overhead included."""
 
-PARTING_S = 0.3
-"""How long publishers get to hang up at a stop.  One that is up does so within a round trip; longer
-would eat into the second (``zmq_linger``) for which a script waits for the next relay."""
+HOLD_POLL_MS = 100
+"""How often a hold looks up to see whether it is to stop."""
+
+PARTING_S = 0.1
+"""How long publishers get to hang up at a stop.  One that is up does so within a round trip, and is
+back no sooner than this (libzmq's default ZMQ_RECONNECT_IVL): back before we have stopped
+listening, what it sends now could overtake what it sent before."""
+
+PARTING_POLL_MS = 2
+"""How often to see whether they have."""
 
 QUIET_MS = 20
 """No frame for this long after the last connection ended: libzmq has delivered all it had read."""
 
-GLANCE_MS = 100
-"""How often a hold looks up to see whether it is to stop."""
-
-PATIENCE_MS = 250
-"""How long a consumer at its high-water mark may delay what was held for everybody."""
+DEAD_LINGER_MS = 1000
+"""How long a relay that has died may still deliver; it must not look alive for longer."""
 
 
 class Phase(Enum):
@@ -59,7 +62,7 @@ class Relay:
     """One SUB bound to the inbound endpoints, one PUB bound to the outbound ones.
 
     ``changed`` is called on the thread of :meth:`run` with every :class:`Phase` that it enters; it
-    must not block.
+    must not block.  ``listen`` makes the socket that listens at an endpoint.
     """
 
     def __init__(
@@ -73,43 +76,18 @@ class Relay:
         self.outbound: tuple[Endpoint, ...] = ()  # the group of plan.outbound that was free
         self.held = 0  # messages kept during the hold
         self.hold_overflowed = False
-        self.undrained = False  # something that had come in was not passed on in time
+        self.undrained = False  # something that publishers had sent was not passed on
         self.error: BaseException | None = None  # why run() ended, if nobody asked it to
         self._settings = settings
         self._plan = plan
         self._changed = changed
         self._listen = listen
-        self._glances = 0  # how often run() has looked for messages outside the proxy
-        self._glances_seen = 0
+        self._sockets = Sockets(settings)
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
-        self._collected = threading.Event()
-        self._frames = 0  # passed on by hand, that is outside the proxy
-        self._bytes = 0
-        # A context must be made after the last fork.
-        self._context = zmq.Context(settings.io_threads)
-        self._sub = self._socket(zmq.SUB)
-        self._pub = self._socket(zmq.PUB)
-        self._bound: list[bytes] = []  # what _sub is bound to, as libzmq calls it
-        # The two ends of the proxy's control, see zmq_proxy_steerable(3): stop() has the first.
-        self._control = self._context.socket(zmq.PAIR)
-        self._controlled = self._context.socket(zmq.PAIR)
-        self._controlled.bind("inproc://control")
-        self._control.connect("inproc://control")
-
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        made = self._context.socket(kind)
-        made.setsockopt(zmq.SNDHWM, self._settings.high_water_mark)
-        made.setsockopt(zmq.RCVHWM, self._settings.high_water_mark)
-        made.setsockopt(zmq.LINGER, self._settings.linger_ms)
-        made.setsockopt(zmq.IPV6, 1)
-        made.setsockopt(zmq.TCP_KEEPALIVE, self._settings.tcp_keepalive)
-        made.setsockopt(zmq.TCP_KEEPALIVE_CNT, self._settings.tcp_keepalive_cnt)
-        made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, self._settings.tcp_keepalive_idle_s)
-        made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, self._settings.tcp_keepalive_intvl_s)
-        return made
-
-    # -- called by whoever runs it --------------------------------------------------------------
+        self._proxied = (0, 0)  # frames and bytes, as the proxy last said
+        self._looks = 0  # how often run() has looked for messages outside the proxy
+        self._looks_seen = 0
 
     def open(self) -> None:
         """Bind outbound, then inbound, so that nothing comes in that could not go out.
@@ -117,74 +95,70 @@ class Relay:
         Raises :class:`BindError` if no address of outbound is free, or one of inbound is not;
         the relay is then of no further use.
         """
+        listening: list[tuple[Endpoint, socket.socket]] = []
         try:
             outbound = self._listen_outbound()
-            inbound = [(endpoint, self._listen(endpoint)) for endpoint in self.inbound]
-            _bind(self._pub, outbound)
-            self._sub.subscribe(b"")
-            self._bound = _bind(self._sub, inbound)
+            listening += outbound
+            for endpoint in self.inbound:
+                listening.append((endpoint, self._listen(endpoint)))
+            self._sockets.bind(outbound, listening[len(outbound) :])
         except RelayError:
-            self._context.destroy(linger=0)
+            for endpoint, listener in listening:
+                endpoint.remove()
+                listener.close()
+            self._sockets.abandon()
             raise
         self.outbound = tuple(endpoint for endpoint, _ in outbound)
 
     def _listen_outbound(self) -> list[tuple[Endpoint, socket.socket]]:
-        errors = []
+        errors: list[str] = []
         for group in self._plan.outbound:
             listening: list[tuple[Endpoint, socket.socket]] = []
             try:
                 for endpoint in group:
                     listening.append((endpoint, self._listen(endpoint)))
-                return listening
             except BindError as error:
                 errors.append(str(error))
                 for _, listener in listening:
                     listener.close()
+            else:
+                for passed_over in errors:
+                    log.warning("%s; the next address is taken", passed_over)
+                return listening
         raise BindError("; ".join(errors))
 
-    def stop(self) -> None:
-        """Ask :meth:`run` to drain and close; asked again, it does not wait for anybody.
+    # -- beside run() ----------------------------------------------------------------------------
 
-        Never blocks, and is not to be called after :meth:`collect`.
-        """
+    def stop(self) -> None:
+        """Ask :meth:`run` to drain and close; asked again, to wait for nobody.  Never blocks."""
         if self._deadline is not None:
             self._hastened = True
-        else:
-            self._deadline = time.monotonic() + self._settings.drain_s
-        with contextlib.suppress(zmq.Again):  # it listens no more: the end has come already
-            for word in (b"PAUSE", b"STATISTICS", b"TERMINATE"):
-                self._control.send(word, zmq.NOBLOCK)
+            return
+        self._deadline = time.monotonic() + self._settings.drain_s
+        # A pause comes first, or frames pass between the count and the end.
+        self._sockets.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
 
     def is_alive(self) -> bool:
         """Whether :meth:`run` has given a sign of life since the last call; asks it for the next.
 
         The proxy's answer to a question is one, and outside the proxy a look for messages.
         """
-        alive = self._glances != self._glances_seen
-        self._glances_seen = self._glances
-        while self._control.poll(0):
-            self._control.recv_multipart()
-            alive = True
-        with contextlib.suppress(zmq.Again):
-            self._control.send(b"STATISTICS", zmq.NOBLOCK)
-        return alive
+        looks, self._looks_seen = self._looks_seen, self._looks
+        answered = self._hear()
+        self._sockets.tell(b"STATISTICS")
+        return answered or self._looks_seen != looks
 
-    def collect(self) -> tuple[int, int]:
-        """The frames and bytes that were forwarded.
+    def forwarded(self) -> tuple[int, int]:
+        """The frames and bytes that went out; complete when :meth:`run` is at its end."""
+        self._hear()
+        frames, size = self._proxied
+        return self._sockets.frames + frames, self._sockets.bytes + size
 
-        To be called once, when the phase is :attr:`Phase.CLOSE`: :meth:`run` waits for it.
-        """
-        frames, size = self._frames, self._bytes
-        while self._control.poll(0):
-            answer = self._control.recv_multipart()
-            # An answer to STATISTICS is frames and bytes in, frames and bytes out, of the SUB, then
-            # of the PUB, 64 bits each; one to any other word is empty.  The last one is complete.
-            if len(answer) == 8:
-                frames = self._frames + int.from_bytes(answer[6], sys.byteorder)
-                size = self._bytes + int.from_bytes(answer[7], sys.byteorder)
-        self._control.close()
-        self._collected.set()
-        return frames, size
+    def _hear(self) -> bool:
+        answers = self._sockets.answers()
+        for count in filter(None, map(statistics, answers)):
+            self._proxied = count
+        return bool(answers)
 
     # -- hold, forward, drain, close: on a thread of their own ----------------------------------
 
@@ -194,14 +168,13 @@ class Relay:
         Raises nothing: what ended it without a call of :meth:`stop` is in :attr:`error`.
         """
         try:
-            try:
-                self._hold()
-                self._forward()
-                self._drain()
-            finally:
-                self._close()
-        except BaseException as error:  # noqa: BLE001 (whatever it is, the main thread reports it)
+            self._hold()
+            self._forward()
+            self._drain()
+        except BaseException as error:  # noqa: BLE001 (whatever it is, another thread reports it)
             self.error = error
+        try:
+            self._close()
         finally:
             self._changed(Phase.CLOSED)
 
@@ -212,8 +185,9 @@ class Relay:
         size = 0
         until = time.monotonic() + self._settings.hold_s
         while not self._hastened and (left := until - time.monotonic()) > 0:
-            if self._wait(min(left * 1000, GLANCE_MS)):
-                frames = self._sub.recv_multipart()
+            self._looks += 1
+            frames = self._sockets.receive(min(left * 1000, HOLD_POLL_MS))
+            if frames is not None:
                 kept.append(frames)
                 size += sys.getsizeof(frames) + sum(map(sys.getsizeof, frames))
                 if size > HOLD_LIMIT_BYTES:
@@ -222,13 +196,13 @@ class Relay:
             # A stop waits for the end of the hold, or what is held would go to nobody.
             until = min(until, self._deadline or until)
         self.held = len(kept)
-        self._pass_on(kept)
+        self._sockets.send(kept, hastened=self._out_of_time)
 
     def _forward(self) -> None:
         """Let libzmq's proxy forward, until stop() ends it."""
         self._changed(Phase.FORWARD)
         if self._deadline is None:
-            zmq.proxy_steerable(self._sub, self._pub, None, self._controlled)
+            self._sockets.forward()
         if self._deadline is None:
             raise Died("libzmq's proxy returned without having been told to")
 
@@ -236,21 +210,23 @@ class Relay:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._changed(Phase.DRAIN)
         parting_ends = time.monotonic() + PARTING_S
-        while self._part() and time.monotonic() < parting_ends and not self._out_of_time():
-            self._pass_on(self._waiting(until=parting_ends))
-        for name in self._bound:
-            self._sub.unbind(name)
+        while connected := self._half_close_publishers():
+            if time.monotonic() > parting_ends or self._out_of_time():
+                break
+            soon = time.monotonic() + PARTING_POLL_MS / 1000
+            self._sockets.send(self._received(PARTING_POLL_MS, soon), self._out_of_time)
         for endpoint in self.inbound:
             endpoint.remove()
-        self._pass_on(self._waiting())
-        self.undrained = self._wait(0)
+        self._sockets.unbind_inbound()
+        self._sockets.send(self._received(QUIET_MS), self._out_of_time)
+        self.undrained = connected or self._sockets.receive(0) is not None
 
-    def _part(self) -> bool:
-        """Ask every connected publisher to hang up; whether there were any.
+    def _half_close_publishers(self) -> bool:
+        """Ask every connected publisher to hang up; whether there are any.
 
         The end of our half of a connection makes the publisher close the other half, behind
         everything that it has written: were it closed from here, what is still on the wire would
-        be lost.  What the publisher has not written it keeps, and connects again.
+        be lost.  A publisher connects again with what it still has in its queue.
         """
         found = False
         for connection in own_sockets():
@@ -260,55 +236,23 @@ class Relay:
                     found = True
         return found
 
-    def _waiting(self, until: float = math.inf) -> Iterator[list[bytes]]:
-        """What has come in: ends when nothing more does, at ``until``, or when time is up."""
-        while self._wait(QUIET_MS) and time.monotonic() < until and not self._out_of_time():
-            yield self._sub.recv_multipart()
+    def _received(self, quiet_ms: int, until: float = math.inf) -> Iterator[list[bytes]]:
+        """What has come in: ends when nothing does for ``quiet_ms``, or at ``until``."""
+        while time.monotonic() < until and not self._out_of_time():
+            self._looks += 1
+            frames = self._sockets.receive(quiet_ms)
+            if frames is None:
+                return
+            yield frames
 
     def _out_of_time(self) -> bool:
         return self._hastened or time.monotonic() > (self._deadline or math.inf)
 
-    def _wait(self, timeout_ms: float) -> bool:
-        """Whether a message is there within ``timeout_ms``."""
-        self._glances += 1
-        self._pub.getsockopt(zmq.EVENTS)  # takes in the subscriptions that have arrived
-        return bool(self._sub.poll(math.ceil(timeout_ms)))
-
-    def _pass_on(self, messages: Iterable[list[bytes]]) -> None:
-        """Send by hand, at the pace of the consumers: a burst must not overflow a high-water mark.
-
-        One that takes nothing for :data:`PATIENCE_MS` ends that; then it is as with any PUB.
-        """
-        self._pub.setsockopt(zmq.XPUB_NODROP, 1)
-        self._pub.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
-        for frames in messages:
-            for number, frame in enumerate(frames, 1):
-                flags = zmq.SNDMORE if number < len(frames) else 0
-                try:
-                    self._pub.send(frame, flags)
-                except zmq.Again:
-                    self._pub.setsockopt(zmq.XPUB_NODROP, 0)
-                    self._pub.send(frame, flags)
-            self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
-            self._frames += len(frames)
-            self._bytes += sum(map(len, frames))
-        self._pub.setsockopt(zmq.XPUB_NODROP, 0)
-
     def _close(self) -> None:
         """Close everything; returns when the consumers have what was sent, or linger is over."""
-        self._sub.close(linger=0)
-        self._pub.close()
-        self._controlled.close()
+        linger_ms = self._settings.linger_ms
+        for endpoint in self.outbound:
+            endpoint.remove()
+        self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if self.error else linger_ms)
         self._changed(Phase.CLOSE)
-        self._collected.wait()
-        self._context.term()
-
-
-def _bind(binding: zmq.Socket[bytes], listening: list[tuple[Endpoint, socket.socket]]) -> list[Any]:
-    """Let libzmq accept at sockets that listen already; returns its names for them."""
-    names = []
-    for endpoint, listener in listening:
-        binding.setsockopt(zmq.USE_FD, listener.detach())
-        binding.bind(endpoint.uri)
-        names.append(binding.getsockopt(zmq.LAST_ENDPOINT))
-    return names
+        self._sockets.wait_until_delivered()

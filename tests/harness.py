@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pprint
+import random
 import signal
 import socket
 import subprocess
@@ -36,11 +37,26 @@ def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLI
     return value
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port that nobody listens at, and that no connection gets as its own by chance.
+
+    Such ports are below the ephemeral range: a peer that reconnects to a closed port in that range
+    may be given the very port, and then connects to itself.
+    """
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True),
+        ):
+            return port
+
+
+def listens(address: str) -> bool:
+    """Whether somebody listens at a ``tcp://`` address."""
+    host, port = address[len("tcp://") :].split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 class Site:
@@ -87,28 +103,20 @@ class Site:
     def run(self, *command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment to its end."""
         name, *arguments = command
+        options = {"timeout": 2 * DEADLINE_S, **options}  # some wait up to 30 s themselves
         return subprocess.run(
             [BIN / name, *arguments],
             cwd=self.root,
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
             check=False,
             **options,
         )
 
     def refused(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Start a relay that must not start: a status, one line on stderr, no traceback."""
-        result = subprocess.run(
-            [*RELAY, *options],
-            cwd=self.root,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S * 2,
-            check=False,
-        )
+        result = self.run(*RELAY, *options)
         assert result.returncode != 0, result
         lines = [line for line in result.stderr.splitlines() if line.startswith("fedmsg-relay: ")]
         assert len(lines) == 1, result
@@ -198,8 +206,8 @@ class Subscriber:
         monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._socket.subscribe(topic)
         self._socket.connect(address)
-        # The handshake is done when both sides know of each other; the subscription follows on the
-        # same connection, and the relay reads it before anything that is published later.
+        # The subscription follows on the same connection.  The relay's side has read it within the
+        # time that its own subscription takes to reach a publisher which connects later.
         assert monitor.poll(DEADLINE_S * 1000), f"no handshake at {address}"
         self._socket.disable_monitor()
         monitor.close()

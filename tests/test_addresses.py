@@ -24,6 +24,8 @@ MALFORMED = [
     "tcp://127.0.0.1:2003/",
     "tcp://::1:2003",
     "tcp://[::1:2003",
+    "tcp://[1:2]:2003",
+    "tcp://[...]:2003",
     "tcp://:2003",
     " tcp://127.0.0.1:2003",
     "tcp://a host:2003",
@@ -59,7 +61,7 @@ def passes(site: Site, inbound: str, outbound: str) -> None:
 def test_every_kind_of_address(
     site: Site, side: str, configured: str, connected: list[str]
 ) -> None:
-    place = {"port": free_port("::"), "root": site.root}
+    place = {"port": free_port(), "root": site.root}
     address = configured.format(**place)
     if side == "inbound":
         site.write(relay_inbound=address)
@@ -106,6 +108,12 @@ def test_endpoints_come_before_a_top_level_relay_outbound(site: Site) -> None:
     site.write(relay_outbound=f"tcp://127.0.0.1:{free_port()}")
     site.relay()
     passes(site, site.inbound, site.outbound)
+
+
+def test_an_error_in_a_top_level_relay_outbound_says_so(site: Site) -> None:
+    del site.config["endpoints"]
+    site.write(relay_outbound="tcp://nowhere")
+    assert site.refused().stderr.startswith("fedmsg-relay: relay_outbound = 'tcp://nowhere': ")
 
 
 @pytest.mark.parametrize("key", ["relay_inbound", "relay_outbound"])
@@ -173,10 +181,14 @@ class TestSocketFiles:
         assert path.read_text() == "precious"
 
     def test_it_is_gone_after_a_stop(self, site: Site, path: Path) -> None:
+        other = site.root / "outbound"
+        site.write(relay_outbound=f"ipc://{other}", endpoints={})
         relay = site.relay()
         assert path.exists()
+        assert other.exists()
         assert relay.end() == 0
         assert not path.exists()
+        assert not other.exists()
 
     def test_a_missing_directory_is_an_error(self, site: Site) -> None:
         site.write(relay_inbound=f"ipc://{site.root}/nowhere/socket")
@@ -203,7 +215,7 @@ class TestNames:
 
     def test_all_local_addresses_of_a_name_are_bound(self, site: Site, hosts: Path) -> None:
         hosts.write_text("127.0.0.1 relay.test\n::1 relay.test\n192.0.2.1 relay.test\n")
-        port = free_port("::")
+        port = free_port()
         site.write(relay_inbound=f"tcp://relay.test:{port}")
         site.start(*self.command()).wait_for("forwarding;")
         passes(site, f"tcp://127.0.0.1:{port}", site.outbound)

@@ -11,15 +11,15 @@ from harness import RELAY, Site, wait_for
 
 WRONG = {
     "relay_inbound": [None, 2003, "", [], {}, [2003], b"tcp://127.0.0.1:2003"],
-    "relay_hold": ["1.5", -1, None, True, float("inf")],
+    "relay_hold": ["1.5", -1, None, True, float("inf"), 10**400],
     "relay_drain": ["5", -0.1, float("nan")],
-    "io_threads": [0, 1.0, True, 2**31],
+    "io_threads": [0, 1.0, True, 65, "two"],
     "high_water_mark": [-1, None, False, 1.5],
     "zmq_linger": [-1, 0.5],
     "zmq_reconnect_ivl_max": [-1, "1000"],
-    "zmq_tcp_keepalive": [2, "1"],
-    "zmq_tcp_keepalive_cnt": ["3", True],
-    "zmq_tcp_keepalive_idle": [0.5, -2],
+    "zmq_tcp_keepalive": [2, "1", -2],
+    "zmq_tcp_keepalive_cnt": ["3", True, 0, 128],
+    "zmq_tcp_keepalive_idle": [0.5, -2, 0, 32768],
     "zmq_tcp_keepalive_intvl": ["5", None],
     "zmq_enabled": [False, None, 0],
     "endpoints": [None, [], "tcp://127.0.0.1:4001"],
@@ -82,13 +82,14 @@ def test_a_typo_is_met_with_the_right_word(site: Site) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("config = {\n  'a': 1\n", "site.py:1: SyntaxError"),
+        ("config = = {}", "site.py:1: SyntaxError"),
         ("\nimport nowhere\nconfig = {}", "site.py:2: ModuleNotFoundError"),
         ("\n\nconfig = {'a': 1 / 0}", "site.py:3: ZeroDivisionError"),
         ("raise SystemExit(0)", "site.py:1: SystemExit"),
         ("confg = {}", "site.py: it must define a dictionary named 'config'"),
         ("config = ['relay_inbound']", "site.py: it must define a dictionary named 'config'"),
         ("config = open('/nowhere').read()", "No such file or directory: '/nowhere'"),
+        ("raise OSError('no database')", "site.py: no database"),
         ("config = {'a': '\udcff'}", "site.py: 'utf-8' codec can't decode"),
     ],
 )

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import re
 import select
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import zmtp
-from harness import Process, Site, wait_for
+from harness import RELAY, Process, Site, listens, wait_for
 
 
-def stop_hard(relay: Process) -> int:
-    """Send SIGTERM until the relay gives up whatever it is waiting for; returns its status."""
-    wait_for(lambda: relay.kill(signal.SIGTERM) or relay.poll() is not None, "the relay's end")
-    return relay.wait()
+def stop_at_once(relay: Process) -> int:
+    """Send a second signal after the first, as somebody does who does not want to wait."""
+    relay.kill(signal.SIGTERM)
+    relay.wait_for("SIGTERM: stopping")
+    time.sleep(0.2)  # not an echo of the first
+    return relay.end(signal.SIGINT)
 
 
 class TestHold:
@@ -73,7 +78,7 @@ class TestHold:
 
     def test_a_second_signal_ends_it(self, site: Site) -> None:
         site.write(relay_hold=600, relay_drain=600)
-        assert stop_hard(site.relay(until="holding")) == 0
+        assert stop_at_once(site.relay(until="holding")) == 0
 
     def test_a_new_publisher_gets_its_subscription_at_once(self, site: Site) -> None:
         """Scripts come and go within milliseconds while others keep the relay busy."""
@@ -144,7 +149,8 @@ class TestStop:
             thread.join()
         assert len(written) == 3
         for name, count in written:
-            mine = [m for (m,) in subscriber.wait(0) if m.startswith(b"%d " % name)]
+            received = subscriber.wait(sum(count for _, count in written))
+            mine = [m for (m,) in received if m.startswith(b"%d " % name)]
             assert [int(m.split()[1]) for m in mine] == list(range(count))
 
     def test_the_last_line_says_how_much_was_forwarded(self, site: Site) -> None:
@@ -161,16 +167,60 @@ class TestStop:
         assert relay.output.endswith("stopped; forwarded 20 frames, 50 bytes\n")
 
     def test_a_consumer_that_takes_nothing_is_waited_for_within_linger(self, site: Site) -> None:
-        site.write(zmq_linger=200)
+        site.write(zmq_linger=2000)
         relay, consumer = self.stalled(site)
         with consumer.socket:
+            relay.kill(signal.SIGTERM)
+            relay.wait_for("SIGTERM: stopping")
+            stopping = time.monotonic()
+            assert relay.wait() == 0
+            assert time.monotonic() - stopping > 1.5
+
+    def test_messages_of_one_publisher_keep_their_order(self, site: Site) -> None:
+        """Though it reconnects while what it had sent before is still waiting to be passed on."""
+        site.write(relay_hold=1)
+        relay = site.relay(until="holding")
+        subscriber, publisher = site.subscriber(), site.publisher()
+        done = threading.Event()
+        sent = itertools.count()
+
+        def publish() -> None:
+            while not done.is_set():
+                publisher.send(b"%d" % next(sent))
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        try:
             assert relay.end() == 0
+        finally:
+            done.set()
+            thread.join()
+        numbers = [int(number) for (number,) in subscriber.wait(1000)]
+        assert numbers == sorted(numbers)
+
+    def test_a_log_that_nobody_reads_does_not_hold_it_up(self, site: Site) -> None:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+        try:
+            relay = site.start(*RELAY, stdout=writer)
+            wait_for(lambda: listens(site.inbound), "a relay that is bound")
+            subscriber = site.subscriber()
+            site.publisher().send(b"passes")
+            assert subscriber.wait(1) == [[b"passes"]]
+            assert relay.end() == 0
+        finally:
+            os.close(reader)
+            os.close(writer)
 
     def test_a_second_signal_waits_for_no_consumer(self, site: Site) -> None:
         site.write(zmq_linger=600_000)
         relay, consumer = self.stalled(site)
         with consumer.socket:
-            assert stop_hard(relay) == 0
+            assert stop_at_once(relay) == 0
 
     def stalled(self, site: Site) -> tuple[Process, zmtp.Peer]:
         """A relay with more for a consumer than the kernel buffers, and that consumer."""
@@ -189,8 +239,8 @@ class TestStop:
         relay = site.relay(until="holding")
         site.publisher().send(b"kept")
         relay.kill(signal.SIGTERM)
-        relay.kill(signal.SIGTERM)
-        relay.wait_for("SIGTERM: stopping")
+        relay.kill(signal.SIGINT)  # not SIGTERM, which the kernel would make one of itself
+        relay.wait_for(": stopping")
         assert site.subscriber().wait(1) == [[b"kept"]]
         assert relay.wait() == 0
         assert "WARNING" not in relay.output
@@ -260,10 +310,16 @@ def test_idle_it_does_not_wake(site: Site) -> None:
     relay = site.relay()
 
     def switches() -> int:
-        with open(f"/proc/{relay.pid}/status") as status:
-            return sum(int(n) for n in re.findall(r"ctxt_switches:\s+(\d+)", status.read()))
+        tasks = Path(f"/proc/{relay.pid}/task").glob("*/status")
+        counts = (re.findall(r"ctxt_switches:\s+(\d+)", task.read_text()) for task in tasks)
+        return sum(int(number) for count in counts for number in count)
 
-    time.sleep(0.5)  # the start is over
+    def quiet_since_the_last_look() -> bool:
+        before = switches()
+        time.sleep(0.1)
+        return switches() == before
+
+    wait_for(quiet_since_the_last_look, "the end of the start")
     before = switches()
     time.sleep(2)
     assert switches() - before <= 2

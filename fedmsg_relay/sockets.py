@@ -1,0 +1,160 @@
+"""The two sockets of a relay and libzmq's proxy between them.
+
+Everything here belongs to one thread at a time, first to the one that binds and then to the one
+that forwards; only :meth:`Sockets.tell` and :meth:`Sockets.answers` are for a thread beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+import zmq
+
+from fedmsg_relay.config import Settings
+from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.errors import BindError
+
+PATIENCE_MS = 50
+"""How long a message sent by hand waits for a consumer that is at its high-water mark."""
+
+STUCK_MS = 1
+"""Likewise, once there has been one that took nothing for that long."""
+
+PACED_S = 5.0
+"""How long consumers may set the pace at all; from then on it is as with any PUB."""
+
+
+class Sockets:
+    """A SUB that is subscribed to everything, and a PUB."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.frames = 0  # sent by hand, that is not through the proxy
+        self.bytes = 0
+        self._settings = settings
+        self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
+        self._sub = self._make(zmq.SUB)
+        self._pub = self._make(zmq.PUB)
+        self._bound: list[str] = []  # what _sub is bound to, in libzmq's words
+        # The control of the proxy, see zmq_proxy_steerable(3): the first is the end to tell.  In a
+        # context of its own it can be read when the sockets are gone.
+        control = zmq.Context(0)
+        self._telling = control.socket(zmq.PAIR)
+        self._told = control.socket(zmq.PAIR)
+        self._told.bind("inproc://control")
+        self._telling.connect("inproc://control")
+
+    def _make(self, kind: int) -> zmq.Socket[bytes]:
+        made = self._context.socket(kind)
+        made.setsockopt(zmq.SNDHWM, self._settings.high_water_mark)
+        made.setsockopt(zmq.RCVHWM, self._settings.high_water_mark)
+        made.setsockopt(zmq.TCP_KEEPALIVE, self._settings.tcp_keepalive)
+        made.setsockopt(zmq.TCP_KEEPALIVE_CNT, self._settings.tcp_keepalive_cnt)
+        made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, self._settings.tcp_keepalive_idle_s)
+        made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, self._settings.tcp_keepalive_intvl_s)
+        made.setsockopt(zmq.IPV6, 1)
+        return made
+
+    def bind(
+        self,
+        outbound: Iterable[tuple[Endpoint, socket.socket]],
+        inbound: Iterable[tuple[Endpoint, socket.socket]],
+    ) -> None:
+        """Accept at sockets that listen already, which are libzmq's from then on."""
+        _bind(self._pub, outbound)
+        self._sub.subscribe(b"")
+        self._bound = _bind(self._sub, inbound)
+
+    def unbind_inbound(self) -> None:
+        """Stop accepting publishers; what those who are connected had sent can still be read."""
+        for name in self._bound:
+            self._sub.unbind(name)
+
+    def forward(self) -> None:
+        """Let libzmq forward, without any Python for a message, until told to TERMINATE."""
+        zmq.proxy_steerable(self._sub, self._pub, None, self._told)
+
+    def tell(self, *words: bytes) -> None:
+        """Say ``PAUSE``, ``STATISTICS`` or ``TERMINATE`` to the proxy; never blocks."""
+        with contextlib.suppress(zmq.Again):  # it does not listen any more
+            for word in words:
+                self._telling.send(word, zmq.NOBLOCK)
+
+    def answers(self) -> list[list[bytes]]:
+        """What the proxy has answered since the last call."""
+        found = []
+        while self._telling.poll(0):
+            found.append(self._telling.recv_multipart())
+        return found
+
+    def receive(self, timeout_ms: float) -> list[bytes] | None:
+        """The next message, as its frames; None if there is none within ``timeout_ms``."""
+        if not self._sub.poll(math.ceil(timeout_ms)):
+            return None
+        return self._sub.recv_multipart()
+
+    def send(self, messages: Iterable[list[bytes]], hastened: Callable[[], bool]) -> None:
+        """Send by hand, at the pace of the consumers: a burst must not overflow a high-water mark.
+
+        One that is stuck, or being ``hastened``, bounds how far that goes.
+        """
+        self._pub.getsockopt(zmq.EVENTS)  # takes in the subscriptions that have arrived
+        self._pub.setsockopt(zmq.XPUB_NODROP, 1)
+        self._pub.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
+        until = time.monotonic() + PACED_S
+        for frames in messages:
+            try:
+                self._pub.send_multipart(frames)
+            except zmq.Again:  # at the first frame: a high-water mark counts whole messages
+                self._pub.setsockopt(zmq.XPUB_NODROP, 0)
+                self._pub.send_multipart(frames)
+                self._pub.setsockopt(zmq.SNDTIMEO, STUCK_MS)
+                paced = time.monotonic() < until and not hastened()
+                self._pub.setsockopt(zmq.XPUB_NODROP, paced)
+            self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
+            self.frames += len(frames)
+            self.bytes += sum(map(len, frames))
+        self._pub.setsockopt(zmq.XPUB_NODROP, 0)
+
+    def close(self, linger_ms: int) -> None:
+        """Close both, and with them their addresses; what was sent is still being delivered."""
+        self._sub.close(linger=0)
+        self._pub.close(linger=linger_ms)
+        self._told.close()
+
+    def wait_until_delivered(self) -> None:
+        """After :meth:`close`: return when the consumers have it all, or their linger is over."""
+        self._context.term()
+
+    def abandon(self) -> None:
+        """Instead of a :meth:`close`, when nothing was ever bound."""
+        self._context.destroy(linger=0)
+
+
+def statistics(answer: list[bytes]) -> tuple[int, int] | None:
+    """The frames and bytes that the proxy has sent, if this is its answer to ``STATISTICS``.
+
+    That is eight 64-bit counters: frames and bytes in, frames and bytes out, of the SUB, then of
+    the PUB (zmq_proxy_steerable(3) calls the frames messages).
+    """
+    if len(answer) != 8:
+        return None
+    return int.from_bytes(answer[6], sys.byteorder), int.from_bytes(answer[7], sys.byteorder)
+
+
+def _bind(
+    binding: zmq.Socket[bytes], listening: Iterable[tuple[Endpoint, socket.socket]]
+) -> list[str]:
+    names = []
+    for endpoint, listener in listening:
+        binding.setsockopt(zmq.USE_FD, listener.detach())
+        try:
+            binding.bind(endpoint.uri)
+        except zmq.ZMQError as error:
+            raise BindError(f"{endpoint.key}: cannot bind {endpoint.uri}: {error}") from error
+        names.append(binding.getsockopt_string(zmq.LAST_ENDPOINT))
+    return names

@@ -1,0 +1,315 @@
+"""--daemon, --pidfile, --logfile, --replace and --test: the process that an init script starts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmtp
+from harness import BIN, Site, listens, wait_for
+
+
+class Daemon:
+    """What the options that a service uses leave behind: a pid file, a log and a process."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.pidfile = site.root / "run" / "relay.pid"
+        self.logfile = site.root / "log" / "relay.log"
+        self.pidfile.parent.mkdir()
+        self.logfile.parent.mkdir()
+        self.seen: set[int] = set()
+
+    def start(self, *options: str) -> subprocess.CompletedProcess[str]:
+        files = ["--pidfile", str(self.pidfile), "--logfile", str(self.logfile)]
+        done = self.site.run("fedmsg-relay", "--daemon", *files, *options)
+        if self.pidfile.exists():
+            self.seen.add(self.pid)
+        return done
+
+    @property
+    def pid(self) -> int:
+        return int(self.pidfile.read_text())
+
+    @property
+    def log(self) -> str:
+        return self.logfile.read_text()
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        wait_for(
+            lambda: self.logfile.exists() and self.log.count(text) >= times, f"{text!r} in the log"
+        )
+
+    def stop(self) -> None:
+        pid = self.pid
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not alive(pid), "the daemon's end")
+
+    def close(self) -> None:
+        for pid in filter(alive, self.seen):
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: not alive(pid), "the daemon's end")
+
+
+def alive(pid: int) -> bool:
+    """Whether there is a process ``pid`` that is more than an entry waiting for its parent."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture
+def daemon(site: Site) -> Iterator[Daemon]:
+    made = Daemon(site)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class TestStart:
+    def test_it_returns_once_the_relay_is_bound(self, site: Site, daemon: Daemon) -> None:
+        done = daemon.start()
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        site.publisher().send(b"there")  # connects at once, or the relay was not bound
+        assert Path(f"/proc/{daemon.pid}/comm").read_text() == "fedmsg-relay\n"
+
+    def test_it_has_left_everything_behind(self, daemon: Daemon) -> None:
+        """The terminal, the directory, the descriptors and the umask of whoever started it."""
+        leak = os.open("/dev/null", os.O_RDONLY)
+        os.set_inheritable(leak, True)
+        try:
+            daemon.start()
+        finally:
+            os.close(leak)
+        process = Path(f"/proc/{daemon.pid}")
+        stat = process.joinpath("stat").read_text().rsplit(")", 1)[1].split()
+        session, terminal = stat[3:5]  # see proc(5)
+        assert terminal == "0"
+        assert os.readlink(process / "cwd") == "/"
+        assert "Umask:\t0022" in process.joinpath("status").read_text()
+        assert int(session) != os.getsid(0)
+        targets = {fd.name: os.readlink(fd) for fd in process.joinpath("fd").iterdir()}
+        assert targets["1"] == targets["2"] == str(daemon.logfile)
+        assert list(targets.values()).count("/dev/null") == 1
+        assert not any("pipe:" in target for target in targets.values())
+
+    def test_a_failure_is_told_on_the_spot_and_in_the_log(self, site: Site, daemon: Daemon) -> None:
+        with socket.create_server(("127.0.0.1", int(site.inbound.rsplit(":", 1)[1]))):
+            done = daemon.start()
+        assert done.returncode == 1
+        line = f"relay_inbound: cannot bind {site.inbound}: Address already in use"
+        assert done.stderr.startswith(f"fedmsg-relay: {line}")
+        assert line in daemon.log
+        assert not daemon.pidfile.exists()
+
+    def test_a_configuration_error_is_status_6(self, site: Site, daemon: Daemon) -> None:
+        site.write(relay_hold="long")
+        done = daemon.start()
+        assert done.returncode == 6
+        assert "relay_hold = 'long'" in done.stderr
+        assert "relay_hold = 'long'" in daemon.log
+
+    @pytest.mark.parametrize("option", ["--pidfile", "--logfile"])
+    def test_a_file_that_cannot_be_made_is_named(self, daemon: Daemon, option: str) -> None:
+        done = daemon.start(option, "/proc/nowhere/file")
+        assert done.returncode == 1
+        assert "/proc/nowhere/file: No such file or directory" in done.stderr
+        assert option in done.stderr
+
+    def test_it_stops_and_takes_its_pid_file_along(self, daemon: Daemon) -> None:
+        daemon.start()
+        daemon.wait_for("forwarding;")
+        daemon.stop()
+        assert not daemon.pidfile.exists()
+        assert daemon.log.splitlines()[-1].endswith("stopped; forwarded 0 frames, 0 bytes")
+
+    def test_the_log_file_works_in_the_foreground_too(self, site: Site) -> None:
+        log = site.root / "log"
+        relay = site.start(BIN / "fedmsg-relay", "--logfile", log)
+        wait_for(lambda: log.exists() and "forwarding;" in log.read_text(), "the log")
+        assert relay.end() == 0
+        assert relay.output == ""
+
+
+class TestPidFile:
+    def test_a_second_start_says_so_and_does_no_harm(self, daemon: Daemon) -> None:
+        daemon.start()
+        pid = daemon.pid
+        again = daemon.start()
+        assert again.returncode == 0
+        assert again.stderr == f"fedmsg-relay: already running, pid {pid} ({daemon.pidfile})\n"
+        assert daemon.pid == pid
+        assert alive(pid)
+
+    def test_a_second_start_in_the_foreground_is_an_error(self, site: Site, daemon: Daemon) -> None:
+        daemon.start()
+        refused = site.refused("--pidfile", str(daemon.pidfile))
+        assert refused.returncode == 1
+        assert f"already running, pid {daemon.pid}" in refused.stderr
+
+    @pytest.mark.parametrize("content", ["999999999", "not a pid", "", str(os.getpid())])
+    @pytest.mark.parametrize("options", [[], ["--replace"]], ids=["start", "replace"])
+    def test_a_stale_one_stops_nobody(
+        self, daemon: Daemon, content: str, options: list[str]
+    ) -> None:
+        """Whatever it says, nobody holds it; the last content is the pid of this very process."""
+        daemon.pidfile.write_text(content)
+        assert daemon.start(*options).returncode == 0
+        assert alive(daemon.pid)
+
+    def test_one_that_something_else_has_locked_is_not_touched(self, daemon: Daemon) -> None:
+        bystander = subprocess.Popen(["sleep", "600"])
+        try:
+            daemon.pidfile.write_text(str(bystander.pid))
+            with daemon.pidfile.open() as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                done = daemon.start("--replace")
+            assert done.returncode == 1
+            assert f"not a relay (pid {bystander.pid}" in done.stderr
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+            bystander.wait()
+
+    def test_after_a_kill_it_can_start_again(self, daemon: Daemon) -> None:
+        daemon.start()
+        pid = daemon.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not alive(pid), "its end")
+        assert daemon.pidfile.exists()
+        assert daemon.start().returncode == 0
+        assert daemon.pid != pid
+
+
+class TestReplace:
+    def test_the_new_one_takes_over(self, site: Site, daemon: Daemon) -> None:
+        daemon.start()
+        old = daemon.pid
+        subscriber, publisher = site.subscriber(), site.publisher()
+        publisher.send(b"before")
+        subscriber.wait(1)
+        site.write(relay_hold=1.5)
+        assert daemon.start("--replace").returncode == 0
+        assert daemon.pid != old
+        wait_for(lambda: not alive(old), "the end of the old one")
+        publisher.send(b"after")
+        assert subscriber.wait(2) == [[b"before"], [b"after"]]
+
+    def test_without_one_it_is_a_start(self, daemon: Daemon) -> None:
+        assert daemon.start("--replace").returncode == 0
+        assert alive(daemon.pid)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        ["config = {", "config = {'relay_inbound': 'tcp://192.0.2.1:1'}", "import nowhere"],
+        ids=["syntax", "address", "import"],
+    )
+    def test_a_broken_configuration_leaves_the_old_one_alone(
+        self, site: Site, daemon: Daemon, wrong: str
+    ) -> None:
+        daemon.start()
+        pid = daemon.pid
+        subscriber = site.subscriber()
+        site.write(wrong)
+        done = daemon.start("--replace")
+        assert done.returncode == 6
+        assert "fedmsg-relay: " in done.stderr
+        assert daemon.pid == pid
+        site.publisher().send(b"still here")
+        assert subscriber.wait(1) == [[b"still here"]]
+        assert "stopping" not in daemon.log
+
+    def test_an_old_one_that_does_not_let_go_is_not_killed(
+        self, site: Site, daemon: Daemon
+    ) -> None:
+        site.write(relay_drain=0.1, zmq_linger=100)
+        daemon.start()
+        pid = daemon.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            done = daemon.start("--replace")
+            assert done.returncode == 1
+            assert f"pid {pid}) was asked to stop and has not let go" in done.stderr
+            assert alive(pid)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: not alive(pid), "its end, as it was asked to")
+
+    def test_there_is_never_more_than_one_by_that_name(self, site: Site, daemon: Daemon) -> None:
+        """Not while a command starts it, nor while the old one waits for a slow consumer."""
+        site.write(zmq_linger=3000)
+        daemon.start()
+        with zmtp.Peer(site.outbound, b"SUB").socket as stalled:
+            zmtp.send(stalled, b"\1")
+            witness, publisher = site.subscriber(), site.publisher()
+            for _ in range(64):
+                publisher.send(bytes(2**20))
+            witness.wait(64)
+            old = daemon.pid
+            assert daemon.start("--replace").returncode == 0
+            assert alive(old), "the old one has flushed too soon to tell"
+            assert Path(f"/proc/{old}/comm").read_text() == "relay-flushing\n"
+            assert Path(f"/proc/{daemon.pid}/comm").read_text() == "fedmsg-relay\n"
+
+
+class TestLog:
+    def test_a_hangup_reopens_it(self, site: Site, daemon: Daemon) -> None:
+        """Rotation by rename: every line is in the one file or in the other."""
+        daemon.start()
+        daemon.wait_for("forwarding;")
+        rotated = daemon.logfile.rename(site.root / "rotated")
+        os.kill(daemon.pid, signal.SIGHUP)
+        daemon.wait_for("SIGHUP: log reopened")
+        daemon.stop()
+        assert daemon.log.count("\n") == 3  # reopened, stopping, stopped
+        assert rotated.read_text().count("\n") == 3  # started, holding, forwarding
+
+    def test_it_may_be_truncated(self, daemon: Daemon) -> None:
+        """Rotation by copytruncate: what is written next is at the beginning."""
+        daemon.start()
+        daemon.wait_for("forwarding;")
+        os.truncate(daemon.logfile, 0)
+        daemon.stop()
+        assert daemon.log.startswith("[")
+        assert daemon.log.count("\n") == 2
+
+    def test_a_log_that_cannot_be_reopened_is_kept(self, site: Site, daemon: Daemon) -> None:
+        daemon.start()
+        daemon.wait_for("forwarding;")
+        rotated = daemon.logfile.parent.rename(site.root / "rotated") / daemon.logfile.name
+        os.kill(daemon.pid, signal.SIGHUP)
+        wait_for(lambda: "cannot reopen the log" in rotated.read_text(), "the warning")
+        daemon.stop()
+
+    def test_a_full_disk_stops_nothing(self, site: Site) -> None:
+        relay = site.start(BIN / "fedmsg-relay", "--logfile", "/dev/full")
+        wait_for(lambda: listens(site.inbound), "a relay that is bound")
+        subscriber = site.subscriber()
+        site.publisher().send(b"passes")
+        assert subscriber.wait(1) == [[b"passes"]]
+        assert relay.end() == 0
+
+
+class TestConfigtest:
+    @pytest.mark.parametrize("option", ["-t", "--test"])
+    def test_it_says_what_would_be_bound_and_binds_nothing(self, site: Site, option: str) -> None:
+        relay = site.relay()  # so that nothing could be bound
+        done = site.run("fedmsg-relay", option)
+        assert done.returncode == 0
+        assert done.stdout == f"relay_inbound: {site.inbound}\nrelay_outbound: {site.outbound}\n"
+        assert relay.end() == 0
+
+    def test_a_wrong_configuration_is_status_6(self, site: Site) -> None:
+        site.write(relay_drain=-1)
+        done = site.run("fedmsg-relay", "--test")
+        assert done.returncode == 6
+        assert "relay_drain = -1" in done.stderr
