@@ -44,6 +44,10 @@ PARTING_POLL_MS = 2
 QUIET_MS = 20
 """No frame for this long after the last connection ended: libzmq has delivered all it had read."""
 
+CLOSING_S = 1.0
+CLOSING_POLL_S = 0.0005
+"""How long, and how often, to see whether libzmq has closed what it listened at."""
+
 DEAD_LINGER_MS = 1000
 """How long a relay that has died may still deliver; it must not look alive for longer."""
 
@@ -221,6 +225,10 @@ class Relay:
         self._sockets.send(self._received(QUIET_MS), self._out_of_time)
         self.undrained = connected or self._sockets.receive(0) is not None
 
+    def _is_listening(self) -> bool:
+        ours = self.inbound + self.outbound
+        return any(e.listened_at_by(listener) for listener in own_sockets() for e in ours)
+
     def _half_close_publishers(self) -> bool:
         """Ask every connected publisher to hang up; whether there are any.
 
@@ -254,5 +262,9 @@ class Relay:
         for endpoint in self.outbound:
             endpoint.remove()
         self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if self.error else linger_ms)
+        # libzmq closes in a thread of its own; before that the next relay could not bind.
+        until = time.monotonic() + CLOSING_S
+        while self._is_listening() and time.monotonic() < until:
+            time.sleep(CLOSING_POLL_S)
         self._changed(Phase.CLOSE)
         self._sockets.wait_until_delivered()

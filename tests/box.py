@@ -73,11 +73,18 @@ def install(layer: Path) -> None:
 class Box:
     """A machine with SysV init scripts and nothing running."""
 
-    def __init__(self, *layers: Path, init: tuple[str, ...] = (), systemd: bool = False):
+    def __init__(
+        self,
+        *layers: Path,
+        init: tuple[str, ...] = (),
+        network: str = "own",
+        systemd: bool = False,
+    ) -> None:
         init = init or (str(INTERPRETER), "-c", REAPER)
         self._popen = subprocess.Popen(
-            [*unshare(systemd=systemd), "sh", HERE / "box.sh", *init],
+            [*unshare(network, systemd), "sh", HERE / "box.sh", *init],
             env={
+                "BOX_NETWORK": network,
                 "PATH": PATH,
                 "BOX_LAYERS": ":".join(map(str, layers)),
                 "BOX_SYSTEMD": "1" if systemd else "",
@@ -115,7 +122,8 @@ class Box:
     def command(self, *command: str) -> list[str]:
         """``command`` as one that can be run from outside."""
         enter = ["nsenter", "-t", self._pid, "-m", "-p", "-n", "-u", "-i", "-r", "-w", "--"]
-        return [*enter, "env", "-i", f"PATH={PATH}", "HOME=/root", *command]
+        pip = [f"{key}={value}" for key, value in os.environ.items() if key.startswith("PIP_")]
+        return [*enter, "env", "-i", f"PATH={PATH}", "HOME=/root", *pip, *command]
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import box
 import harness
 import pytest
 
@@ -11,3 +12,12 @@ import pytest
 def site(tmp_path: Path) -> Iterator[harness.Site]:
     with harness.site(tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``make install`` writes, as a layer for boxes."""
+    box.require()
+    layer = tmp_path_factory.mktemp("installed") / "layer"
+    box.install(layer)
+    return layer

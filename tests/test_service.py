@@ -1,0 +1,278 @@
+"""The installed service on the real thing: in throw-away copies of this machine, with SysV init.
+
+What holds under systemd as well is in test_systemd.py again, with systemd as the first process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import box
+import pytest
+from harness import wait_for
+
+PROJECT = Path(__file__).parent.parent
+PYTHON = sys.executable
+PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
+LOG = "/var/log/fedmsg/fedmsg-relay.log"
+ARGUMENTS = f"tr '\\0' ' ' < /proc/$(cat {PIDFILE})/cmdline"
+TAKE_PORT = f"""
+    {PYTHON} -c 'import socket, time; s = socket.create_server(("", 2003)); time.sleep(600)' \\
+        >/dev/null 2>&1 &
+    until ss -ltn | grep -q :2003; do sleep 0.1; done
+"""
+WRONG = "config = {'relay_hold': 'long'}"  # to the relay; scripts do not mind
+
+
+@pytest.fixture
+def machine(installed: Path) -> Iterator[box.Box]:
+    with box.closing(box.Box(installed)) as made:
+        yield made
+
+
+def pid(machine: box.Box) -> str:
+    return machine.check(f"cat {PIDFILE}").strip()
+
+
+def kill(machine: box.Box, process: str) -> None:
+    machine.check(f"kill -9 {process}; while test -d /proc/{process}; do sleep 0.1; done")
+
+
+def break_config(machine: box.Box) -> None:
+    machine.check(f'echo "{WRONG}" > /etc/fedmsg.d/wrong.py')
+
+
+def loses_nothing(machine: box.Box, command: str, restarts: int = 1) -> dict[str, object]:
+    """Run a command that restarts the relay while scripts publish; returns what was counted."""
+    done = machine.run(
+        f"cd /; {PYTHON} {PROJECT}/tests/restarts.py --restarts {restarts} -- {command}",
+        timeout_s=60 + 5 * restarts,
+    )
+    assert done.stdout, done.stderr
+    counted: dict[str, object] = json.loads(done.stdout)
+    assert counted["lost"] == [0] * 5, (counted, done.stderr)
+    return counted
+
+
+class TestActions:
+    def test_start_status_stop(self, machine: box.Box) -> None:
+        assert machine.run("service fedmsg-relay status").returncode == 3
+        assert machine.check("service fedmsg-relay start") == "Starting fedmsg-relay: done.\n"
+        assert f"running, pid {pid(machine)}" in machine.check("service fedmsg-relay status")
+        assert "already" in machine.check("service fedmsg-relay start")
+        assert machine.check("pgrep -c -x fedmsg-relay -u fedmsg") == "1\n"
+        assert machine.check("pgrep -c -u fedmsg") == "1\n"
+        assert machine.check("service fedmsg-relay stop") == "Stopping fedmsg-relay: done.\n"
+        assert machine.run("service fedmsg-relay status").returncode == 3
+        assert machine.check("service fedmsg-relay stop") == "Stopping fedmsg-relay: done.\n"
+        assert machine.run("pgrep -u fedmsg").stdout == ""
+
+    def test_restart(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay restart")
+        first = pid(machine)
+        machine.check("service fedmsg-relay restart")
+        assert pid(machine) != first
+        wait_for(lambda: machine.run(f"test -d /proc/{first}").returncode, "the old one's end")
+        machine.check("service fedmsg-relay force-reload")
+
+    @pytest.mark.parametrize("action", ["try-restart", "condrestart"])
+    def test_a_restart_only_if_it_runs(self, machine: box.Box, action: str) -> None:
+        machine.check(f"service fedmsg-relay {action}")
+        assert machine.run("service fedmsg-relay status").returncode == 3
+        machine.check("service fedmsg-relay start")
+        first = pid(machine)
+        machine.check(f"service fedmsg-relay {action}")
+        assert pid(machine) != first
+
+    def test_reload_reopens_the_log(self, machine: box.Box) -> None:
+        assert machine.run("service fedmsg-relay reload").returncode == 7
+        machine.check("service fedmsg-relay start")
+        machine.check(f"mv {LOG} {LOG}.1; service fedmsg-relay reload")
+        wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
+
+    def test_configtest(self, machine: box.Box) -> None:
+        assert "relay_inbound: tcp://" in machine.check("service fedmsg-relay configtest")
+        break_config(machine)
+        done = machine.run("service fedmsg-relay configtest")
+        assert (done.returncode, done.stdout) == (6, "")
+        assert "relay_hold = 'long'" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("command", "status"),
+        [
+            ("service fedmsg-relay dance", 2),
+            ("runuser -s /bin/sh nobody -c '/etc/init.d/fedmsg-relay restart'", 4),
+            ("rm -r /usr/local/lib/fedmsg-relay; service fedmsg-relay start", 5),
+        ],
+        ids=["unknown", "not root", "not installed"],
+    )
+    def test_other_statuses_are_those_of_the_lsb(
+        self, machine: box.Box, command: str, status: int
+    ) -> None:
+        assert machine.run(command).returncode == status
+
+    def test_after_a_crash(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay start")
+        kill(machine, pid(machine))
+        assert machine.run("service fedmsg-relay status").returncode == 1
+        machine.check("service fedmsg-relay start")
+        machine.check("service fedmsg-relay status")
+
+    def test_a_pid_that_is_somebody_elses_now_is_left_alone(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay start")
+        kill(machine, pid(machine))
+        machine.check(f"sleep 600 >/dev/null 2>&1 & echo $! > {PIDFILE}")
+        other = pid(machine)
+        assert machine.run("service fedmsg-relay status").returncode == 1
+        for action in ("stop", "restart", "stop"):
+            machine.check(f"service fedmsg-relay {action}")
+        machine.check(f"kill {other}")
+
+
+class TestTrouble:
+    def test_a_taken_port_fails_the_start_with_the_reason(self, machine: box.Box) -> None:
+        machine.check(TAKE_PORT)
+        done = machine.run("service fedmsg-relay start")
+        assert done.returncode == 1
+        assert "relay_inbound: cannot bind tcp://127.0.0.1:2003" in done.stderr
+        assert "relay_inbound: cannot bind tcp://127.0.0.1:2003" in machine.check(f"cat {LOG}")
+        assert machine.run("service fedmsg-relay status").returncode == 3
+
+    def test_a_restart_with_a_broken_config_changes_nothing(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay start")
+        before = pid(machine)
+        break_config(machine)
+        counted = loses_nothing(machine, "service fedmsg-relay restart")
+        assert counted["statuses"] == [6]
+        assert pid(machine) == before
+
+    def test_a_full_disk_under_the_log(self, machine: box.Box) -> None:
+        machine.check(
+            "mount -t tmpfs -o size=64k tmpfs /var/log/fedmsg; service fedmsg-relay start;"
+            "head -c 100k /dev/zero > /var/log/fedmsg/zero || true"
+        )
+        loses_nothing(machine, "service fedmsg-relay reload")
+        machine.check("rm /var/log/fedmsg/zero")
+        machine.check("service fedmsg-relay stop")
+        assert "stopped; forwarded" in machine.check(f"cat {LOG}")
+
+    def test_logrotate(self, machine: box.Box) -> None:
+        if shutil.which("logrotate") is None:
+            pytest.skip("logrotate is not installed")
+        machine.check("service fedmsg-relay start")
+        machine.check("logrotate --force /etc/logrotate.d/fedmsg-relay")
+        wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
+        assert "started, pid" in machine.check(f"cat {LOG}.1")
+        assert machine.check(f"stat -c %U {LOG}") == "fedmsg\n"
+
+
+class TestPlaces:
+    def test_debians_helpers_are_not_needed(self, machine: box.Box) -> None:
+        machine.check("rm -rf /lib/lsb /sbin/start-stop-daemon /usr/sbin/start-stop-daemon")
+        for action in ("start", "restart", "status", "stop"):
+            machine.check(f"/etc/init.d/fedmsg-relay {action}")
+
+    def test_a_red_hat_layout(self, machine: box.Box) -> None:
+        machine.check(
+            """
+            rm -rf /lib/lsb /sbin/start-stop-daemon /usr/sbin/start-stop-daemon /etc/default/fedmsg*
+            mkdir -p /etc/rc.d /etc/sysconfig
+            mv /etc/init.d /etc/rc.d/init.d
+            ln -s rc.d/init.d /etc/init.d
+            echo 'FUNCTIONS=sourced' > /etc/rc.d/init.d/functions
+            echo 'OPTIONS="--linger 123"; echo sysconfig: $FUNCTIONS' > /etc/sysconfig/fedmsg-relay
+            """
+        )
+        assert "sysconfig: sourced" in machine.check("/etc/rc.d/init.d/fedmsg-relay start")
+        assert "--linger 123" in machine.check(ARGUMENTS)
+        for action in ("restart", "status", "stop"):
+            machine.check(f"/etc/rc.d/init.d/fedmsg-relay {action}")
+
+    def test_options_in_etc_default(self, machine: box.Box) -> None:
+        machine.check("echo 'OPTIONS=\"--linger 123\"' > /etc/default/fedmsg-relay")
+        machine.check("service fedmsg-relay start")
+        assert "--linger 123" in machine.check(ARGUMENTS)
+
+    def test_another_command_of_that_name_in_the_path_does_not_matter(
+        self, machine: box.Box
+    ) -> None:
+        machine.check(
+            "printf '#!/bin/sh\\nexit 1\\n' > /usr/local/sbin/fedmsg-relay;"
+            "chmod +x /usr/local/sbin/fedmsg-relay; service fedmsg-relay start"
+        )
+
+    def test_checkbashisms(self) -> None:
+        if shutil.which("checkbashisms") is None:
+            pytest.skip("checkbashisms is not installed")
+        for script in ("fedmsg-relay", "install", "uninstall"):
+            command = ["checkbashisms", "-p", str(PROJECT / "init" / script)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+
+
+class TestInstall:
+    @pytest.fixture
+    def networked(self, installed: Path) -> Iterator[box.Box]:
+        with box.closing(box.Box(installed, network="host")) as made:
+            yield made
+
+    def test_again_it_keeps_what_the_administrator_changed(self, networked: box.Box) -> None:
+        files = "/etc/default/fedmsg-relay /etc/fedmsg.d/relay.py /etc/logrotate.d/fedmsg-relay"
+        networked.check(f"for file in {files}; do echo '#' >> $file; done")
+        sums = f"md5sum {files}"
+        before = networked.check(sums)
+        install = f"cd {PROJECT}; make install PYTHON={box.INTERPRETER}"
+        assert "kept " in networked.check(install, timeout_s=100)
+        assert networked.check(sums) == before
+        networked.check("fedmsg-relay --test; service fedmsg-relay configtest")
+
+    def test_a_site_that_has_its_addresses_gets_no_others(self, networked: box.Box) -> None:
+        networked.check(
+            "cd /etc/fedmsg.d; sed s/127.0.0.1/127.0.0.9/ relay.py > endpoints.py; rm relay.py"
+        )
+        networked.check(f"cd {PROJECT}; make install PYTHON={box.INTERPRETER}", timeout_s=100)
+        assert networked.check("ls /etc/fedmsg.d") == "endpoints.py\n"
+
+    def test_destdir(self, networked: box.Box) -> None:
+        networked.check(
+            f"cd {PROJECT}; make install PYTHON={box.INTERPRETER} DESTDIR=/stage PREFIX=/opt",
+            timeout_s=100,
+        )
+        staged = networked.check("cd /stage; find . -type f -path './etc/*' | sort").split()
+        assert staged == [
+            "./etc/default/fedmsg-relay",
+            "./etc/fedmsg.d/relay.py",
+            "./etc/init.d/fedmsg-relay",
+            "./etc/logrotate.d/fedmsg-relay",
+            "./etc/systemd/system/fedmsg-relay.service",
+        ]
+        assert networked.run("grep -rIl /stage /stage").stdout == ""
+        networked.check("mv /stage/opt/* /opt; /opt/bin/fedmsg-relay --version")
+
+    def test_an_interpreter_that_the_service_may_not_execute_is_refused(
+        self, machine: box.Box
+    ) -> None:
+        machine.check(f"chmod o-x {box.INTERPRETER}")
+        done = machine.run(f"cd {PROJECT}; make install PYTHON={box.INTERPRETER}")
+        assert done.returncode != 0
+        assert "which the service's user (fedmsg) cannot execute" in done.stderr
+        assert f"is {box.INTERPRETER}" in done.stderr
+
+    def test_uninstall(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay start; echo '#' >> /etc/default/fedmsg-relay")
+        machine.check(f"cd {PROJECT}; make uninstall")
+        gone = "/usr/local/lib/fedmsg-relay /usr/local/bin/fedmsg-relay /etc/init.d/fedmsg-relay"
+        assert machine.run(f"ls -d {gone}").stdout == ""
+        assert machine.run("pgrep -u fedmsg").stdout == ""
+        machine.check(f"ls /etc/default/fedmsg-relay /etc/fedmsg.d/relay.py {LOG}")
+
+
+def test_ten_restarts_on_a_busy_bus_lose_nothing(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start")
+    counted = loses_nothing(machine, "service fedmsg-relay restart", restarts=10)
+    assert counted["statuses"] == [0] * 10

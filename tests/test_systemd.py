@@ -1,0 +1,114 @@
+"""The installed service on the real thing: in throw-away copies of this machine, with systemd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import box
+import pytest
+from harness import wait_for
+from test_service import LOG, TAKE_PORT, break_config, loses_nothing
+
+UNIT = "/etc/systemd/system/fedmsg-relay.service"
+
+
+@pytest.fixture
+def machine(installed: Path, tmp_path: Path) -> Iterator[box.Box]:
+    with box.closing(box.SystemdBox(installed, root=tmp_path)) as made:
+        yield made
+
+
+def show(machine: box.Box, name: str) -> str:
+    return machine.check(f"systemctl show --value -p {name} fedmsg-relay").strip()
+
+
+def test_a_start_returns_when_the_relay_is_bound(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start")
+    machine.check("ss -ltn | grep 127.0.0.1:2003")
+    machine.check("service fedmsg-relay status")
+    assert machine.check("pgrep -x fedmsg-relay -u fedmsg").strip() == show(machine, "MainPID")
+    wait_for(lambda: show(machine, "StatusText") == "forwarding", "its status")
+    assert "started, pid" in machine.check(f"cat {LOG}")
+    machine.check("service fedmsg-relay stop")
+    assert show(machine, "Result") == "success"
+    assert machine.run("service fedmsg-relay status").returncode == 3
+
+
+def test_the_init_script_hands_over(machine: box.Box) -> None:
+    if machine.run("test -e /lib/lsb/init-functions.d/40-systemd").returncode:
+        pytest.skip("this machine's functions know nothing of systemd")
+    machine.check("/etc/init.d/fedmsg-relay start")
+    assert show(machine, "ActiveState") == "active"
+    machine.check("/etc/init.d/fedmsg-relay stop")
+    assert show(machine, "ActiveState") == "inactive"
+
+
+def test_a_taken_port_fails_the_start(machine: box.Box) -> None:
+    machine.check(TAKE_PORT)
+    assert machine.run("service fedmsg-relay start").returncode != 0
+    assert "cannot bind tcp://127.0.0.1:2003" in machine.check(f"cat {LOG}")
+
+
+def test_a_broken_configuration_is_not_tried_again(machine: box.Box) -> None:
+    break_config(machine)
+    assert machine.run("service fedmsg-relay start").returncode != 0
+    assert show(machine, "ExecMainStatus") == "6"
+    assert show(machine, "NRestarts") == "0"
+    assert show(machine, "ActiveState") == "failed"
+
+
+def test_after_a_crash_it_is_started_again(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start")
+    old = show(machine, "MainPID")
+    machine.check(f"kill -9 {old}")
+    wait_for(lambda: show(machine, "MainPID") not in ("0", old), "another process")
+    wait_for(lambda: show(machine, "ActiveState") == "active", "the service")
+
+
+def test_the_watchdog_ends_one_that_hangs(machine: box.Box) -> None:
+    machine.check(
+        f"mkdir {UNIT}.d; printf '[Service]\\nWatchdogSec=2s\\n' > {UNIT}.d/quick.conf;"
+        "systemctl daemon-reload; service fedmsg-relay start; sleep 5"
+    )
+    assert show(machine, "NRestarts") == "0", "it is fed while the relay is well"
+    old = show(machine, "MainPID")
+    machine.check(f"kill -STOP {old}")
+    wait_for(lambda: show(machine, "MainPID") not in ("0", old), "another process")
+
+
+def test_the_sockets_stay_open_over_a_restart(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start")
+    inode = "ss -ltnHe sport = :2003 2>/dev/null | grep -o 'ino:[0-9]*'"
+    before = machine.check(inode)
+    machine.check("service fedmsg-relay restart")
+    assert machine.check(inode) == before
+    assert show(machine, "NFileDescriptorStore") == "2"
+    machine.check("cd /etc/fedmsg.d; sed -i s/2003/2005/ relay.py; service fedmsg-relay restart")
+    assert show(machine, "NFileDescriptorStore") == "2", "one that is not used is given back"
+    assert machine.run(inode).stdout == ""
+    machine.check("service fedmsg-relay stop")
+    assert machine.check("ss -ltnH") == ""
+
+
+def test_reload_reopens_the_log(machine: box.Box) -> None:
+    machine.check(f"service fedmsg-relay start; mv {LOG} {LOG}.1; service fedmsg-relay reload")
+    wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
+
+
+def test_the_unit_is_sound_and_closed(machine: box.Box) -> None:
+    assert machine.check(f"systemd-analyze verify {UNIT}") == ""
+    machine.check(f"systemd-analyze security --offline=true --threshold=20 {UNIT}")
+
+
+def test_uninstall(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start; systemctl enable fedmsg-relay")
+    machine.check(f"cd {Path(__file__).parent.parent}; make uninstall")
+    assert machine.run("ls -d /usr/local/lib/fedmsg-relay").stdout == ""
+    assert machine.run("systemctl cat fedmsg-relay").returncode != 0
+
+
+def test_ten_restarts_on_a_busy_bus_lose_nothing(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start")
+    counted = loses_nothing(machine, "service fedmsg-relay restart", restarts=10)
+    assert counted["statuses"] == [0] * 10
