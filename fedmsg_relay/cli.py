@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, endpoints, logfile, process
+from fedmsg_relay import __version__, config, detach, endpoints, loading, logfile, process
 from fedmsg_relay.errors import AlreadyRunning, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
@@ -71,7 +71,7 @@ def main() -> int:
         pass  # started without a standard stream: no socket must take its place
     os.close(fd)
     try:
-        site = config.load(OPTIONS, DESCRIPTION)
+        site = loading.load(OPTIONS, DESCRIPTION)
         if site["test"]:
             return _test(site)
         path = site["logfile"] or (LOGFILE if site["daemon"] else None)

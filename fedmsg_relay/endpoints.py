@@ -1,9 +1,7 @@
-"""Configured addresses -> listening sockets of this host.
+"""Configured addresses -> endpoints of this host.
 
 Owns the meaning of an address.  A host name is resolved here, and "local" is decided by the only
-authority on it, the kernel: an address to which a socket can be bound.  The sockets are made here
-and handed to libzmq (``ZMQ_USE_FD``) instead of letting it bind, because libzmq takes a host name
-for the name of an interface and deletes whatever lies at the path of an ``ipc://`` address.
+authority on it, the kernel: an address to which a socket can be bound.
 """
 
 from __future__ import annotations
@@ -14,14 +12,13 @@ import logging
 import os
 import re
 import socket
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fedmsg_relay.config import Settings
-from fedmsg_relay.errors import BindError, ConfigError, RelayError
+from fedmsg_relay.errors import ConfigError, RelayError
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -184,70 +181,5 @@ def _is_local(endpoint: Endpoint) -> bool:
     return True
 
 
-def listen(endpoint: Endpoint) -> socket.socket:
-    """A socket listening at ``endpoint``.  Raises :class:`BindError`, naming key and address.
-
-    Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced.
-    """
-    listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
-    # What libzmq opens itself it makes so; an accept that waits would hold up its I/O thread.
-    listener.setblocking(False)
-    try:
-        if endpoint.family == socket.AF_UNIX:
-            _remove_stale(str(endpoint.address))
-        else:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if endpoint.family == socket.AF_INET6:
-            only_v6 = endpoint.address[0] not in WILDCARDS
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
-        listener.bind(endpoint.address)
-        listener.listen(socket.SOMAXCONN)
-    except OSError as error:
-        listener.close()
-        raise BindError(
-            f"{endpoint.key}: cannot bind {endpoint.uri}: {error.strerror or error}{_advice(error)}"
-        ) from error
-    return listener
-
-
-def _remove_stale(path: str) -> None:
-    """Make way for a socket file; raises OSError for a live one, and for what is no socket."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "there is a file that is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        answer = probe.connect_ex(path)
-    if answer != errno.ECONNREFUSED:
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
-
-
-def _advice(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "; is another relay running? `ss -lntxp` says who has it"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "; choose a port above 1023 or a directory that the relay's user may write to"
-    return ""
-
-
 def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-
-
-def own_sockets() -> Iterator[socket.socket]:
-    """A duplicate of every socket that this process has open, one at a time."""
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            duplicate = os.dup(int(fd))
-        except OSError:  # closed meanwhile
-            continue
-        try:
-            found = socket.socket(fileno=duplicate)
-        except OSError:  # not a socket
-            os.close(duplicate)
-            continue
-        with found:
-            yield found

@@ -9,25 +9,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import resource
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
-from fedmsg_relay import __version__, endpoints, systemd
+from fedmsg_relay import __version__, endpoints, listening, systemd
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import Died, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.relay import HOLD_LIMIT_BYTES, PARTING_S, Phase, Relay
+from fedmsg_relay.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -54,51 +54,6 @@ def set_name(name: str) -> None:
     Path("/proc/self/comm").write_text(name)
 
 
-class Wakeup:
-    """Signals and the phases of a relay as one stream of events for a poll.
-
-    To be used from the main thread, as signal handlers are its own.
-    """
-
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._phases: queue.SimpleQueue[Phase] = queue.SimpleQueue()
-
-    def fileno(self) -> int:
-        return self._reader.fileno()
-
-    @contextlib.contextmanager
-    def catching(self, *signals: signal.Signals) -> Iterator[None]:
-        """Within, ``signals`` become events; afterwards, at the end of the process, nothing."""
-        for number in signals:
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            for number in signals:
-                signal.signal(number, signal.SIG_IGN)
-            signal.set_wakeup_fd(-1)
-
-    def post(self, phase: Phase) -> None:
-        """Add an event, from any thread; never blocks."""
-        self._phases.put(phase)
-        with contextlib.suppress(BlockingIOError):  # full: awake it is in any case
-            self._writer.send(b"\0")
-
-    def events(self) -> Iterator[signal.Signals | Phase]:
-        """All that has happened since the last call."""
-        with contextlib.suppress(BlockingIOError):
-            for number in self._reader.recv(4096):
-                if number:  # 0 is a phase
-                    yield signal.Signals(number)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                yield self._phases.get_nowait()
-
-
 @dataclass(frozen=True)
 class Surroundings:
     """What the process was started with, beside the settings of the relay."""
@@ -120,7 +75,7 @@ def serve(settings: Settings, surroundings: Surroundings) -> None:
     kept = systemd.kept()
 
     def listen(endpoint: Endpoint) -> socket.socket:
-        return kept.pop(_fdname(endpoint), None) or endpoints.listen(endpoint)
+        return kept.pop(_fdname(endpoint), None) or listening.listen(endpoint)
 
     wakeup = Wakeup()
     with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP), contextlib.ExitStack() as ours:
@@ -173,7 +128,7 @@ def _leave_with_systemd(relay: Relay, obsolete: dict[str, socket.socket]) -> Non
     for name, listener in obsolete.items():
         systemd.forget(name)
         listener.close()
-    for listener in endpoints.own_sockets():
+    for listener in listening.own_sockets():
         for endpoint in relay.inbound + relay.outbound:
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if endpoint.listened_at_by(listener) and listener.family != socket.AF_UNIX:

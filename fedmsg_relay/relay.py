@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint, Plan, listen, own_sockets
+from fedmsg_relay.endpoints import Endpoint, Plan
 from fedmsg_relay.errors import BindError, Died, RelayError
+from fedmsg_relay.listening import listen, own_sockets
 from fedmsg_relay.sockets import Sockets, statistics
 
 log = logging.getLogger("fedmsg.relay")

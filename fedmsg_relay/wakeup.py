@@ -1,0 +1,56 @@
+"""Signals, and what other threads have to say, as events for the poll of the main thread."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import socket
+from collections.abc import Iterator
+
+from fedmsg_relay.relay import Phase
+
+
+class Wakeup:
+    """Signals and the phases of a relay as one stream of events for a poll.
+
+    To be used from the main thread, as signal handlers are its own.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._phases: queue.SimpleQueue[Phase] = queue.SimpleQueue()
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    @contextlib.contextmanager
+    def catching(self, *signals: signal.Signals) -> Iterator[None]:
+        """Within, ``signals`` become events; afterwards, at the end of the process, nothing."""
+        for number in signals:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            for number in signals:
+                signal.signal(number, signal.SIG_IGN)
+            signal.set_wakeup_fd(-1)
+
+    def post(self, phase: Phase) -> None:
+        """Add an event, from any thread; never blocks."""
+        self._phases.put(phase)
+        with contextlib.suppress(BlockingIOError):  # full: awake it is in any case
+            self._writer.send(b"\0")
+
+    def events(self) -> Iterator[signal.Signals | Phase]:
+        """All that has happened since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            for number in self._reader.recv(4096):
+                if number:  # 0 is a phase
+                    yield signal.Signals(number)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._phases.get_nowait()
