@@ -22,7 +22,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall .ci/run
+	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall tests/box.sh .ci/run
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -71,9 +71,13 @@ def main() -> int:
         pass  # started without a standard stream: no socket must take its place
     os.close(fd)
     try:
-        site = loading.load(OPTIONS, DESCRIPTION)
-        if site["test"]:
-            return _test(site)
+        try:
+            site = loading.load(OPTIONS, DESCRIPTION)
+            if site["test"]:
+                return _test(site)
+        except BrokenPipeError:  # of --print-config and the like: the reader had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 1
         path = site["logfile"] or (LOGFILE if site["daemon"] else None)
         log_file = LogFile(path) if path else None
         if site["daemon"] and log_file:
@@ -88,11 +92,8 @@ def main() -> int:
         os._exit(status)
     except RelayError as error:
         return _say(error.status, str(error))
-    except BrokenPipeError:  # of --print-config and the like: the reader had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
     except KeyboardInterrupt:
-        return _say(1, "interrupted before it had started")
+        return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
 
 def _say(status: int, message: str) -> int:
@@ -113,18 +114,18 @@ def _test(site: Mapping[str, Any]) -> int:
 
 def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell) -> int:
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
-    path = site["pidfile"] or (PIDFILE if site["daemon"] or site["replace"] else None)
-    surroundings = process.Surroundings(
-        pidfile=PidFile(path) if path else None,
-        replace=site["replace"],
-        log_file=log_file,
-        ready=lambda: tell(0, ""),
-    )
     writer = None
     try:
         logfile.configure(site)
         writer = logfile.Writer()
-        process.serve(config.settings(site), surroundings)
+        path = site["pidfile"] or (PIDFILE if site["daemon"] or site["replace"] else None)
+        process.serve(
+            config.settings(site),
+            pidfile=PidFile(path) if path else None,
+            replace=site["replace"],
+            log_file=log_file,
+            ready=lambda: tell(0, ""),
+        )
     except RelayError as error:
         if log_file is not None:
             log.error("%s", error)

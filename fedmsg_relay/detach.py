@@ -7,6 +7,7 @@ on, so that a start which failed looks like one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def detach(log: LogFile) -> Outcome | Tell:
     def tell(status: int, message: str) -> None:
         nonlocal writer
         if writer >= 0:
-            os.write(writer, f"{status} {message}".encode())
+            with contextlib.suppress(BrokenPipeError):  # the first process did not wait
+                os.write(writer, f"{status} {message}".encode())
             os.close(writer)
             writer = -1
 

@@ -63,7 +63,10 @@ class Endpoint:
     def _is_name_of(self, other: socket.socket) -> bool:
         if other.family != self.family:
             return False
-        name = other.getsockname()
+        try:
+            name = other.getsockname()
+        except OSError:  # closed meanwhile
+            return False
         if self.family == socket.AF_UNIX:
             return bool(name == self.address)
         return name[1] == self.address[1] and self.address[0] in (name[0], *WILDCARDS)
@@ -182,4 +185,7 @@ def _is_local(endpoint: Endpoint) -> bool:
 
 
 def _listens(sock: socket.socket) -> bool:
-    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:  # closed meanwhile
+        return False

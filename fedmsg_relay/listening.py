@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedmsg_relay.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.errors import BindError
@@ -66,16 +67,21 @@ def _advice(error: OSError) -> str:
 
 
 def own_sockets() -> Iterator[socket.socket]:
-    """A duplicate of every socket that this process has open, one at a time."""
-    for fd in os.listdir("/proc/self/fd"):
+    """Every socket that this process has open, one at a time, as it is: not to be closed.
+
+    It takes no descriptor of its own, as there may be none left.  One that is closed meanwhile by
+    another thread may come back as another socket; that is for the caller to bear.
+    """
+    try:
+        fds: Iterable[int] = map(int, os.listdir("/proc/self/fd"))
+    except OSError:  # it cannot be opened, for want of descriptors
+        fds = range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for fd in fds:
         try:
-            duplicate = os.dup(int(fd))
-        except OSError:  # closed meanwhile
+            borrowed = socket.socket(fileno=fd)
+        except OSError:  # not a socket, or closed meanwhile
             continue
         try:
-            found = socket.socket(fileno=duplicate)
-        except OSError:  # not a socket
-            os.close(duplicate)
-            continue
-        with found:
-            yield found
+            yield borrowed
+        finally:
+            borrowed.detach()

@@ -1,12 +1,13 @@
 """At most one relay for a pid file: a lock that dies with its process, and who holds it.
 
 The file is locked with ``flock``, which cannot go stale as a file can: a pid file that is left over
-stops nobody, and a process is signalled only while it holds the lock and calls itself a relay.
+stops nobody, and a process is signalled only while it holds the lock and calls itself a relay.  The
+file is never removed, as that could take away the one that the next relay has just locked; it is
+empty when nobody runs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -20,80 +21,89 @@ POLL_S = 0.001
 
 
 class PidFile:
-    """The pid file at ``path``, which the process that has :meth:`take`\\ n it holds."""
+    """The pid file at ``path``.  Raises :class:`RelayError` if it cannot be made."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = -1
+        self.path = os.path.abspath(path)
+        self._fd = _open(self.path)
 
     def take(self) -> None:
-        """Lock the file and write our pid; :class:`AlreadyRunning` if another process holds it.
-
-        Raises :class:`RelayError` if the file cannot be made.
-        """
+        """Lock the file and write our pid.  Raises :class:`AlreadyRunning` if another has it."""
         if not self._try():
             raise AlreadyRunning(f"already running, pid {self._holder()} ({self.path})")
 
     def take_over(self, name: str, patience_s: float) -> None:
         """Take the file, from the relay that holds it if there is one: it is asked to stop.
 
-        ``name`` is what a relay calls itself in the process list.  Raises :class:`RelayError` if
-        the holder is something else, or does not let go within ``patience_s``.
+        ``name`` is what a relay calls itself in the process list.  Several that want to take over
+        do so one after the other.  Raises :class:`RelayError` if the holder is something else, may
+        not be signalled, or does not let go within ``patience_s``.
         """
-        if self._try():
-            return
-        pid = self._holder()
-        if pid is None or _name_of(pid) != name:
-            raise RelayError(
-                f"{self.path} is locked by a process that is not a relay (pid {pid}, see `fuser"
-                f" {self.path}`); nothing was touched"
-            )
-        os.kill(pid, signal.SIGTERM)
-        until = time.monotonic() + patience_s
-        while not self._try():
-            if time.monotonic() > until:
-                raise RelayError(
-                    f"the running relay (pid {pid}) was asked to stop and has not let go of"
-                    f" {self.path} within {patience_s:g} s; it was not killed: see its log"
-                )
-            time.sleep(POLL_S)
+        with open(_open(f"{self.path}.next")) as turnstile:
+            fcntl.flock(turnstile, fcntl.LOCK_EX)
+            asked = None
+            until = time.monotonic() + patience_s
+            while not self._try():
+                if asked is None:
+                    asked = self._ask_to_stop(name)
+                if time.monotonic() > until:
+                    raise RelayError(
+                        f"the running relay (pid {asked}) was asked to stop and has not let go of"
+                        f" {self.path} within {patience_s:g} s; it was not killed: see its log"
+                    )
+                time.sleep(POLL_S)
 
     def release(self) -> None:
-        """Remove the file and let go of the lock, for whoever waits for it."""
+        """Let go of the lock, for whoever waits for it; does nothing if it was not taken."""
         if self._fd >= 0:
-            with contextlib.suppress(OSError):  # without it the directory may be another user's
-                os.unlink(self.path)
+            os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 
     def _try(self) -> bool:
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        return True
+
+    def _ask_to_stop(self, name: str) -> int | None:
+        """Signal the holder; returns its pid, or None if it is gone."""
+        pid = self._holder()
+        called = None if pid is None else _name_of(pid)
+        if pid is None or called is None:
+            return None  # it has let go meanwhile, or has not written its pid yet
+        if called != name:
             raise RelayError(
-                f"cannot make the pid file {self.path}: {error.strerror};"
-                " choose another with --pidfile, or make its directory writable for this user"
-            ) from error
+                f"{self.path} is locked by a process that is not a relay (pid {pid}, see `fuser"
+                f" {self.path}`); nothing was touched"
+            )
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # What was just locked may be a file that its last holder has removed meanwhile.
-            if os.path.samestat(os.fstat(fd), os.stat(self.path)):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-                self._fd, fd = fd, -1
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        return self._fd >= 0
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return None
+        except PermissionError as error:
+            raise RelayError(
+                f"the running relay (pid {pid}) belongs to another user, who must replace it"
+            ) from error
+        return pid
 
     def _holder(self) -> int | None:
         """The pid in the file.  Only meaningful while somebody else holds the lock."""
-        try:
-            return int(Path(self.path).read_text())
-        except (OSError, ValueError):
-            return None
+        content = os.pread(self._fd, 100, 0)
+        return int(content) if content.strip().isdigit() else None
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RelayError(
+            f"cannot make the pid file {path}: {error.strerror};"
+            " choose another with --pidfile, or make its directory writable for this user"
+        ) from error
 
 
 def _name_of(pid: int) -> str | None:

@@ -1,7 +1,7 @@
 """One well-behaved process around a relay: its name, its signals, its log, its end.
 
-The main thread sleeps in one poll until a signal, a new phase of the relay or the watchdog's timer
-wakes it, and never waits for anything else.  Signal handlers do nothing but wake it.
+Once the relay is bound, the main thread sleeps in one poll until a signal, a new phase of the relay
+or the watchdog's timer wakes it, and waits for nothing else.  Signal handlers do but wake it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
@@ -42,9 +41,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO_S = 0.1
 """A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
 
-SPARE_FDS = 64
-"""Descriptors that a stop needs to part with publishers when connections have taken all others."""
-
 MARGIN_S = 2.0
 """What a relay may take to make way beyond its drain and linger times."""
 
@@ -54,22 +50,18 @@ def set_name(name: str) -> None:
     Path("/proc/self/comm").write_text(name)
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What the process was started with, beside the settings of the relay."""
-
-    pidfile: PidFile | None
-    replace: bool
-    """Whether to ask the relay that holds the pid file to make way."""
-    log_file: LogFile | None
-    ready: Callable[[], None]
-    """To be called once the relay is bound."""
-
-
-def serve(settings: Settings, surroundings: Surroundings) -> None:
+def serve(
+    settings: Settings,
+    *,
+    pidfile: PidFile | None,
+    replace: bool,
+    log_file: LogFile | None,
+    ready: Callable[[], None],
+) -> None:
     """Run a relay until a signal stops it.
 
-    Raises :class:`RelayError` if it cannot start or ended of itself.
+    ``ready`` is called once it is bound.  With ``replace`` the relay that holds the pid file is
+    asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
     """
     plan = endpoints.plan(settings)
     kept = systemd.kept()
@@ -79,10 +71,16 @@ def serve(settings: Settings, surroundings: Surroundings) -> None:
 
     wakeup = Wakeup()
     with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP), contextlib.ExitStack() as ours:
-        _take(surroundings.pidfile, surroundings.replace, settings)
-        if surroundings.pidfile is not None:
-            ours.callback(surroundings.pidfile.release)
-        _limit_fds(SPARE_FDS)
+        if pidfile is not None:
+            if replace:
+                # The times of the one that runs are not known; that they are ours is likely.
+                pidfile.take_over(NAME, settings.drain_s + settings.linger_ms / 1000 + MARGIN_S)
+            else:
+                pidfile.take()
+            ours.callback(pidfile.release)
+        set_name(NAME)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         try:
             relay = Relay(settings, plan, wakeup.post, listen)
             relay.open()
@@ -90,7 +88,6 @@ def serve(settings: Settings, surroundings: Surroundings) -> None:
             raise RelayError(
                 f"cannot start: {error}; `ulimit -a` shows what may be short"
             ) from error
-        set_name(NAME)
         _leave_with_systemd(relay, kept)
         threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
         log.info(
@@ -101,22 +98,8 @@ def serve(settings: Settings, surroundings: Surroundings) -> None:
             ", ".join(endpoint.uri for endpoint in relay.outbound),
         )
         systemd.notify("READY=1")
-        surroundings.ready()
-        _attend(relay, wakeup, settings, surroundings.log_file, ours.close)
-
-
-def _take(pidfile: PidFile | None, replace: bool, settings: Settings) -> None:
-    if pidfile is not None and replace:
-        # What the relay that runs was told is not known; that it is much the same, is likely.
-        pidfile.take_over(NAME, settings.drain_s + settings.linger_ms / 1000 + MARGIN_S)
-    elif pidfile is not None:
-        pidfile.take()
-
-
-def _limit_fds(spare: int) -> None:
-    """Allow as many open files as the hard limit does, but for ``spare``."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard - spare, min(soft, hard // 2)), hard))
+        ready()
+        _attend(relay, wakeup, settings, log_file, release=ours.close)
 
 
 def _fdname(endpoint: Endpoint) -> str:
@@ -146,11 +129,11 @@ def _attend(
     wakeup: Wakeup,
     settings: Settings,
     log_file: LogFile | None,
-    let_go: Callable[[], None],
+    release: Callable[[], None],
 ) -> None:
     """Turn signals into calls of the relay, and its phases into lines of the log, until its end.
 
-    ``let_go`` is called when its addresses are free.
+    ``release`` is called when its addresses are free.
     """
     poller = zmq.Poller()
     poller.register(wakeup, zmq.POLLIN)
@@ -166,13 +149,11 @@ def _attend(
             if isinstance(event, Phase):
                 at = event
                 systemd.notify(f"STATUS={at.value}")
-                _tell(relay, at, settings)
-                if at is Phase.DRAIN:
-                    _limit_fds(0)
-                elif at is Phase.CLOSE:
+                _log_phase(relay, at, settings)
+                if at is Phase.CLOSE:
                     # The next relay need not wait until this one has flushed.
                     set_name(FLUSHING)
-                    let_go()
+                    release()
             elif event is signal.SIGHUP:
                 _reopen(log_file)
             elif not stops or time.monotonic() > stops[-1] + ECHO_S:
@@ -182,8 +163,8 @@ def _attend(
                 log.info("%s: stopping%s", event.name, " without waiting" * (len(stops) > 1))
     if relay.undrained:
         log.warning(
-            "something that publishers had sent is lost: relay_drain = %g s was over, a publisher"
-            " did not hang up within %g s, or a second signal came",
+            "something that publishers had sent may be lost: relay_drain = %g s was over, one of"
+            " them did not hang up within %g s, or a second signal came",
             settings.drain_s,
             PARTING_S,
         )
@@ -192,7 +173,7 @@ def _attend(
         raise Died(f"the relay died: {relay.error!r}; start it again") from relay.error
 
 
-def _tell(relay: Relay, phase: Phase, settings: Settings) -> None:
+def _log_phase(relay: Relay, phase: Phase, settings: Settings) -> None:
     """Write to the log what a new phase means to an administrator."""
     if phase is Phase.HOLD:
         log.info("holding what comes in for %g s, until consumers are back", settings.hold_s)

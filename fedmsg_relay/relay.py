@@ -39,6 +39,9 @@ PARTING_S = 0.1
 back no sooner than this (libzmq's default ZMQ_RECONNECT_IVL): back before we have stopped
 listening, what it sends now could overtake what it sent before."""
 
+PARTINGS_S = 0.3
+"""How long that may go on if there are so many that every moment one of them hangs up."""
+
 PARTING_POLL_MS = 2
 """How often to see whether they have."""
 
@@ -180,8 +183,9 @@ class Relay:
             self.error = error
         try:
             self._close()
-        finally:
-            self._changed(Phase.CLOSED)
+        except BaseException as error:  # noqa: BLE001
+            self.error = self.error or error
+        self._changed(Phase.CLOSED)
 
     def _hold(self) -> None:
         """Receive and keep until the consumers have had the time to come back, then pass it on."""
@@ -201,7 +205,7 @@ class Relay:
             # A stop waits for the end of the hold, or what is held would go to nobody.
             until = min(until, self._deadline or until)
         self.held = len(kept)
-        self._sockets.send(kept, hastened=self._out_of_time)
+        self._sockets.send(kept, self._out_of_time)
 
     def _forward(self) -> None:
         """Let libzmq's proxy forward, until stop() ends it."""
@@ -214,35 +218,40 @@ class Relay:
     def _drain(self) -> None:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._changed(Phase.DRAIN)
-        parting_ends = time.monotonic() + PARTING_S
+        start = patient_since = time.monotonic()
+        before = math.inf
         while connected := self._half_close_publishers():
-            if time.monotonic() > parting_ends or self._out_of_time():
+            now = time.monotonic()
+            if connected < before:  # so many hang up that it takes its time
+                before, patient_since = connected, now
+            if now > min(patient_since, start + PARTINGS_S) + PARTING_S or self._out_of_time():
                 break
-            soon = time.monotonic() + PARTING_POLL_MS / 1000
-            self._sockets.send(self._received(PARTING_POLL_MS, soon), self._out_of_time)
+            self._sockets.send(
+                self._received(PARTING_POLL_MS, now + PARTING_POLL_MS / 1000), self._out_of_time
+            )
         for endpoint in self.inbound:
             endpoint.remove()
         self._sockets.unbind_inbound()
         self._sockets.send(self._received(QUIET_MS), self._out_of_time)
-        self.undrained = connected or self._sockets.receive(0) is not None
+        self.undrained = connected > 0 or self._sockets.receive(0) is not None
 
     def _is_listening(self) -> bool:
         ours = self.inbound + self.outbound
         return any(e.listened_at_by(listener) for listener in own_sockets() for e in ours)
 
-    def _half_close_publishers(self) -> bool:
-        """Ask every connected publisher to hang up; whether there are any.
+    def _half_close_publishers(self) -> int:
+        """Ask every connected publisher to hang up; how many there are.
 
         The end of our half of a connection makes the publisher close the other half, behind
         everything that it has written: were it closed from here, what is still on the wire would
         be lost.  A publisher connects again with what it still has in its queue.
         """
-        found = False
+        found = 0
         for connection in own_sockets():
             if any(endpoint.accepted(connection) for endpoint in self.inbound):
                 with contextlib.suppress(OSError):  # it has just hung up
                     connection.shutdown(socket.SHUT_WR)
-                    found = True
+                    found += 1
         return found
 
     def _received(self, quiet_ms: int, until: float = math.inf) -> Iterator[list[bytes]]:

@@ -97,10 +97,10 @@ class Sockets:
             return None
         return self._sub.recv_multipart()
 
-    def send(self, messages: Iterable[list[bytes]], hastened: Callable[[], bool]) -> None:
+    def send(self, messages: Iterable[list[bytes]], out_of_time: Callable[[], bool]) -> None:
         """Send by hand, at the pace of the consumers: a burst must not overflow a high-water mark.
 
-        One that is stuck, or being ``hastened``, bounds how far that goes.
+        One that is stuck, or being ``out_of_time``, bounds how far that goes.
         """
         self._pub.getsockopt(zmq.EVENTS)  # takes in the subscriptions that have arrived
         self._pub.setsockopt(zmq.XPUB_NODROP, 1)
@@ -113,7 +113,7 @@ class Sockets:
                 self._pub.setsockopt(zmq.XPUB_NODROP, 0)
                 self._pub.send_multipart(frames)
                 self._pub.setsockopt(zmq.SNDTIMEO, STUCK_MS)
-                paced = time.monotonic() < until and not hastened()
+                paced = time.monotonic() < until and not out_of_time()
                 self._pub.setsockopt(zmq.XPUB_NODROP, paced)
             self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
             self.frames += len(frames)

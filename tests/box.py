@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from harness import DEADLINE_S, wait_for
@@ -30,18 +31,30 @@ while signal.sigwait([signal.SIGCHLD]):
 """
 
 
-def require() -> None:
+def skip(reason: str) -> NoReturn:
+    """Skip the test, as this machine lacks something; fail where REQUIRE_ALL is set."""
+    if os.environ.get("REQUIRE_ALL"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def require(*tools: str) -> None:
+    """Skip the test where this machine lacks one of ``tools``, commands by name."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            skip(f"{tool} is not installed")
+
+
+def require_boxes() -> None:
     """Skip the test where this machine cannot make boxes, and say why."""
     if os.geteuid() != 0:
-        pytest.skip("boxes need root")
-    for tool in ("unshare", "nsenter", "ip"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"boxes need {tool}")
+        skip("boxes need root")
+    require("unshare", "nsenter", "ip")
     works = subprocess.run(
         [*unshare(), "sh", HERE / "box.sh", "true"], capture_output=True, text=True, check=False
     )
     if works.returncode != 0:
-        pytest.skip(f"this machine cannot make boxes: {works.stderr.strip()}")
+        skip(f"this machine cannot make boxes: {works.stderr.strip()}")
 
 
 def unshare(network: str = "own", systemd: bool = False) -> list[str]:
@@ -58,7 +71,6 @@ def install(layer: Path) -> None:
         cd '{HERE.parent}'
         chmod o+x {opened}
         make install PYTHON='{INTERPRETER}'
-        rm -rf /tmp/*
     """
     done = subprocess.run(
         [*unshare(network="host"), "sh", HERE / "box.sh", "sh", "-ec", script],
@@ -94,8 +106,12 @@ class Box:
             stdout=subprocess.DEVNULL,
         )
         children = Path(f"/proc/{self._popen.pid}/task/{self._popen.pid}/children")
-        self._pid = wait_for(lambda: children.read_text().split(), "the box")[0]
-        wait_for(self._is_up, "the first process of the box")
+        try:
+            self._pid = wait_for(lambda: children.read_text().split(), "the box")[0]
+            wait_for(self._is_up, "the first process of the box")
+        except BaseException:
+            self._popen.kill()  # and with it, its children
+            raise
 
     def _is_up(self) -> bool:
         assert self._popen.poll() is None, "the box has ended"
@@ -140,7 +156,7 @@ class SystemdBox(Box):
         mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
         trees = [Path(where) for _, where, kind, *_ in mounted if kind == "cgroup2"]
         if not trees or not Path("/lib/systemd/systemd").exists():
-            pytest.skip("systemd needs itself and a cgroup2 file system")
+            skip("systemd needs itself and a cgroup2 file system")
         target = root / "target" / "etc" / "systemd" / "system" / "box.target"
         target.parent.mkdir(parents=True)
         target.write_text(self.TARGET)
@@ -169,7 +185,13 @@ class SystemdBox(Box):
     def close(self) -> None:
         super().close()
         for directory, _, _ in os.walk(self._cgroup, topdown=False):
-            os.rmdir(directory)
+            wait_for(lambda directory=directory: _is_removed(directory), "the end of its processes")
+
+
+def _is_removed(cgroup: str) -> bool:
+    with contextlib.suppress(OSError):  # not before its last process is gone
+        os.rmdir(cgroup)
+    return not os.path.exists(cgroup)
 
 
 @contextlib.contextmanager

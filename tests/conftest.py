@@ -17,7 +17,7 @@ def site(tmp_path: Path) -> Iterator[harness.Site]:
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``make install`` writes, as a layer for boxes."""
-    box.require()
+    box.require_boxes()
     layer = tmp_path_factory.mktemp("installed") / "layer"
     box.install(layer)
     return layer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmtp
@@ -26,10 +29,10 @@ class Daemon:
         self.logfile.parent.mkdir()
         self.seen: set[int] = set()
 
-    def start(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def start(self, *options: str, **run: Any) -> subprocess.CompletedProcess[str]:
         files = ["--pidfile", str(self.pidfile), "--logfile", str(self.logfile)]
-        done = self.site.run("fedmsg-relay", "--daemon", *files, *options)
-        if self.pidfile.exists():
+        done = self.site.run("fedmsg-relay", "--daemon", *files, *options, **run)
+        if self.pidfile.exists() and self.pidfile.read_text():
             self.seen.add(self.pid)
         return done
 
@@ -53,7 +56,8 @@ class Daemon:
 
     def close(self) -> None:
         for pid in filter(alive, self.seen):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             wait_for(lambda pid=pid: not alive(pid), "the daemon's end")
 
 
@@ -87,7 +91,7 @@ class TestStart:
         leak = os.open("/dev/null", os.O_RDONLY)
         os.set_inheritable(leak, True)
         try:
-            daemon.start()
+            daemon.start(pass_fds=(leak,))
         finally:
             os.close(leak)
         process = Path(f"/proc/{daemon.pid}")
@@ -109,7 +113,7 @@ class TestStart:
         line = f"relay_inbound: cannot bind {site.inbound}: Address already in use"
         assert done.stderr.startswith(f"fedmsg-relay: {line}")
         assert line in daemon.log
-        assert not daemon.pidfile.exists()
+        assert daemon.pidfile.read_text() == ""
 
     def test_a_configuration_error_is_status_6(self, site: Site, daemon: Daemon) -> None:
         site.write(relay_hold="long")
@@ -125,11 +129,11 @@ class TestStart:
         assert "/proc/nowhere/file: No such file or directory" in done.stderr
         assert option in done.stderr
 
-    def test_it_stops_and_takes_its_pid_file_along(self, daemon: Daemon) -> None:
+    def test_it_stops_and_takes_its_pid_along(self, daemon: Daemon) -> None:
         daemon.start()
         daemon.wait_for("forwarding;")
         daemon.stop()
-        assert not daemon.pidfile.exists()
+        assert daemon.pidfile.read_text() == ""
         assert daemon.log.splitlines()[-1].endswith("stopped; forwarded 0 frames, 0 bytes")
 
     def test_the_log_file_works_in_the_foreground_too(self, site: Site) -> None:
@@ -227,6 +231,33 @@ class TestReplace:
         site.publisher().send(b"still here")
         assert subscriber.wait(1) == [[b"still here"]]
         assert "stopping" not in daemon.log
+
+    def test_several_at_once_do_it_one_after_the_other(self, site: Site, daemon: Daemon) -> None:
+        """And not at the expense of the hold of the one that runs."""
+        site.write(relay_hold=1)
+        daemon.start()
+        site.publisher().send(b"kept")
+        with ThreadPoolExecutor() as pool:
+            starts = [pool.submit(daemon.start, "--replace") for _ in range(3)]
+        assert [start.result().stderr for start in starts] == [""] * 3
+        assert daemon.log.count("SIGTERM: stopping\n") == 3
+        assert "without waiting" not in daemon.log
+        assert alive(daemon.pid)
+
+    def test_it_goes_on_if_nobody_waits_for_it(self, site: Site, daemon: Daemon) -> None:
+        """The command was interrupted, but what it started would be all that there is."""
+        site.write(relay_hold=2)
+        daemon.start()
+        old = daemon.pid
+        files = ["--pidfile", daemon.pidfile, "--logfile", daemon.logfile]
+        command = site.start(BIN / "fedmsg-relay", "--daemon", "--replace", *files)
+        daemon.wait_for("SIGTERM: stopping")
+        assert command.end(signal.SIGINT) == 1
+        daemon.wait_for("started, pid", times=2)
+        wait_for(lambda: not alive(old), "the end of the old one")
+        daemon.seen.add(daemon.pid)
+        daemon.wait_for("forwarding;", times=2)
+        assert alive(daemon.pid)
 
     def test_an_old_one_that_does_not_let_go_is_not_killed(
         self, site: Site, daemon: Daemon

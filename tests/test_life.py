@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import os
 import re
+import resource
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -175,6 +177,29 @@ class TestStop:
             stopping = time.monotonic()
             assert relay.wait() == 0
             assert time.monotonic() - stopping > 1.5
+
+    def test_1000_idle_publishers_are_parted_with(self, site: Site) -> None:
+        relay = site.relay()
+        for _ in range(1000):
+            site.publisher()
+        assert relay.end() == 0
+        assert "WARNING" not in relay.output
+
+    def test_it_works_when_connections_have_taken_all_descriptors(self, site: Site) -> None:
+        def few() -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+
+        relay = site.start(*RELAY, preexec_fn=few)
+        relay.wait_for("forwarding;")
+        subscriber, publisher = site.subscriber(), site.publisher()
+        host, port = site.inbound[len("tcp://") :].split(":")
+        with contextlib.ExitStack() as others:
+            for _ in range(200):
+                others.enter_context(socket.create_connection((host, int(port))))
+            publisher.send(b"passes")
+            assert subscriber.wait(1) == [[b"passes"]]
+            assert relay.end() == 0
+        assert "Traceback" not in relay.output
 
     def test_messages_of_one_publisher_keep_their_order(self, site: Site) -> None:
         """Though it reconnects while what it had sent before is still waiting to be passed on."""

@@ -6,7 +6,6 @@ What holds under systemd as well is in test_systemd.py again, with systemd as th
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,16 +46,20 @@ def break_config(machine: box.Box) -> None:
     machine.check(f'echo "{WRONG}" > /etc/fedmsg.d/wrong.py')
 
 
-def loses_nothing(machine: box.Box, command: str, restarts: int = 1) -> dict[str, object]:
+def loses_nothing(
+    machine: box.Box, command: str, restarts: int = 1, attempts: int = 1
+) -> dict[str, object]:
     """Run a command that restarts the relay while scripts publish; returns what was counted."""
-    done = machine.run(
-        f"cd /; {PYTHON} {PROJECT}/tests/restarts.py --restarts {restarts} -- {command}",
-        timeout_s=60 + 5 * restarts,
-    )
-    assert done.stdout, done.stderr
-    counted: dict[str, object] = json.loads(done.stdout)
-    assert counted["lost"] == [0] * 5, (counted, done.stderr)
-    return counted
+    for _ in range(attempts):
+        done = machine.run(
+            f"cd /; {PYTHON} {PROJECT}/tests/restarts.py --restarts {restarts} -- {command}",
+            timeout_s=60 + 5 * restarts,
+        )
+        assert done.stdout, done.stderr
+        counted: dict[str, object] = json.loads(done.stdout)
+        if counted["lost"] == [0] * 5:
+            return counted
+    raise AssertionError((counted, done.stderr))
 
 
 class TestActions:
@@ -162,8 +165,7 @@ class TestTrouble:
         assert "stopped; forwarded" in machine.check(f"cat {LOG}")
 
     def test_logrotate(self, machine: box.Box) -> None:
-        if shutil.which("logrotate") is None:
-            pytest.skip("logrotate is not installed")
+        box.require("logrotate")
         machine.check("service fedmsg-relay start")
         machine.check("logrotate --force /etc/logrotate.d/fedmsg-relay")
         wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
@@ -207,8 +209,7 @@ class TestPlaces:
         )
 
     def test_checkbashisms(self) -> None:
-        if shutil.which("checkbashisms") is None:
-            pytest.skip("checkbashisms is not installed")
+        box.require("checkbashisms")
         for script in ("fedmsg-relay", "install", "uninstall"):
             command = ["checkbashisms", "-p", str(PROJECT / "init" / script)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
