@@ -70,6 +70,10 @@ def main() -> int:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # started without a standard stream: no socket must take its place
     os.close(fd)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or open(fd, mode)  # noqa: SIM115 (for as long as the process lives)
+        for fd, mode, stream in zip(range(3), "rww", (sys.stdin, sys.stdout, sys.stderr))
+    )
     try:
         try:
             site = loading.load(OPTIONS, DESCRIPTION)

@@ -12,9 +12,12 @@ import resource
 import socket
 import stat
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from fedmsg_relay.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.errors import BindError
+
+TCP_LISTEN = "0A"  # in /proc/net/tcp, see proc(5)
 
 
 def listen(endpoint: Endpoint) -> socket.socket:
@@ -64,6 +67,34 @@ def _advice(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return "; choose a port above 1023 or a directory that the relay's user may write to"
     return ""
+
+
+def check(endpoint: Endpoint, holder: int | None) -> None:
+    """Raise :class:`BindError` as :func:`listen` would once the process ``holder`` has let go."""
+    try:
+        listener = listen(endpoint)
+    except BindError as error:
+        in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+        if not in_use or holder is None or not _listens_at(holder, endpoint):
+            raise
+    else:
+        listener.close()
+        endpoint.remove()
+
+
+def _listens_at(pid: int, endpoint: Endpoint) -> bool:
+    """Whether the process listens at the endpoint's port, or at any socket file."""
+    tables = ("unix",) if endpoint.family == socket.AF_UNIX else ("tcp", "tcp6")
+    inodes = set()
+    for table in tables:
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if table == "unix":
+                inodes.add(fields[6])
+            elif fields[3] == TCP_LISTEN and int(fields[1][-4:], 16) == endpoint.address[1]:
+                inodes.add(fields[9])
+    links = (os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return not inodes.isdisjoint(link[len("socket:[") : -1] for link in links)
 
 
 def own_sockets() -> Iterator[socket.socket]:

@@ -82,7 +82,8 @@ def load(extra_args: Sequence[tuple[list[str], dict[str, Any]]], doc: str) -> di
             print(said.getvalue(), end="", file=sys.stderr)
             raise
         raise ConfigError(f"cannot load the configuration: {reason}") from error
-    print(said.getvalue(), end="", file=sys.stderr)
+    if said.getvalue():
+        print(said.getvalue(), end="", file=sys.stderr)
     return loaded
 
 

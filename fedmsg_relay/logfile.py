@@ -60,7 +60,9 @@ class LogFile:
         os.close(fd)
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        # A pipe without a reader is an error rather than a wait.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+        return os.open(self.path, flags, 0o640)
 
 
 class Writer(logging.Handler):

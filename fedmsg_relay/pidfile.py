@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from fedmsg_relay.errors import AlreadyRunning, RelayError
@@ -30,12 +31,13 @@ class PidFile:
     def take(self) -> None:
         """Lock the file and write our pid.  Raises :class:`AlreadyRunning` if another has it."""
         if not self._try():
-            raise AlreadyRunning(f"already running, pid {self._holder()} ({self.path})")
+            raise AlreadyRunning(f"already running, pid {self.holder()} ({self.path})")
 
-    def take_over(self, name: str, patience_s: float) -> None:
+    def take_over(self, name: str, passing: Collection[str], patience_s: float) -> None:
         """Take the file, from the relay that holds it if there is one: it is asked to stop.
 
-        ``name`` is what a relay calls itself in the process list.  Several that want to take over
+        ``name`` is what a relay calls itself in the process list, ``passing`` what it does while it
+        is about to have the file, or to let go.  Several that want to take over
         do so one after the other.  Raises :class:`RelayError` if the holder is something else, may
         not be signalled, or does not let go within ``patience_s``.
         """
@@ -45,7 +47,7 @@ class PidFile:
             until = time.monotonic() + patience_s
             while not self._try():
                 if asked is None:
-                    asked = self._ask_to_stop(name)
+                    asked = self._ask_to_stop(name, passing)
                 if time.monotonic() > until:
                     raise RelayError(
                         f"the running relay (pid {asked}) was asked to stop and has not let go of"
@@ -69,12 +71,12 @@ class PidFile:
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
         return True
 
-    def _ask_to_stop(self, name: str) -> int | None:
-        """Signal the holder; returns its pid, or None if it is gone."""
-        pid = self._holder()
+    def _ask_to_stop(self, name: str, passing: Collection[str]) -> int | None:
+        """Signal the holder; returns its pid, or None if there is none to signal at the moment."""
+        pid = self.holder()
         called = None if pid is None else _name_of(pid)
-        if pid is None or called is None:
-            return None  # it has let go meanwhile, or has not written its pid yet
+        if pid is None or called is None or called in passing:
+            return None
         if called != name:
             raise RelayError(
                 f"{self.path} is locked by a process that is not a relay (pid {pid}, see `fuser"
@@ -90,7 +92,7 @@ class PidFile:
             ) from error
         return pid
 
-    def _holder(self) -> int | None:
+    def holder(self) -> int | None:
         """The pid in the file.  Only meaningful while somebody else holds the lock."""
         content = os.pread(self._fd, 100, 0)
         return int(content) if content.strip().isdigit() else None

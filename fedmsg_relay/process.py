@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import signal
@@ -21,8 +22,8 @@ import zmq
 
 from fedmsg_relay import __version__, endpoints, listening, systemd
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint
-from fedmsg_relay.errors import Died, RelayError
+from fedmsg_relay.endpoints import Endpoint, Plan
+from fedmsg_relay.errors import BindError, Died, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.relay import HOLD_LIMIT_BYTES, PARTING_S, Phase, Relay
@@ -69,12 +70,15 @@ def serve(
     def listen(endpoint: Endpoint) -> socket.socket:
         return kept.pop(_fdname(endpoint), None) or listening.listen(endpoint)
 
+    _forget(kept, plan)
     wakeup = Wakeup()
     with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP), contextlib.ExitStack() as ours:
         if pidfile is not None:
             if replace:
+                _check(plan, pidfile.holder())
                 # The times of the one that runs are not known; that they are ours is likely.
-                pidfile.take_over(NAME, settings.drain_s + settings.linger_ms / 1000 + MARGIN_S)
+                patience_s = settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
+                pidfile.take_over(NAME, (COMMAND, FLUSHING), patience_s)
             else:
                 pidfile.take()
             ours.callback(pidfile.release)
@@ -88,7 +92,7 @@ def serve(
             raise RelayError(
                 f"cannot start: {error}; `ulimit -a` shows what may be short"
             ) from error
-        _leave_with_systemd(relay, kept)
+        _keep(relay)
         threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
@@ -106,16 +110,36 @@ def _fdname(endpoint: Endpoint) -> str:
     return endpoint.uri.replace(":", "_")  # the one character that systemd does not allow
 
 
-def _leave_with_systemd(relay: Relay, obsolete: dict[str, socket.socket]) -> None:
-    """Let systemd have our listening sockets, and no others, for the next process."""
-    for name, listener in obsolete.items():
+def _forget(kept: dict[str, socket.socket], plan: Plan) -> None:
+    """Give back to systemd what the configuration names no more, before it is in the way."""
+    wanted = {_fdname(e) for group in (plan.inbound, *plan.outbound) for e in group}
+    for name in kept.keys() - wanted:
+        kept.pop(name).close()
         systemd.forget(name)
-        listener.close()
+
+
+def _keep(relay: Relay) -> None:
+    """Let systemd have our listening sockets, for the next process."""
     for listener in listening.own_sockets():
         for endpoint in relay.inbound + relay.outbound:
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if endpoint.listened_at_by(listener) and listener.family != socket.AF_UNIX:
                 systemd.keep(listener, _fdname(endpoint))
+
+
+def _check(plan: Plan, holder: int | None) -> None:
+    """Raise :class:`BindError` for what would fail once the relay that runs has made way."""
+    for endpoint in plan.inbound:
+        listening.check(endpoint, holder)
+    errors = []
+    for group in plan.outbound:
+        try:
+            for endpoint in group:
+                listening.check(endpoint, holder)
+            return
+        except BindError as error:
+            errors.append(str(error))
+    raise BindError("; ".join(errors))
 
 
 def _run(relay: Relay) -> None:
@@ -139,6 +163,7 @@ def _attend(
     poller.register(wakeup, zmq.POLLIN)
     watchdog_s = systemd.watchdog_s()
     at = Phase.HOLD
+    closed_at = math.inf
     stops: list[float] = []  # when we were asked to, monotonic
     while at is not Phase.CLOSED and not (at is Phase.CLOSE and len(stops) > 1):
         # Of two questions within the watchdog's time one may go unanswered.
@@ -151,6 +176,7 @@ def _attend(
                 systemd.notify(f"STATUS={at.value}")
                 _log_phase(relay, at, settings)
                 if at is Phase.CLOSE:
+                    closed_at = time.monotonic()
                     # The next relay need not wait until this one has flushed.
                     set_name(FLUSHING)
                     release()
@@ -167,6 +193,11 @@ def _attend(
             " them did not hang up within %g s, or a second signal came",
             settings.drain_s,
             PARTING_S,
+        )
+    if time.monotonic() >= closed_at + settings.linger_ms / 1000 > closed_at:
+        log.warning(
+            "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
+            settings.linger_ms,
         )
     log.info("stopped; forwarded %d frames, %d bytes", *relay.forwarded())
     if relay.error is not None:

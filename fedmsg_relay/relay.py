@@ -39,7 +39,7 @@ PARTING_S = 0.1
 back no sooner than this (libzmq's default ZMQ_RECONNECT_IVL): back before we have stopped
 listening, what it sends now could overtake what it sent before."""
 
-PARTINGS_S = 0.3
+PARTINGS_S = 0.5
 """How long that may go on if there are so many that every moment one of them hangs up."""
 
 PARTING_POLL_MS = 2
@@ -218,6 +218,7 @@ class Relay:
     def _drain(self) -> None:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._changed(Phase.DRAIN)
+        self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
         start = patient_since = time.monotonic()
         before = math.inf
         while connected := self._half_close_publishers():
@@ -240,7 +241,7 @@ class Relay:
         return any(e.listened_at_by(listener) for listener in own_sockets() for e in ours)
 
     def _half_close_publishers(self) -> int:
-        """Ask every connected publisher to hang up; how many there are.
+        """Ask every publisher to hang up; how many connections there are until all is read.
 
         The end of our half of a connection makes the publisher close the other half, behind
         everything that it has written: were it closed from here, what is still on the wire would
@@ -249,9 +250,9 @@ class Relay:
         found = 0
         for connection in own_sockets():
             if any(endpoint.accepted(connection) for endpoint in self.inbound):
-                with contextlib.suppress(OSError):  # it has just hung up
+                found += 1  # if it has hung up, libzmq has still to read what it wrote
+                with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_WR)
-                    found += 1
         return found
 
     def _received(self, quiet_ms: int, until: float = math.inf) -> Iterator[list[bytes]]:

@@ -19,11 +19,8 @@ from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
 
-PATIENCE_MS = 50
+PATIENCE_MS = 20
 """How long a message sent by hand waits for a consumer that is at its high-water mark."""
-
-STUCK_MS = 1
-"""Likewise, once there has been one that took nothing for that long."""
 
 PACED_S = 5.0
 """How long consumers may set the pace at all; from then on it is as with any PUB."""
@@ -112,7 +109,6 @@ class Sockets:
             except zmq.Again:  # at the first frame: a high-water mark counts whole messages
                 self._pub.setsockopt(zmq.XPUB_NODROP, 0)
                 self._pub.send_multipart(frames)
-                self._pub.setsockopt(zmq.SNDTIMEO, STUCK_MS)
                 paced = time.monotonic() < until and not out_of_time()
                 self._pub.setsockopt(zmq.XPUB_NODROP, paced)
             self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers

@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Iterable
 
+BARRIER_S = 5.0  # more than enough, if systemd is there at all
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
@@ -33,8 +34,15 @@ def keep(listener: socket.socket, name: str) -> None:
 
 
 def forget(name: str) -> None:
-    """The opposite of :func:`keep`."""
+    """The opposite of :func:`keep`; returns when systemd has closed the socket."""
     notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+    reader, writer = socket.socketpair()
+    with reader:
+        with writer:
+            notify("BARRIER=1", sockets=[writer])
+        reader.settimeout(BARRIER_S)
+        with contextlib.suppress(TimeoutError):
+            reader.recv(1)  # ends when systemd, which takes one after the other, has closed its end
 
 
 def kept() -> dict[str, socket.socket]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import zmtp
-from harness import BIN, Site, listens, wait_for
+from harness import BIN, Site, free_port, listens, wait_for
 
 
 class Daemon:
@@ -258,6 +258,32 @@ class TestReplace:
         daemon.seen.add(daemon.pid)
         daemon.wait_for("forwarding;", times=2)
         assert alive(daemon.pid)
+
+    @pytest.mark.parametrize("side", ["inbound", "outbound"])
+    def test_an_address_that_cannot_be_bound_leaves_the_old_one_alone(
+        self, site: Site, daemon: Daemon, side: str
+    ) -> None:
+        daemon.start()
+        pid = daemon.pid
+        taken = f"tcp://127.0.0.1:{free_port()}"
+        with socket.create_server(("127.0.0.1", int(taken.rsplit(":", 1)[1]))):
+            if side == "inbound":
+                site.write(relay_inbound=[site.inbound, taken])
+            else:
+                site.write(endpoints={"relay_outbound": taken})
+            done = daemon.start("--replace")
+        assert done.returncode == 1
+        assert f"cannot bind {taken}: Address already in use" in done.stderr
+        assert daemon.pid == pid
+        assert "stopping" not in daemon.log
+
+    def test_an_ipc_address_is_taken_over_too(self, site: Site, daemon: Daemon) -> None:
+        site.write(relay_inbound=f"ipc://{site.root}/socket")
+        daemon.start()
+        assert daemon.start("--replace").returncode == 0
+        subscriber = site.subscriber()
+        site.publisher(f"ipc://{site.root}/socket").send(b"passes")
+        assert subscriber.wait(1) == [[b"passes"]]
 
     def test_an_old_one_that_does_not_let_go_is_not_killed(
         self, site: Site, daemon: Daemon

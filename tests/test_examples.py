@@ -46,7 +46,8 @@ class Repository:
             cwd=at or self.work,
             env=self.environ,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=True,
         )
 
@@ -145,6 +146,15 @@ class TestPostReceive:
             'a\tb"\n ö': {"additions": 1, "deletions": 0, "lines": 1},
             "binary": {"additions": 0, "deletions": 0, "lines": 0},
         }
+
+    def test_a_branch_whose_name_is_no_utf8(self, site: Site, repository: Repository) -> None:
+        site.relay()
+        subscriber = site.subscriber()
+        repository.commit("one", a="1\n")
+        repository.git("checkout", "-q", "-b", os.fsdecode(b"odd\xff"))
+        assert "warning" not in repository.push("HEAD")
+        (commit,) = commits(subscriber.wait(1))
+        assert commit["branch"] == "odd\N{REPLACEMENT CHARACTER}"
 
     def test_500_commits_in_one_push(self, site: Site, repository: Repository) -> None:
         site.relay()

@@ -86,6 +86,9 @@ def test_the_sockets_stay_open_over_a_restart(machine: box.Box) -> None:
     assert show(machine, "NFileDescriptorStore") == "2"
     machine.check("cd /etc/fedmsg.d; sed -i s/2003/2005/ relay.py; service fedmsg-relay restart")
     assert show(machine, "NFileDescriptorStore") == "2", "one that is not used is given back"
+    machine.check("cd /etc/fedmsg.d; sed -i 's/[0-9.]*:4001/*:4001/' relay.py")
+    machine.check("service fedmsg-relay restart")
+    assert "*:4001" in machine.check("ss -ltn | grep :4001"), "one that is in the way too"
     assert machine.run(inode).stdout == ""
     machine.check("service fedmsg-relay stop")
     assert machine.check("ss -ltnH") == ""
