@@ -25,25 +25,75 @@ def listen(endpoint: Endpoint) -> socket.socket:
 
     Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced.
     """
-    listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    listener = _bind(endpoint)
+    try:
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        raise _error(endpoint, error) from error
+    return listener
+
+
+def check(endpoint: Endpoint, holder: int | None) -> None:
+    """Raise :class:`BindError` as :func:`listen` would once the process ``holder`` has let go.
+
+    It binds but does not listen, and so is in nobody's way.
+    """
+    if isinstance(endpoint.address, str):
+        if not os.access(os.path.dirname(endpoint.address), os.W_OK | os.X_OK):
+            error = OSError(errno.EACCES, "no writable directory there")
+            raise _error(endpoint, error)
+        return
+    try:
+        _bind(endpoint).close()
+    except BindError as error:
+        in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+        if not in_use or holder is None or not _listens_at(holder, endpoint.address[1]):
+            raise
+
+
+def _listens_at(pid: int, port: int) -> bool:
+    """Whether the process listens at a TCP port, of whatever address."""
+    inodes = set()
+    try:
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == TCP_LISTEN and int(fields[1][-4:], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+        return any(os.readlink(fd) in inodes for fd in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # the process is gone, or another user's
+        return False
+
+
+def _bind(endpoint: Endpoint) -> socket.socket:
+    bound = socket.socket(endpoint.family, socket.SOCK_STREAM)
     # What libzmq opens itself it makes so; an accept that waits would hold up its I/O thread.
-    listener.setblocking(False)
+    bound.setblocking(False)
     try:
         if endpoint.family == socket.AF_UNIX:
             _remove_stale(str(endpoint.address))
         else:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoint.family == socket.AF_INET6:
             only_v6 = endpoint.address[0] not in WILDCARDS
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
-        listener.bind(endpoint.address)
-        listener.listen(socket.SOMAXCONN)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+        bound.bind(endpoint.address)
     except OSError as error:
-        listener.close()
-        raise BindError(
-            f"{endpoint.key}: cannot bind {endpoint.uri}: {error.strerror or error}{_advice(error)}"
-        ) from error
-    return listener
+        bound.close()
+        raise _error(endpoint, error) from error
+    return bound
+
+
+def _error(endpoint: Endpoint, error: OSError) -> BindError:
+    advice = ""
+    if error.errno == errno.EADDRINUSE:
+        advice = "; is another relay running? `ss -lntxp` says who has it"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        advice = "; choose a port above 1023 or a directory that the relay's user may write to"
+    return BindError(
+        f"{endpoint.key}: cannot bind {endpoint.uri}: {error.strerror or error}{advice}"
+    )
 
 
 def _remove_stale(path: str) -> None:
@@ -59,42 +109,6 @@ def _remove_stale(path: str) -> None:
     if answer != errno.ECONNREFUSED:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     os.unlink(path)
-
-
-def _advice(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "; is another relay running? `ss -lntxp` says who has it"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "; choose a port above 1023 or a directory that the relay's user may write to"
-    return ""
-
-
-def check(endpoint: Endpoint, holder: int | None) -> None:
-    """Raise :class:`BindError` as :func:`listen` would once the process ``holder`` has let go."""
-    try:
-        listener = listen(endpoint)
-    except BindError as error:
-        in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-        if not in_use or holder is None or not _listens_at(holder, endpoint):
-            raise
-    else:
-        listener.close()
-        endpoint.remove()
-
-
-def _listens_at(pid: int, endpoint: Endpoint) -> bool:
-    """Whether the process listens at the endpoint's port, or at any socket file."""
-    tables = ("unix",) if endpoint.family == socket.AF_UNIX else ("tcp", "tcp6")
-    inodes = set()
-    for table in tables:
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if table == "unix":
-                inodes.add(fields[6])
-            elif fields[3] == TCP_LISTEN and int(fields[1][-4:], 16) == endpoint.address[1]:
-                inodes.add(fields[9])
-    links = (os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
-    return not inodes.isdisjoint(link[len("socket:[") : -1] for link in links)
 
 
 def own_sockets() -> Iterator[socket.socket]:
