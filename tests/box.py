@@ -160,6 +160,10 @@ class SystemdBox(Box):
         target = root / "target" / "etc" / "systemd" / "system" / "box.target"
         target.parent.mkdir(parents=True)
         target.write_text(self.TARGET)
+        # In place of the rule that empties /tmp at boot, as this project may lie there.
+        rule = root / "target" / "etc" / "tmpfiles.d" / "tmp.conf"
+        rule.parent.mkdir()
+        rule.touch()
         self._cgroup = trees[0] / f"box-{os.getpid()}-{id(self)}"
         self._cgroup.mkdir()
         home = Path("/proc/self/cgroup").read_text()
