@@ -111,6 +111,7 @@ def test_uninstall(machine: box.Box) -> None:
     assert machine.run("systemctl cat fedmsg-relay").returncode != 0
 
 
+@pytest.mark.timeout(400)
 def test_ten_restarts_on_a_busy_bus_lose_nothing(machine: box.Box) -> None:
     """A stock script waits half a second for its subscription.  A machine that is busy with other
     things may take longer from the end of one process to the start of the next, so this may have to
