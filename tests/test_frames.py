@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import select
 
 import pytest
-from harness import Site
+import zmtp
+from harness import Site, wait_for
 
 SHAPES = {
     "one frame": [b"alone"],
@@ -56,8 +59,30 @@ def test_a_consumer_gets_the_topics_it_asked_for(site: Site) -> None:
     assert [topic for topic, _ in some.wait(2)] == [b"b.x", b"b.y"]
 
 
-def test_no_limit_on_either_side_by_default(site: Site) -> None:
+def test_no_limit_for_a_consumer_that_is_behind(site: Site) -> None:
     """libzmq's own high-water mark is 1000 messages; fedmsg's 0 means none."""
+    site.relay()
+    consumer = zmtp.Peer(site.outbound, b"SUB")
+    with consumer.socket:
+        zmtp.send(consumer.socket, b"\1")
+        witness, publisher = site.subscriber(), site.publisher()
+
+        def is_heard() -> bool:
+            publisher.send(b"canary")
+            return bool(select.select([consumer.socket], [], [], 0)[0])
+
+        wait_for(is_heard, "the consumer's subscription to be in place")
+        for number in range(20_000):
+            publisher.send(b"%05d" % number + bytes(1000))
+        # Once it has all passed the relay, it waits for the one that has not read yet.
+        wait_for(lambda: witness.received[-1][0].startswith(b"19999"), "the last message")
+        bodies = (consumer.frame()[1] for _ in itertools.count())
+        messages = itertools.dropwhile(b"canary".__eq__, bodies)
+        numbers = [int(body[:5]) for body in itertools.islice(messages, 20_000)]
+    assert numbers == list(range(20_000))
+
+
+def test_a_hold_keeps_every_message(site: Site) -> None:
     site.write(relay_hold=1)
     site.relay(until="holding")
     subscriber = site.subscriber()
