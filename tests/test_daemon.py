@@ -305,8 +305,8 @@ class TestReplace:
         """Not while a command starts it, nor while the old one waits for a slow consumer."""
         site.write(zmq_linger=3000)
         daemon.start()
-        with zmtp.Peer(site.outbound, b"SUB").socket as stalled:
-            zmtp.send(stalled, b"\1")
+        with zmtp.Peer(site.outbound, b"SUB") as stalled:
+            stalled.subscribe()
             witness, publisher = site.subscriber(), site.publisher()
             for _ in range(64):
                 publisher.send(bytes(2**20))

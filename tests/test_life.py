@@ -132,13 +132,13 @@ class TestStop:
         written = []
 
         def publish(name: int) -> None:
-            with zmtp.Peer(site.inbound, b"PUB").socket as peer:
+            with zmtp.Peer(site.inbound, b"PUB") as peer:
                 readable = select.poll()
-                readable.register(peer, select.POLLIN)
+                readable.register(peer.socket, select.POLLIN)
                 count = 0
                 # The first thing that can be read is the subscription, the next one the end.
-                while not readable.poll(0) or peer.recv(100):
-                    zmtp.send(peer, b"%d %d" % (name, count))
+                while not readable.poll(0) or peer.socket.recv(100):
+                    peer.send(b"%d %d" % (name, count))
                     count += 1
                 written.append((name, count))
 
@@ -171,7 +171,7 @@ class TestStop:
     def test_a_consumer_that_takes_nothing_is_waited_for_within_linger(self, site: Site) -> None:
         site.write(zmq_linger=2000)
         relay, consumer = self.stalled(site)
-        with consumer.socket:
+        with consumer:
             relay.kill(signal.SIGTERM)
             relay.wait_for("SIGTERM: stopping")
             stopping = time.monotonic()
@@ -244,14 +244,14 @@ class TestStop:
     def test_a_second_signal_waits_for_no_consumer(self, site: Site) -> None:
         site.write(zmq_linger=600_000)
         relay, consumer = self.stalled(site)
-        with consumer.socket:
+        with consumer:
             assert stop_at_once(relay) == 0
 
     def stalled(self, site: Site) -> tuple[Process, zmtp.Peer]:
         """A relay with more for a consumer than the kernel buffers, and that consumer."""
         relay = site.relay()
         consumer = zmtp.Peer(site.outbound, b"SUB")
-        zmtp.send(consumer.socket, b"\1")
+        consumer.subscribe()
         witness, publisher = site.subscriber(), site.publisher()
         for _ in range(64):
             publisher.send(bytes(2**20))
