@@ -42,21 +42,48 @@ The relay's own:
     are back.
 ``relay_drain`` (seconds, default 5)
     At a stop, spend at most this long on passing on what has come in.
+``relay_inbound_allow``, ``relay_outbound_allow`` (string or list of strings; default: everybody)
+    The IPv4 and IPv6 addresses and networks (``192.0.2.0/24``) from which scripts and consumers may
+    connect.  Others are disconnected before anything of theirs is read.  Applies to ``tcp://``
+    addresses only.
+``relay_ipc_mode`` (permissions in octal, ``"0660"`` or ``0o660``; default ``0o660``)
+    Of the socket files of ``ipc://`` addresses; to connect takes the permission to write.
+``relay_max_message_size`` (bytes, default 16 MiB; 0: no limit)
+    A peer that sends a larger frame is disconnected, and that frame is lost.
+``relay_stall_timeout`` (seconds, default 30; 0: never)
+    A consumer for which something is waiting but that takes nothing for this long, because it is
+    stopped, hung or gone, is disconnected, and what was waiting for it is dropped.  Applies to
+    ``tcp://`` addresses only.  With keepalive on, an idle peer that does not answer probes is also
+    given up after this time, whatever ``zmq_tcp_keepalive_cnt`` says.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedmsg_relay import allowlist
+from fedmsg_relay.allowlist import Network
 from fedmsg_relay.errors import ConfigError
 from fedmsg_relay.loading import WHERE
 
 OUTBOUND = "endpoints['relay_outbound']"
-OUR_KEYS = ("relay_inbound", "relay_outbound", "relay_hold", "relay_drain")
+OUR_KEYS = (
+    "relay_inbound",
+    "relay_outbound",
+    "relay_hold",
+    "relay_drain",
+    "relay_inbound_allow",
+    "relay_outbound_allow",
+    "relay_ipc_mode",
+    "relay_max_message_size",
+    "relay_stall_timeout",
+)
 C_INT_MAX = 2**31 - 1
 SECONDS_MAX = 86_400
+OCTAL = re.compile("(0o?)?[0-7]{3}")
 IO_THREADS_MAX = 64  # libzmq ends the process if it cannot start one
 
 
@@ -80,6 +107,14 @@ class Settings:
     tcp_keepalive_intvl_s: int
     hold_s: float
     drain_s: float
+    inbound_allow: tuple[Network, ...] | None
+    """None is everybody."""
+    outbound_allow: tuple[Network, ...] | None
+    ipc_mode: int
+    max_message_size: int
+    """Bytes of a frame; 0 is no limit."""
+    stall_timeout_s: float
+    """0 is never."""
 
 
 def settings(config: Mapping[str, Any]) -> Settings:
@@ -116,6 +151,11 @@ def settings(config: Mapping[str, Any]) -> Settings:
         tcp_keepalive_intvl_s=_option(config, "zmq_tcp_keepalive_intvl", maximum=32767),
         hold_s=_seconds(config, "relay_hold", reconnect_ms / 1000 + 0.5),
         drain_s=_seconds(config, "relay_drain", 5.0),
+        inbound_allow=_networks(config, "relay_inbound_allow"),
+        outbound_allow=_networks(config, "relay_outbound_allow"),
+        ipc_mode=_permissions(config, "relay_ipc_mode", 0o660),
+        max_message_size=_whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1),
+        stall_timeout_s=_seconds(config, "relay_stall_timeout", 30.0),
     )
 
 
@@ -154,3 +194,15 @@ def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     if type(value) not in (int, float) or not 0 <= value <= SECONDS_MAX:
         raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {SECONDS_MAX}")
     return float(value)
+
+
+def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None:
+    return allowlist.networks(key, config[key]) if key in config else None
+
+
+def _permissions(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    mode = int(value, 8) if isinstance(value, str) and OCTAL.fullmatch(value) else value
+    if type(mode) is not int or not 0 <= mode <= 0o777:  # 660 without 0o is more
+        raise ConfigError(f"{key} = {value!r}: must be permissions, such as '0660' or 0o660")
+    return mode

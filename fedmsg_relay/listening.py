@@ -19,13 +19,17 @@ from fedmsg_relay.errors import BindError
 
 TCP_LISTEN = "0A"  # in /proc/net/tcp, see proc(5)
 
+RANGE_MAX = 2**16
+"""Descriptors to look at one by one; that takes 0.1 s, and the limit may be a billion."""
 
-def listen(endpoint: Endpoint) -> socket.socket:
+
+def listen(endpoint: Endpoint, ipc_mode: int) -> socket.socket:
     """A socket listening at ``endpoint``.  Raises :class:`BindError`, naming key and address.
 
-    Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced.
+    Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced,
+    and one that is made has the permissions ``ipc_mode``.
     """
-    listener = _bind(endpoint)
+    listener = _bind(endpoint, ipc_mode)
     try:
         listener.listen(socket.SOMAXCONN)
     except OSError as error:
@@ -45,7 +49,7 @@ def check(endpoint: Endpoint, holder: int | None) -> None:
             raise _error(endpoint, error)
         return
     try:
-        _bind(endpoint).close()
+        _bind(endpoint, ipc_mode=0).close()
     except BindError as error:
         in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
         if not in_use or holder is None or not _listens_at(holder, endpoint.address[1]):
@@ -66,19 +70,22 @@ def _listens_at(pid: int, port: int) -> bool:
         return False
 
 
-def _bind(endpoint: Endpoint) -> socket.socket:
+def _bind(endpoint: Endpoint, ipc_mode: int) -> socket.socket:
     bound = socket.socket(endpoint.family, socket.SOCK_STREAM)
     # What libzmq opens itself it makes so; an accept that waits would hold up its I/O thread.
     bound.setblocking(False)
     try:
         if endpoint.family == socket.AF_UNIX:
             _remove_stale(str(endpoint.address))
+            os.fchmod(bound.fileno(), ipc_mode)  # so that the file is never more open than that
         else:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoint.family == socket.AF_INET6:
             only_v6 = endpoint.address[0] not in WILDCARDS
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
         bound.bind(endpoint.address)
+        if endpoint.family == socket.AF_UNIX:
+            os.chmod(str(endpoint.address), ipc_mode)  # what the umask took away
     except OSError as error:
         bound.close()
         raise _error(endpoint, error) from error
@@ -120,7 +127,7 @@ def own_sockets() -> Iterator[socket.socket]:
     try:
         fds: Iterable[int] = map(int, os.listdir("/proc/self/fd"))
     except OSError:  # it cannot be opened, for want of descriptors
-        fds = range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        fds = range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], RANGE_MAX))
     for fd in fds:
         try:
             borrowed = socket.socket(fileno=fd)

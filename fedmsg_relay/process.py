@@ -1,7 +1,8 @@
 """One well-behaved process around a relay: its name, its signals, its log, its end.
 
-Once the relay is bound, the main thread sleeps in one poll until a signal, a new phase of the relay
-or the watchdog's timer wakes it, and waits for nothing else.  Signal handlers do but wake it.
+Once the relay is bound, the main thread sleeps in one poll until a signal, a new phase of the
+relay, something at its sockets or a timer wakes it, and waits for nothing else.  Signal handlers do
+but wake it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import threading
@@ -20,14 +20,15 @@ from pathlib import Path
 
 import zmq
 
-from fedmsg_relay import __version__, endpoints, listening, systemd
+from fedmsg_relay import __version__, descriptors, endpoints, listening, memory, systemd
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint, Plan
 from fedmsg_relay.errors import BindError, Died, RelayError
 from fedmsg_relay.logfile import LogFile
+from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.relay import HOLD_LIMIT_BYTES, PARTING_S, Phase, Relay
-from fedmsg_relay.wakeup import Wakeup
+from fedmsg_relay.wakeup import Timer, Wakeup
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -68,7 +69,7 @@ def serve(
     kept = systemd.kept()
 
     def listen(endpoint: Endpoint) -> socket.socket:
-        return kept.pop(_fdname(endpoint), None) or listening.listen(endpoint)
+        return kept.pop(_fdname(endpoint), None) or listening.listen(endpoint, settings.ipc_mode)
 
     _forget(kept, plan)
     wakeup = Wakeup()
@@ -83,11 +84,11 @@ def serve(
                 pidfile.take()
             ours.callback(pidfile.release)
         set_name(NAME)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        descriptor_limit = descriptors.raise_limit()
         try:
             relay = Relay(settings, plan, wakeup.post, listen)
             relay.open()
+            monitor = Monitor(relay, settings, descriptor_limit)
         except (OSError, zmq.ZMQError) as error:
             raise RelayError(
                 f"cannot start: {error}; `ulimit -a` shows what may be short"
@@ -103,7 +104,7 @@ def serve(
         )
         systemd.notify("READY=1")
         ready()
-        _attend(relay, wakeup, settings, log_file, release=ours.close)
+        _attend(relay, monitor, wakeup, settings, log_file, release=ours.close)
 
 
 def _fdname(endpoint: Endpoint) -> str:
@@ -120,11 +121,10 @@ def _forget(kept: dict[str, socket.socket], plan: Plan) -> None:
 
 def _keep(relay: Relay) -> None:
     """Let systemd have our listening sockets, for the next process."""
-    for listener in listening.own_sockets():
-        for endpoint in relay.inbound + relay.outbound:
-            # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
-            if endpoint.listened_at_by(listener) and listener.family != socket.AF_UNIX:
-                systemd.keep(listener, _fdname(endpoint))
+    for endpoint, listener in relay.listeners():
+        # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
+        if listener.family != socket.AF_UNIX:
+            systemd.keep(listener, _fdname(endpoint))
 
 
 def _check(plan: Plan, holder: int | None) -> None:
@@ -150,6 +150,7 @@ def _run(relay: Relay) -> None:
 
 def _attend(
     relay: Relay,
+    monitor: Monitor,
     wakeup: Wakeup,
     settings: Settings,
     log_file: LogFile | None,
@@ -161,15 +162,27 @@ def _attend(
     """
     poller = zmq.Poller()
     poller.register(wakeup, zmq.POLLIN)
-    watchdog_s = systemd.watchdog_s()
+    for events in monitor.events.values():
+        poller.register(events, zmq.POLLIN)
+    # Of two questions within the watchdog's time one may go unanswered.
+    watchdog = Timer(systemd.watchdog_s() / 3)
+    trim = Timer(memory.TRIM_EVERY_S)
     at = Phase.HOLD
     closed_at = math.inf
     stops: list[float] = []  # when we were asked to, monotonic
     while at is not Phase.CLOSED and not (at is Phase.CLOSE and len(stops) > 1):
-        # Of two questions within the watchdog's time one may go unanswered.
-        poller.poll(int(watchdog_s * 1000 / 3) if watchdog_s else None)
-        if watchdog_s and (relay.is_alive() or at is Phase.CLOSE):
+        due_s = min(watchdog.due_s(), trim.due_s(), monitor.due_s())
+        try:
+            poller.poll(math.ceil(due_s * 1000))
+            monitor.attend()
+        except zmq.ContextTerminated:  # the relay has closed its sockets, and waits for these
+            for events in monitor.events.values():
+                poller.unregister(events)
+            monitor.close()
+        if watchdog.is_due() and (relay.is_alive() or at is Phase.CLOSE):
             systemd.notify("WATCHDOG=1")
+        if trim.is_due():
+            memory.trim()
         for event in wakeup.events():
             if isinstance(event, Phase):
                 at = event
@@ -184,6 +197,7 @@ def _attend(
                 _reopen(log_file)
             elif not stops or time.monotonic() > stops[-1] + ECHO_S:
                 stops.append(time.monotonic())
+                monitor.stop()
                 relay.stop()
                 systemd.notify("STOPPING=1")
                 log.info("%s: stopping%s", event.name, " without waiting" * (len(stops) > 1))

@@ -3,7 +3,8 @@
 :class:`Relay` lives five words, in this order: **open** the sockets; **hold** what comes in until
 the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
 starts no thread: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
-on a thread that does nothing else, and ``stop``, ``is_alive`` and ``forwarded`` are for another.
+on a thread that does nothing else, and ``stop``, ``is_alive``, ``forwarded``, ``listeners`` and
+``monitors`` are for another.
 
 On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
 gets its subscription only when the thread that owns the SUB runs, and discards what it sent before.
@@ -23,7 +24,7 @@ from enum import Enum
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint, Plan
 from fedmsg_relay.errors import BindError, Died, RelayError
-from fedmsg_relay.listening import listen, own_sockets
+from fedmsg_relay.listening import own_sockets
 from fedmsg_relay.sockets import Sockets, statistics
 
 log = logging.getLogger("fedmsg.relay")
@@ -78,7 +79,7 @@ class Relay:
         settings: Settings,
         plan: Plan,
         changed: Callable[[Phase], None],
-        listen: Callable[[Endpoint], socket.socket] = listen,
+        listen: Callable[[Endpoint], socket.socket],
     ) -> None:
         self.inbound: tuple[Endpoint, ...] = plan.inbound
         self.outbound: tuple[Endpoint, ...] = ()  # the group of plan.outbound that was free
@@ -91,6 +92,7 @@ class Relay:
         self._changed = changed
         self._listen = listen
         self._sockets = Sockets(settings)
+        self.monitors = self._sockets.monitors  # for the other thread to close, at the end
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
         self._proxied = (0, 0)  # frames and bytes, as the proxy last said
@@ -134,6 +136,13 @@ class Relay:
                     log.warning("%s; the next address is taken", passed_over)
                 return listening
         raise BindError("; ".join(errors))
+
+    def listeners(self) -> Iterator[tuple[Endpoint, socket.socket]]:
+        """Every socket that listens for this relay, borrowed as with :func:`own_sockets`."""
+        for listener in own_sockets():
+            for endpoint in self.inbound + self.outbound:
+                if endpoint.listened_at_by(listener):
+                    yield endpoint, listener
 
     # -- beside run() ----------------------------------------------------------------------------
 
@@ -236,10 +245,6 @@ class Relay:
         self._sockets.send(self._received(QUIET_MS), self._out_of_time)
         self.undrained = connected > 0 or self._sockets.receive(0) is not None
 
-    def _is_listening(self) -> bool:
-        ours = self.inbound + self.outbound
-        return any(e.listened_at_by(listener) for listener in own_sockets() for e in ours)
-
     def _half_close_publishers(self) -> int:
         """Ask every publisher to hang up; how many connections there are until all is read.
 
@@ -275,7 +280,7 @@ class Relay:
         self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if self.error else linger_ms)
         # libzmq closes in a thread of its own; before that the next relay could not bind.
         until = time.monotonic() + CLOSING_S
-        while self._is_listening() and time.monotonic() < until:
+        while any(self.listeners()) and time.monotonic() < until:
             time.sleep(CLOSING_POLL_S)
         self._changed(Phase.CLOSE)
         self._sockets.wait_until_delivered()

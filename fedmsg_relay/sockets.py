@@ -1,7 +1,8 @@
 """The two sockets of a relay and libzmq's proxy between them.
 
 Everything here belongs to one thread at a time, first to the one that binds and then to the one
-that forwards; only :meth:`Sockets.tell` and :meth:`Sockets.answers` are for a thread beside it.
+that forwards; only :meth:`Sockets.tell`, :meth:`Sockets.answers` and :attr:`Sockets.monitors` are
+for a thread beside it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from collections.abc import Callable, Iterable
 
 import zmq
 
+from fedmsg_relay import allowlist
+from fedmsg_relay.allowlist import Network
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
+
+EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED
+"""What the monitors tell."""
 
 PATIENCE_MS = 20
 """How long a message sent by hand waits for a consumer that is at its high-water mark."""
@@ -34,8 +40,14 @@ class Sockets:
         self.bytes = 0
         self._settings = settings
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
-        self._sub = self._make(zmq.SUB)
-        self._pub = self._make(zmq.PUB)
+        self._sub = self._make(zmq.SUB, settings.inbound_allow)
+        self._pub = self._make(zmq.PUB, settings.outbound_allow)
+        # What happens at each, see zmq_socket_monitor(3): for another thread to read, and to close
+        # when the context is terminated.
+        self.monitors = {
+            "relay_inbound": self._monitor("relay_inbound", self._sub),
+            "relay_outbound": self._monitor("relay_outbound", self._pub),
+        }
         self._bound: list[str] = []  # what _sub is bound to, in libzmq's words
         # The control of the proxy, see zmq_proxy_steerable(3): the first is the end to tell.  In a
         # context of its own it can be read when the sockets are gone.
@@ -45,7 +57,7 @@ class Sockets:
         self._told.bind("inproc://control")
         self._telling.connect("inproc://control")
 
-    def _make(self, kind: int) -> zmq.Socket[bytes]:
+    def _make(self, kind: int, allowed: tuple[Network, ...] | None) -> zmq.Socket[bytes]:
         made = self._context.socket(kind)
         made.setsockopt(zmq.SNDHWM, self._settings.high_water_mark)
         made.setsockopt(zmq.RCVHWM, self._settings.high_water_mark)
@@ -53,8 +65,22 @@ class Sockets:
         made.setsockopt(zmq.TCP_KEEPALIVE_CNT, self._settings.tcp_keepalive_cnt)
         made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, self._settings.tcp_keepalive_idle_s)
         made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, self._settings.tcp_keepalive_intvl_s)
+        # For the same end libzmq has heartbeats, but peers that speak less than ZMTP 3.1 take them
+        # for messages.
+        made.setsockopt(zmq.TCP_MAXRT, math.ceil(self._settings.stall_timeout_s * 1000))
+        made.setsockopt(zmq.MAXMSGSIZE, self._settings.max_message_size or -1)
+        for ipv6, allow in allowlist.filters(allowed or ()):
+            made.setsockopt(zmq.IPV6, ipv6)
+            made.setsockopt_string(zmq.TCP_ACCEPT_FILTER, allow)
         made.setsockopt(zmq.IPV6, 1)
         return made
+
+    def _monitor(self, name: str, monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+        monitored.monitor(f"inproc://{name}", EVENTS)
+        reader = self._context.socket(zmq.PAIR)
+        reader.setsockopt(zmq.RCVHWM, 0)  # or a late reader would stop libzmq's threads
+        reader.connect(f"inproc://{name}")
+        return reader
 
     def bind(
         self,

@@ -9,6 +9,7 @@ refused.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 from collections.abc import Iterable
@@ -57,9 +58,9 @@ def kept() -> dict[str, socket.socket]:
     return found
 
 
-def watchdog_s() -> float | None:
-    """Within how many seconds systemd wants a sign of life; None if it does not."""
+def watchdog_s() -> float:
+    """Within how many seconds systemd wants a sign of life; infinite if it does not."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
+        return math.inf
     usec = os.environ.get("WATCHDOG_USEC")
-    return int(usec) / 1e6 if usec else None
+    return int(usec) / 1e6 if usec else math.inf

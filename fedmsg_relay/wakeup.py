@@ -1,4 +1,4 @@
-"""Signals, and what other threads have to say, as events for the poll of the main thread."""
+"""What wakes the main thread: signals, what other threads have to say, and the time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import queue
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 from fedmsg_relay.relay import Phase
@@ -54,3 +55,22 @@ class Wakeup:
         with contextlib.suppress(queue.Empty):
             while True:
                 yield self._phases.get_nowait()
+
+
+class Timer:
+    """Something to do every ``period_s`` seconds, however often one is woken; never if infinite."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._next = time.monotonic() + period_s
+
+    def due_s(self) -> float:
+        """Within how many seconds it is due."""
+        return max(0.0, self._next - time.monotonic())
+
+    def is_due(self) -> bool:
+        """Whether the time has come; if so, the next period begins."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._period_s
+        return True

@@ -14,4 +14,18 @@ config = {
     #
     # At a stop, spend at most this many seconds on passing on what has come in.
     # "relay_drain": 5,
+    #
+    # The addresses and networks that may connect; the default is whoever reaches the port.
+    # "relay_inbound_allow": ["127.0.0.1", "192.0.2.0/24", "2001:db8::/32"],
+    # "relay_outbound_allow": ["127.0.0.1", "192.0.2.0/24", "2001:db8::/32"],
+    #
+    # Permissions of the socket files of ipc:// addresses.
+    # "relay_ipc_mode": "0660",
+    #
+    # Disconnect whoever sends a frame of more bytes than this; 0 is no limit.
+    # "relay_max_message_size": 16 * 2**20,
+    #
+    # Disconnect a consumer for which something waits, but that takes nothing for this many seconds;
+    # 0 is never.
+    # "relay_stall_timeout": 30,
 }

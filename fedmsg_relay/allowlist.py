@@ -1,0 +1,62 @@
+"""Addresses and networks that may connect -> libzmq's accept filters.
+
+A filter (``ZMQ_TCP_ACCEPT_FILTER``) closes the connection of an outsider before a byte of his is
+read, and peers of any age need not know of it.  ZAP, which took its place in libzmq's manual, locks
+out those that speak ZMTP 2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Union
+
+from fedmsg_relay.errors import ConfigError
+
+Network = Union[IPv4Network, IPv6Network]
+
+MAPPED = IPv6Network("::ffff:0:0/96")
+"""What an IPv4 address looks like on a socket that accepts IPv4 and IPv6 (RFC 4291, 2.5.5.2)."""
+
+
+def networks(key: str, value: object) -> tuple[Network, ...]:
+    """The networks that a list of strings names.  Raises :class:`ConfigError`, naming the entry."""
+    entries = [value] if isinstance(value, str) else value
+    if not isinstance(entries, (list, tuple)) or not entries:
+        raise ConfigError(
+            f"{key} = {value!r}: must be a list of addresses and networks, and not empty;"
+            " leave it out to let in whoever reaches the port"
+        )
+    return tuple(_network(key, entry) for entry in entries)
+
+
+def _network(key: str, entry: object) -> Network:
+    try:
+        if not isinstance(entry, str) or "%" in entry:  # ip_network() takes numbers, and scopes
+            raise ValueError("it must look like 192.0.2.7, 192.0.2.0/24, 2001:db8::/32")
+        network = ip_network(entry)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {entry!r}: not an address or a network: {error}") from error
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        address = int(network.network_address) - int(MAPPED.network_address)
+        return IPv4Network((address, network.prefixlen - MAPPED.prefixlen))
+    return network
+
+
+def filters(allowed: tuple[Network, ...]) -> Iterator[tuple[int, str]]:
+    """What libzmq is to be told: the value of ``ZMQ_IPV6`` that must be set, and then the filter.
+
+    With ``ZMQ_IPV6`` libzmq makes an IPv6 address of an IPv4 one but leaves the length of its
+    prefix as it was: a filter of 10.0.0.0/8 then lets in all the world.
+    """
+    for network in allowed:
+        if isinstance(network, IPv4Network):
+            yield 0, str(network)
+            prefix = MAPPED.prefixlen + network.prefixlen
+            yield 1, f"::ffff:{network.network_address}/{prefix}"
+        elif network.supernet_of(MAPPED):
+            # Whoever allows all of IPv6 has not allowed all of IPv4.
+            for part in network.address_exclude(MAPPED):
+                yield 1, str(part)
+        else:
+            yield 1, str(network)
