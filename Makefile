@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CONFIG = --config-filename etc/fedmsg.d/relay.py
 
-.PHONY: run demo test lint clean install uninstall
+.PHONY: run demo test soak figures lint clean install uninstall
 
 run: $(VENV)/.run
 	@echo "In a second terminal:  $(BIN)/fedmsg-tail $(CONFIG)"
@@ -17,6 +17,12 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.test
+	$(BIN)/python tests/soak.py
+
+figures: $(VENV)/.test
+	$(BIN)/python tests/figures.py $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
