@@ -19,12 +19,15 @@ log = logging.getLogger("fedmsg.relay")
 PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
 LOGFILE = "/var/log/fedmsg/fedmsg-relay.log"
 
+WRONG_USAGE = 2
+"""The exit status of argparse."""
+
 DESCRIPTION = """\
 Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
 
 Both addresses come from the global fedmsg config. Stops on SIGTERM and SIGINT, after passing on
 what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, or
-died; 2 wrong usage; 6 not configured.
+died; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL, 3 UNKNOWN.
 """
 
 OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
@@ -58,6 +61,18 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
             "help": "Check the configuration, say what would be bound, and exit.",
         },
     ),
+    (
+        ["--check"],
+        {
+            "action": "store_true",
+            "help": "Ask the relay that should run whether it does, for Nagios: one line, and the"
+            " exit status 0 OK, 2 CRITICAL or 3 UNKNOWN. --timeout says how long to wait.",
+        },
+    ),
+    (
+        ["--roundtrip"],
+        {"action": "store_true", "help": "With --check: also send a message, and wait for it."},
+    ),
     (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
 ]
 
@@ -76,6 +91,8 @@ def main() -> int:
     )
     try:
         try:
+            if "--check" in sys.argv:
+                return _check()
             site = loading.load(OPTIONS, DESCRIPTION)
             if site["test"]:
                 return _test(site)
@@ -114,6 +131,24 @@ def _test(site: Mapping[str, Any]) -> int:
     for group in plan.outbound:
         print(f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}")
     return 0
+
+
+def _check() -> int:
+    """Ask the relay, and answer as Nagios wants to be answered."""
+    from fedmsg_relay import check  # a start must not wait for it
+
+    logging.disable()  # what a start would warn of is not the question
+    try:
+        site = loading.load(OPTIONS, DESCRIPTION)
+        status, line = check.check(config.settings(site), site, site["timeout"], site["roundtrip"])
+    except RelayError as error:
+        status, line = check.UNKNOWN, f"UNKNOWN - {error}"
+    except SystemExit as exits:
+        if exits.code == WRONG_USAGE:  # which would mean critical
+            return check.UNKNOWN
+        raise
+    print(f"FEDMSG-RELAY {line}")
+    return status
 
 
 def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell) -> int:

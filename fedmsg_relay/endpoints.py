@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmsg_relay.config import Settings
-from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay.errors import ConfigError, NotHere, RelayError
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -86,12 +86,12 @@ class Plan:
     outbound: tuple[tuple[Endpoint, ...], ...]
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Settings, patience_s: float = RESOLVER_PATIENCE_S) -> Plan:
     """Find the addresses of this host among the configured ones, asking the resolver for names.
 
     Raises :class:`ConfigError` for one that is malformed, or if none is of this host.
     """
-    deadline = time.monotonic() + RESOLVER_PATIENCE_S
+    deadline = time.monotonic() + patience_s
     inbound = _local("relay_inbound", settings.inbound, deadline)
     outbound = _local(settings.outbound_key, settings.outbound, deadline)
     return Plan(_distinct([endpoint for group in inbound for endpoint in group]), tuple(outbound))
@@ -107,7 +107,7 @@ def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[
         else:
             log.warning("%s: %s is not an address of this host; skipped", key, address)
     if not groups:
-        raise ConfigError(
+        raise NotHere(
             f"{key} = {list(addresses)}: none is an address of this host;"
             " add one that is, or run the relay where they are"
         )

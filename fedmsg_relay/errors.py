@@ -33,3 +33,7 @@ class ConfigError(RelayError):
     """
 
     status = 6
+
+
+class NotHere(ConfigError):
+    """None of the addresses of a key is of this host; ``--check`` asks them all the same."""

@@ -25,6 +25,10 @@ from fedmsg_relay.errors import BindError
 EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED
 """What the monitors tell."""
 
+FORWARDING = b"\0fedmsg-relay forwards"
+"""A topic that nobody publishes.  The SUB subscribes to it, as it does to everything, when it goes
+over to forwarding: so a peer at the inbound can tell that from a hold."""
+
 PATIENCE_MS = 20
 """How long a message sent by hand waits for a consumer that is at its high-water mark."""
 
@@ -99,6 +103,7 @@ class Sockets:
 
     def forward(self) -> None:
         """Let libzmq forward, without any Python for a message, until told to TERMINATE."""
+        self._sub.subscribe(FORWARDING)
         zmq.proxy_steerable(self._sub, self._pub, None, self._told)
 
     def tell(self, *words: bytes) -> None:

@@ -53,6 +53,7 @@ def test_what_is_published_is_seen_and_nothing_else(site: Site, revision: str) -
     ):
         consumer.subscribe()
         publisher.wait_for_subscription()
+        publisher.wait_for_subscription(b"\0fedmsg-relay forwards")
 
         def is_heard() -> bool:
             publisher.send(b"canary")

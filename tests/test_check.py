@@ -1,0 +1,165 @@
+"""fedmsg-relay --check: a light that is green only when messages pass."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+import zmq
+from harness import RELAY, Site, free_port
+
+OK, CRITICAL, UNKNOWN = 0, 2, 3
+
+
+def check(site: Site, *options: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
+    """Ask, as Nagios would; the answer is a single line."""
+    done = site.run(*RELAY, "--check", "--timeout", str(timeout_s), *options)
+    assert "Traceback" not in done.stdout + done.stderr
+    if "usage" not in done.stderr:
+        assert re.fullmatch("FEDMSG-RELAY (OK|CRITICAL|UNKNOWN) - .*\n", done.stdout), done
+        assert not done.stderr
+    return done
+
+
+def is_critical(site: Site, says: str, *options: str) -> None:
+    done = check(site, *options, timeout_s=1)
+    assert done.returncode == CRITICAL, done
+    assert done.stdout.startswith(f"FEDMSG-RELAY CRITICAL - {says}"), done
+
+
+def test_a_relay_that_forwards_is_ok_and_no_message_is_sent(site: Site) -> None:
+    relay = site.relay()
+    subscriber = site.subscriber()
+    done = check(site)
+    assert done.returncode == OK, done
+    seconds = r"\d+\.\d{6}s;;;0;10"
+    assert re.search(rf" \| subscription={seconds} handshake={seconds}\n$", done.stdout), done
+    site.publisher().send(b"the first message")
+    assert subscriber.wait(1) == [[b"the first message"]]
+    assert relay.end() == 0
+
+
+def test_a_round_trip_sends_one_and_says_how_long_it_took(site: Site) -> None:
+    site.write(topic_prefix="org.example", environment="stg")
+    site.relay()
+    subscriber = site.subscriber(topic=b"org.example.stg.")
+    done = check(site, "--roundtrip")
+    assert done.returncode == OK, done
+    assert re.search(r" roundtrip=\d+\.\d{6}s;;;0;10\n$", done.stdout), done
+    for topic, body in subscriber.wait(1):
+        assert topic == b"org.example.stg.relay.check"
+        message = json.loads(body)
+        assert message["topic"] == topic.decode()
+        assert message.keys() >= {"i", "msg", "msg_id", "timestamp"}
+
+
+def test_every_inbound_address_is_asked(site: Site) -> None:
+    both = [f"tcp://127.0.0.1:{free_port()}", f"ipc://{site.root}/in.sock"]
+    site.write(relay_inbound=both)
+    site.relay()
+    done = check(site, "--roundtrip")
+    assert done.returncode == OK, done
+    assert all(address in done.stdout for address in both)
+    third = f"tcp://127.0.0.1:{free_port()}"
+    site.write(relay_inbound=[*both, third])
+    is_critical(site, f"relay_inbound {third}: no answer within 1.0 s: Connection refused")
+
+
+def test_one_outbound_address_is_enough(site: Site) -> None:
+    """The relay binds the first that is free."""
+    site.relay()
+    others = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
+    site.write(endpoints={"relay_outbound": [others[0], site.outbound, others[1]]})
+    done = check(site, "--roundtrip")
+    assert done.returncode == OK, done
+
+
+def test_no_relay(site: Site) -> None:
+    is_critical(site, f"relay_inbound {site.inbound}: no answer within 1.0 s: Connection refused")
+
+
+def test_a_relay_that_is_stopped(site: Site) -> None:
+    relay = site.relay()
+    relay.kill(signal.SIGSTOP)
+    try:
+        is_critical(site, f"relay_inbound {site.inbound}: no answer within 1.0 s, though somebody")
+    finally:
+        relay.kill(signal.SIGCONT)
+    assert check(site).returncode == OK
+
+
+def test_a_relay_that_holds(site: Site) -> None:
+    site.write(relay_hold=600)
+    site.relay(until="holding")
+    is_critical(site, f"relay_inbound {site.inbound}: it does not forward, but holds")
+
+
+def test_a_hold_that_ends_in_time_is_waited_for(site: Site) -> None:
+    site.write(relay_hold=2)
+    site.relay(until="holding")
+    assert check(site).returncode == OK
+
+
+def test_half_a_relay(site: Site) -> None:
+    """The outbound is not where the config says, or not the relay's."""
+    site.relay()
+    away = f"tcp://127.0.0.1:{free_port()}"
+    site.write(endpoints={"relay_outbound": away})
+    is_critical(site, f"relay_outbound {away}: no answer within 1.0 s: Connection refused")
+    with zmq.Context() as context, context.socket(zmq.PUB) as another:
+        another.bind(away)
+        is_critical(site, f"a message to relay_inbound {site.inbound} did not", "--roundtrip")
+
+
+@pytest.mark.parametrize("says", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"], ids=str)
+def test_something_else_listens(site: Site, says: bytes) -> None:
+    port = int(site.inbound.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)) as server:
+
+        def speak() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(says)
+                connection.recv(1000)
+
+        speaking = threading.Thread(target=speak)
+        speaking.start()
+        is_critical(site, f"relay_inbound {site.inbound}: no answer within 1.0 s, though somebody")
+        speaking.join()
+
+
+def test_who_is_not_allowed_cannot_say_that_it_is_well(site: Site) -> None:
+    site.write(relay_inbound_allow=["192.0.2.1"])
+    site.relay()
+    is_critical(site, f"relay_inbound {site.inbound}: no answer within 1.0 s, though somebody")
+
+
+def test_the_addresses_of_another_host_are_asked_as_scripts_do(site: Site) -> None:
+    site.write(relay_inbound=["tcp://192.0.2.1:2003"])
+    is_critical(site, "relay_inbound tcp://192.0.2.1:2003: no answer within 1.0 s")
+
+
+@pytest.mark.parametrize("options", [["--no-such-option"], ["--timeout", "soon"]], ids=str)
+def test_wrong_usage_is_unknown(site: Site, options: list[str]) -> None:
+    assert check(site, *options).returncode == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"relay_inbound": None}, "relay_inbound: not set"),
+        ({"relay_inbound": "somewhere"}, "relay_inbound = 'somewhere': not an address"),
+        ({"relay_hodl": 1}, "relay_hodl: no such key"),
+    ],
+    ids=str,
+)
+def test_a_wrong_config_is_unknown(site: Site, config: dict[str, object], says: str) -> None:
+    site.write(**config)
+    done = check(site)
+    assert done.returncode == UNKNOWN
+    assert says in done.stdout
