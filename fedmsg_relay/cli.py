@@ -81,7 +81,8 @@ def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
     sys.argv[0] = process.NAME  # what usage messages call us
     process.set_name(process.COMMAND)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a log to reopen
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
+        signal.signal(number, signal.SIG_IGN)
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # started without a standard stream: no socket must take its place
     os.close(fd)

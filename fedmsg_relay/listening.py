@@ -6,6 +6,7 @@ address, and keeps to itself what systemd could keep over a restart.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -129,11 +130,15 @@ def own_sockets() -> Iterator[socket.socket]:
     except OSError:  # it cannot be opened, for want of descriptors
         fds = range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], RANGE_MAX))
     for fd in fds:
-        try:
-            borrowed = socket.socket(fileno=fd)
-        except OSError:  # not a socket, or closed meanwhile
-            continue
-        try:
+        with contextlib.suppress(OSError), borrow(fd) as borrowed:
             yield borrowed
-        finally:
-            borrowed.detach()
+
+
+@contextlib.contextmanager
+def borrow(fd: int) -> Iterator[socket.socket]:
+    """A socket that is libzmq's.  Raises OSError if it is none, or was closed meanwhile."""
+    borrowed = socket.socket(fileno=fd)
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()

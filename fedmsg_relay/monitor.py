@@ -1,7 +1,7 @@
 """What goes on at the relay's two sides, as libzmq's socket monitors tell it.
 
-Owns the count of those who were refused.  It is read by the main thread; forwarding neither waits
-for it nor does anything for it.
+Owns the counters, and the lines of the log about peers.  It is read by the main thread; forwarding
+neither waits for it nor does anything for it.
 """
 
 from __future__ import annotations
@@ -17,70 +17,165 @@ import zmq
 
 from fedmsg_relay.config import Settings
 from fedmsg_relay.descriptors import Listeners
+from fedmsg_relay.peers import Side
 from fedmsg_relay.relay import Relay
+from fedmsg_relay.wakeup import Timer
 
 log = logging.getLogger("fedmsg.relay")
+
+AT_ONCE = 1000
+"""How many events are taken in before the main thread looks after something else."""
 
 REFUSED_EVERY_S = 60.0
 """How often a line about refusals may be in the log, for each side."""
 
-AT_ONCE = 1000
-"""How many events are taken in before the main thread looks after something else."""
+COMINGS = 60
+COMINGS_S = 60.0
+"""How many lines may be in the log about consumers that come and go, and in what time."""
 
 
 class Monitor:
     """Reads what happens at the sockets of a relay that is open, until it is stopped."""
 
     def __init__(self, relay: Relay, settings: Settings, descriptor_limit: int) -> None:
-        self.events = relay.monitors
+        self.publishers = Side("publisher", is_filtered=settings.inbound_allow is not None)
+        self.consumers = Side("consumer", is_filtered=settings.outbound_allow is not None)
+        self.events = {
+            relay.monitors["relay_inbound"]: self.publishers,
+            relay.monitors["relay_outbound"]: self.consumers,
+        }
         found = [(each.fileno(), each.family) for _, each in relay.listeners()]
         self._listeners = Listeners(
             tcp=[fd for fd, family in found if family != socket.AF_UNIX],
             ipc=[fd for fd, family in found if family == socket.AF_UNIX],
             limit=descriptor_limit,
         )
-        allowed = (settings.inbound_allow, settings.outbound_allow)
-        self._filtered = [side for side, allow in zip(self.events, allowed) if allow is not None]
-        self._refused = dict.fromkeys(self.events, 0)  # since the last line about it
-        self._say_at = dict.fromkeys(self.events, -math.inf)
+        self._poller: zmq.Poller | None = None  # while watching
+        self._refusals = (
+            _Refusals("relay_inbound_allow", self.publishers),
+            _Refusals("relay_outbound_allow", self.consumers),
+        )
+        self._stall_timeout_s = settings.stall_timeout_s or math.inf
+        self._look = Timer(max(1.0, self._stall_timeout_s / 4))
+        self._comings = Timer(COMINGS_S)
+        self._told = 0  # lines about that, in this period
+
+    def watch(self, poller: zmq.Poller) -> None:
+        """Have :meth:`attend` called when something happens."""
+        self._poller = poller
+        for events in self.events:
+            poller.register(events, zmq.POLLIN)
+
+    def rest(self) -> None:
+        """To be called before the relay is stopped: what happens is read when :meth:`watch` is.
+
+        Parting with thousands of publishers takes all of Python's time.  From here on what listens
+        is the relay's own affair.
+        """
+        self._listeners.leave()
+        for refusals in self._refusals:
+            refusals.tell_at = -math.inf
+        self.attend()
+        self._unregister()
+
+    def _unregister(self) -> None:
+        if self._poller is not None:
+            for events in self.events:
+                self._poller.unregister(events)
+        self._poller = None
 
     def due_s(self) -> float:
         """Within how many seconds :meth:`attend` wants to be called, whatever happens."""
-        say_at = min(
-            (self._say_at[side] for side in self._filtered if self._refused[side]), default=math.inf
-        )
-        return min(self._listeners.due_s(), max(0.0, say_at - time.monotonic()))
+        if self._poller is None:
+            return math.inf
+        look_s = self._look.due_s() if self.consumers.connected else math.inf
+        return min(self._listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
 
     def attend(self) -> None:
         """Take in what has happened, and do what is due."""
-        for side, events in self.events.items():
-            self._read(side, events)
+        if self._poller is None:
+            return
+        for events, side in self.events.items():
+            self._read(events, side)
         self._listeners.attend()
-        for side, refused in self._refused.items():
-            if refused and time.monotonic() >= self._say_at[side]:
-                log.warning("%s_allow: refused %d from outside it", side, refused)
-                self._refused[side] = 0
-                self._say_at[side] = time.monotonic() + REFUSED_EVERY_S
+        if self._look.is_due():
+            self.consumers.look()
+        if self._comings.is_due():
+            self._told = 0
+        for refusals in self._refusals:
+            refusals.tell()
 
-    def _read(self, side: str, events: zmq.Socket[bytes]) -> None:
+    def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
         with contextlib.suppress(zmq.Again):
             for _ in range(AT_ONCE):
                 told, _endpoint = events.recv_multipart(zmq.NOBLOCK)
                 event, value = struct.unpack("=HI", told)  # see zmq_socket_monitor(3)
                 if event == zmq.EVENT_ACCEPTED:
                     self._listeners.accepted(fd=value)
+                    peer = side.came(fd=value)
+                    self._tell(side, "connected: %s", peer.address)
+                elif event == zmq.EVENT_DISCONNECTED:
+                    self._left(side, fd=value)
+                elif event != zmq.EVENT_ACCEPT_FAILED:
+                    side.handshakes_failed += 1
                 # The errno of accept(2), or whatever it was before if the filter refused somebody.
-                elif not self._listeners.failed(error=value) and side in self._filtered:
-                    self._refused[side] += 1
+                elif not self._listeners.failed(error=value) and side.is_filtered:
+                    side.refused += 1
 
-    def stop(self) -> None:
-        """To be called before the relay is stopped: from then on what listens is its own affair."""
-        self._listeners.leave()
-        self._say_at = dict.fromkeys(self.events, -math.inf)
+    def _left(self, side: Side, fd: int) -> None:
+        peer = side.left(fd)
+        now = time.monotonic()
+        if now - peer.stuck_since > self._stall_timeout_s / 2:
+            side.stalled += 1
+            why = f", as it took nothing for relay_stall_timeout = {self._stall_timeout_s:g} s"
+        else:
+            why = ""
+        self._tell(side, "disconnected: %s, after %.0f s%s", peer.address, now - peer.since, why)
+
+    def _tell(self, side: Side, what: str, *values: object) -> None:
+        """Write to the log who comes and goes: of consumers, as publishers come by the thousand."""
+        line = f"{side.who} {what}; %d connected"
+        if side is self.publishers:
+            log.debug(line, *values, len(side.connected))
+        elif self._told < COMINGS:
+            self._told += 1
+            log.info(line, *values, len(side.connected))
+            if self._told == COMINGS:
+                log.info("no more about consumers for the rest of a minute")
+
+    def totals(self) -> str:
+        """What has happened until now, in a line."""
+        return f"{self.publishers}; {self.consumers}, {self.consumers.stalled} stalled"
 
     def close(self) -> None:
         """Let go of the relay's sockets, as their context is terminated."""
         self._listeners.leave()
-        for events in self.events.values():
+        self._unregister()
+        for events in self.events:
             events.close(linger=0)
         self.events.clear()
+
+
+class _Refusals:
+    """The lines of the log about those whom an allow list has refused, at a bounded rate."""
+
+    def __init__(self, key: str, side: Side) -> None:
+        self.tell_at = -math.inf  # monotonic
+        self._key = key
+        self._side = side
+        self._told = 0
+
+    def due_s(self) -> float:
+        """Within how many seconds there is something to tell."""
+        if self._side.refused == self._told:
+            return math.inf
+        return max(0.0, self.tell_at - time.monotonic())
+
+    def tell(self) -> None:
+        """Write to the log how many there were, if that is due."""
+        if self.due_s() == 0:
+            log.warning(
+                "%s: refused %d from outside it", self._key, self._side.refused - self._told
+            )
+            self._told = self._side.refused
+            self.tell_at = time.monotonic() + REFUSED_EVERY_S

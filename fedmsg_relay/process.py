@@ -39,6 +39,9 @@ COMMAND = "relay-command"
 FLUSHING = "relay-flushing"
 """What a process is called before and after it is the relay: of that name there is just one."""
 
+TOTALS_EVERY_S = 3600.0
+"""How often the log has a line of totals."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO_S = 0.1
 """A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
@@ -73,7 +76,10 @@ def serve(
 
     _forget(kept, plan)
     wakeup = Wakeup()
-    with wakeup.catching(*STOP_SIGNALS, signal.SIGHUP), contextlib.ExitStack() as ours:
+    with (
+        wakeup.catching(*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1),
+        contextlib.ExitStack() as ours,
+    ):
         if pidfile is not None:
             if replace:
                 _check(plan, pidfile.holder())
@@ -162,45 +168,49 @@ def _attend(
     """
     poller = zmq.Poller()
     poller.register(wakeup, zmq.POLLIN)
-    for events in monitor.events.values():
-        poller.register(events, zmq.POLLIN)
+    monitor.watch(poller)
     # Of two questions within the watchdog's time one may go unanswered.
     watchdog = Timer(systemd.watchdog_s() / 3)
     trim = Timer(memory.TRIM_EVERY_S)
+    totals = Timer(TOTALS_EVERY_S)
     at = Phase.HOLD
     closed_at = math.inf
     stops: list[float] = []  # when we were asked to, monotonic
     while at is not Phase.CLOSED and not (at is Phase.CLOSE and len(stops) > 1):
-        due_s = min(watchdog.due_s(), trim.due_s(), monitor.due_s())
+        due_s = min(watchdog.due_s(), trim.due_s(), totals.due_s(), monitor.due_s())
         try:
             poller.poll(math.ceil(due_s * 1000))
             monitor.attend()
         except zmq.ContextTerminated:  # the relay has closed its sockets, and waits for these
-            for events in monitor.events.values():
-                poller.unregister(events)
             monitor.close()
         if watchdog.is_due() and (relay.is_alive() or at is Phase.CLOSE):
             systemd.notify("WATCHDOG=1")
         if trim.is_due():
             memory.trim()
+        if totals.is_due():
+            log.info("%s; %s", _forwarded(relay), monitor.totals())
         for event in wakeup.events():
             if isinstance(event, Phase):
                 at = event
                 systemd.notify(f"STATUS={at.value}")
                 _log_phase(relay, at, settings)
                 if at is Phase.CLOSE:
+                    monitor.watch(poller)
                     closed_at = time.monotonic()
                     # The next relay need not wait until this one has flushed.
                     set_name(FLUSHING)
                     release()
             elif event is signal.SIGHUP:
                 _reopen(log_file)
+            elif event is signal.SIGUSR1:
+                log.info("SIGUSR1: %s; %s", _forwarded(relay), monitor.totals())
             elif not stops or time.monotonic() > stops[-1] + ECHO_S:
                 stops.append(time.monotonic())
-                monitor.stop()
+                monitor.rest()
                 relay.stop()
                 systemd.notify("STOPPING=1")
-                log.info("%s: stopping%s", event.name, " without waiting" * (len(stops) > 1))
+                what = "without waiting" if len(stops) > 1 else monitor.totals()
+                log.info("%s: stopping; %s", event.name, what)
     if relay.undrained:
         log.warning(
             "something that publishers had sent may be lost: relay_drain = %g s was over, one of"
@@ -213,9 +223,13 @@ def _attend(
             "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
             settings.linger_ms,
         )
-    log.info("stopped; forwarded %d frames, %d bytes", *relay.forwarded())
+    log.info("stopped; %s", _forwarded(relay))
     if relay.error is not None:
         raise Died(f"the relay died: {relay.error!r}; start it again") from relay.error
+
+
+def _forwarded(relay: Relay) -> str:
+    return "forwarded {} frames, {} bytes".format(*relay.forwarded())
 
 
 def _log_phase(relay: Relay, phase: Phase, settings: Settings) -> None:

@@ -53,6 +53,9 @@ CLOSING_S = 1.0
 CLOSING_POLL_S = 0.0005
 """How long, and how often, to see whether libzmq has closed what it listened at."""
 
+ANSWER_MS = 50
+"""How long libzmq's proxy may take to say what it has forwarded; it is a matter of microseconds."""
+
 DEAD_LINGER_MS = 1000
 """How long a relay that has died may still deliver; it must not look alive for longer."""
 
@@ -166,13 +169,19 @@ class Relay:
         return answered or self._looks_seen != looks
 
     def forwarded(self) -> tuple[int, int]:
-        """The frames and bytes that went out; complete when :meth:`run` is at its end."""
+        """The frames and bytes that went out; complete when :meth:`run` is at its end.
+
+        Before it is stopped it is asked, and has some milliseconds to answer.
+        """
+        if self._deadline is None:
+            self._sockets.tell(b"STATISTICS")
+            self._hear(ANSWER_MS)
         self._hear()
         frames, size = self._proxied
         return self._sockets.frames + frames, self._sockets.bytes + size
 
-    def _hear(self) -> bool:
-        answers = self._sockets.answers()
+    def _hear(self, patience_ms: int = 0) -> bool:
+        answers = self._sockets.answers(patience_ms)
         for count in filter(None, map(statistics, answers)):
             self._proxied = count
         return bool(answers)

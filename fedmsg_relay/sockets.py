@@ -22,7 +22,14 @@ from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
 
-EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED
+EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_ACCEPT_FAILED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+)
 """What the monitors tell."""
 
 FORWARDING = b"\0fedmsg-relay forwards"
@@ -112,10 +119,11 @@ class Sockets:
             for word in words:
                 self._telling.send(word, zmq.NOBLOCK)
 
-    def answers(self) -> list[list[bytes]]:
-        """What the proxy has answered since the last call."""
+    def answers(self, patience_ms: int = 0) -> list[list[bytes]]:
+        """What the proxy has answered since the last call, after ``patience_ms`` at the latest."""
         found = []
-        while self._telling.poll(0):
+        while self._telling.poll(patience_ms):
+            patience_ms = 0
             found.append(self._telling.recv_multipart())
         return found
 

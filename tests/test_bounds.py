@@ -186,6 +186,8 @@ class TestKeepalive:
                 return machine.check(f"ss -Htn state established sport = :{peer[0][-4:]}")
 
             assert "192.0.2.2" in connections()
+            if peer == (self.OUTBOUND, "SUB"):
+                relay.wait_for("consumer connected: 192.0.2.2:")
             time.sleep(5)  # an idle peer that answers is kept
             assert "192.0.2.2" in connections()
             machine.check("ip -n peer link set there down")

@@ -240,7 +240,7 @@ class TestReplace:
         with ThreadPoolExecutor() as pool:
             starts = [pool.submit(daemon.start, "--replace") for _ in range(3)]
         assert [start.result().stderr for start in starts] == [""] * 3
-        assert daemon.log.count("SIGTERM: stopping\n") == 3
+        assert daemon.log.count("SIGTERM: stopping;") == 3
         assert "without waiting" not in daemon.log
         assert alive(daemon.pid)
 
