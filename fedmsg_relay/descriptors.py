@@ -109,10 +109,11 @@ class Listeners:
             self._resume()
 
     def leave(self) -> None:
-        """Do nothing any more, as libzmq is about to close them: who waits now waits for the next.
+        """Do nothing any more, as libzmq is about to close them; at ``ipc`` nobody is accepted.
 
-        At ``ipc`` accepting everybody would be the end of a stop that still has to drain.
+        One too many there would be the end of a stop that still has to drain.
         """
+        self._wait_for(0, *self._ipc)
         self._tcp = self._ipc = ()
         self._entries = {}
         self._look_again_at = math.inf

@@ -111,6 +111,22 @@ def test_a_hold_goes_on(site: Site, address: str) -> None:
     assert relay.end() == 0
 
 
+def test_a_stop_that_waits_for_the_end_of_a_hold(site: Site) -> None:
+    """One address is flooded during the stop, and then somebody comes to the other one."""
+    path = site.root / "in.sock"
+    site.write(relay_inbound=[site.inbound, f"ipc://{path}"], relay_hold=60, relay_drain=3)
+    relay = start(site, until="holding")
+    subscriber, publisher = site.subscriber(), site.publisher()
+    publisher.send(b"held")
+    relay.kill(signal.SIGTERM)
+    relay.wait_for("SIGTERM: stopping")
+    with flood(site.inbound), socket.socket(socket.AF_UNIX) as late:
+        wait_for(lambda: load.descriptors(relay.pid) == LIMIT, "the last descriptor to be taken")
+        late.connect(str(path))
+        assert relay.wait() == 0
+    assert subscriber.wait(1) == [[b"held"]]
+
+
 def test_it_ends_when_they_are_gone(site: Site) -> None:
     relay = start(site)
     before = load.descriptors(relay.pid)
