@@ -19,7 +19,7 @@ from typing import Any
 import zmq
 
 from fedmsg_relay import endpoints
-from fedmsg_relay.config import Settings
+from fedmsg_relay.config import SECONDS_MAX, Settings
 from fedmsg_relay.errors import ConfigError, NotHere, RelayError
 from fedmsg_relay.sockets import FORWARDING
 
@@ -43,8 +43,10 @@ def check(
     With ``roundtrip`` a message is sent, and waited for; ``config`` has the prefix of its topic.
     Raises :class:`ConfigError` for a time that is none.
     """
-    if not 0 < timeout_s < math.inf:
-        raise ConfigError(f"timeout = {timeout_s!r}: must be a number of seconds above 0")
+    if not 0 < timeout_s <= SECONDS_MAX:
+        raise ConfigError(
+            f"timeout = {timeout_s!r}: must be a number of seconds, up to {SECONDS_MAX}"
+        )
     checking = _Check(time.monotonic() + timeout_s)
     try:
         inbound, outbound = _addresses(settings, timeout_s)
@@ -135,7 +137,7 @@ class _Check:
                 sent[body] = time.monotonic()
                 publisher.send_multipart([topic.encode(), body])
                 if consumer.poll(min(AGAIN_MS, self._left_ms())):
-                    _, came = consumer.recv_multipart()
+                    came = consumer.recv_multipart()[-1]
                     if came in sent:
                         self._took("roundtrip", sent[came])
                         break
@@ -169,14 +171,17 @@ class _Check:
 
     def _why_not(self, uri: str) -> str:
         """Why there was no answer at an address: what connect(2) says of it, or nothing."""
-        silent = f"no answer within {time.monotonic() - self._start:.1f} s"
+        silent = f"no answer within {time.monotonic() - self._start:.2g} s"
         try:
             if uri.startswith("ipc://"):
                 with socket.socket(socket.AF_UNIX) as probe:
+                    probe.setblocking(False)  # the queue of one that is stopped may be full
                     probe.connect(uri[len("ipc://") :])
             else:
                 host, _, port = uri[len("tcp://") :].rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), 1).close()
+        except BlockingIOError:
+            pass
         except OSError as error:
             return f"{silent}: {error.strerror or error}"
         return (

@@ -144,6 +144,8 @@ def _check() -> int:
         status, line = check.check(config.settings(site), site, site["timeout"], site["roundtrip"])
     except RelayError as error:
         status, line = check.UNKNOWN, f"UNKNOWN - {error}"
+    except Exception as error:  # noqa: BLE001 (with a traceback it would be a mere warning)
+        status, line = check.UNKNOWN, f"UNKNOWN - {error!r}"
     except SystemExit as exits:
         if exits.code == WRONG_USAGE:  # which would mean critical
             return check.UNKNOWN

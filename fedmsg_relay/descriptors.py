@@ -40,7 +40,6 @@ SAY_EVERY_S = 60.0
 
 LOOKUP_S = 0.1
 LOOKUP_POLL_S = 0.0005
-ONE = select.EPOLLIN | select.EPOLLONESHOT
 
 
 def raise_limit() -> int:
@@ -67,15 +66,16 @@ class Listeners:
     """The listening sockets of libzmq, as its I/O threads wait for connections at them.
 
     Those at ``tcp`` accept whoever comes until they are paused; one too many costs only processor
-    time.  Those at ``ipc``, where one too many would abort the process, accept one at a time.  The
-    arguments are descriptors, which stay open until :meth:`leave`, and the number from which on
-    peers have to wait.
+    time.  At ``ipc`` it would abort the process: if there are any, each of all accepts one at a
+    time, and the next when that one has been seen to leave enough.  The arguments are descriptors,
+    which stay open until :meth:`leave`, and the number from which on peers have to wait.
     """
 
     def __init__(self, tcp: Collection[int], ipc: Collection[int], limit: int) -> None:
         self._libc = ctypes.CDLL(None)
         self._tcp = tcp
         self._ipc = ipc
+        self._all = {*tcp, *ipc}
         self._limit = limit
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
         self._look_again_at = math.inf  # monotonic; while they are paused
@@ -104,7 +104,7 @@ class Listeners:
         """To be called after every event: accept the next one where they come one at a time."""
         self._look_up()
         if self._look_again_at == math.inf:
-            self._wait_for(ONE, *self._ipc)
+            self._accept_next()
         elif time.monotonic() >= self._look_again_at:
             self._resume()
 
@@ -113,16 +113,19 @@ class Listeners:
 
         One too many there would be the end of a stop that still has to drain.
         """
+        if self._look_again_at == math.inf:
+            self._wait_for(select.EPOLLIN, *self._tcp)
         self._wait_for(0, *self._ipc)
-        self._tcp = self._ipc = ()
         self._entries = {}
+        self._all = set()
+        self._ipc = ()
         self._look_again_at = math.inf
 
     def _pause(self, reason: str) -> None:
         """Leave those who connect in the kernel's queue."""
         if not self._entries:
             return
-        self._wait_for(0, *self._tcp, *self._ipc)
+        self._wait_for(0, *self._all)
         now = time.monotonic()
         self._look_again_at = now + PAUSE_S
         if now > self._said_at + SAY_EVERY_S:
@@ -139,21 +142,27 @@ class Listeners:
             self._look_again_at = time.monotonic() + PAUSE_S
             return
         self._look_again_at = math.inf
-        self._wait_for(select.EPOLLIN, *self._tcp)
-        self._wait_for(ONE, *self._ipc)
+        if not self._ipc:
+            self._wait_for(select.EPOLLIN, *self._tcp)
+        self._accept_next()
+
+    def _accept_next(self) -> None:
+        if self._ipc:
+            self._wait_for(select.EPOLLIN | select.EPOLLONESHOT, *self._all)
 
     def _look_up(self) -> bool:
         """Find the epoll of each while there still are descriptors for that; whether it is done.
 
         An I/O thread takes a listening socket on some moments after it was bound.
         """
-        ours = {*self._tcp, *self._ipc}
-        if self._entries.keys() != ours:
+        if self._entries.keys() != self._all:
             with contextlib.suppress(OSError):  # there are no descriptors already
-                entries = {fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in ours}
+                entries = {
+                    fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in self._all
+                }
                 self._entries = entries
-                self._wait_for(ONE, *self._ipc)
-        return self._entries.keys() == ours
+                self._accept_next()
+        return self._entries.keys() == self._all
 
     def _wait_for(self, events: int, *listeners: int) -> None:
         for fd in listeners:

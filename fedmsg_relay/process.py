@@ -178,8 +178,10 @@ def _attend(
     stops: list[float] = []  # when we were asked to, monotonic
     while at is not Phase.CLOSED and not (at is Phase.CLOSE and len(stops) > 1):
         due_s = min(watchdog.due_s(), trim.due_s(), totals.due_s(), monitor.due_s())
+        happened = []
         try:
             poller.poll(math.ceil(due_s * 1000))
+            happened = list(wakeup.events())  # the totals must know of what was before a signal
             monitor.attend()
         except zmq.ContextTerminated:  # the relay has closed its sockets, and waits for these
             monitor.close()
@@ -189,7 +191,7 @@ def _attend(
             memory.trim()
         if totals.is_due():
             log.info("%s; %s", _forwarded(relay), monitor.totals())
-        for event in wakeup.events():
+        for event in happened:
             if isinstance(event, Phase):
                 at = event
                 systemd.notify(f"STATUS={at.value}")
