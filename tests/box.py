@@ -19,6 +19,32 @@ HERE = Path(__file__).parent
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INTERPRETER = Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
 
+HERE_IP, THERE_IP = "192.0.2.1", "192.0.2.2"
+LINK = f"""
+    ip netns add peer
+    ip link add here type veth peer name there netns peer
+    ip address add {HERE_IP}/24 dev here
+    ip link set here up
+    ip -n peer address add {THERE_IP}/24 dev there
+    ip -n peer link set there up
+"""
+"""Makes another host, in a network namespace of the box."""
+
+CONNECT_THERE = (
+    *("ip", "netns", "exec", "peer", sys.executable, "-c"),
+    """
+import sys, time
+tests, address, kind = sys.argv[1:]
+sys.path.insert(0, tests)
+import zmtp
+peer = zmtp.Peer(address, kind.encode())
+print("connected", flush=True)
+time.sleep(600)
+""",
+    str(HERE),
+)
+"""From that host connects to an address, as PUB or SUB; says ``connected``."""
+
 REAPER = """
 import os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
@@ -135,11 +161,12 @@ class Box:
         )
         return done.stdout + done.stderr
 
-    def command(self, *command: str) -> list[str]:
-        """``command`` as one that can be run from outside."""
+    def command(self, *command: str, directory: Path = Path("/")) -> list[str]:
+        """``command``, to be run in a directory of the box, as one that can be run from outside."""
         enter = ["nsenter", "-t", self._pid, "-m", "-p", "-n", "-u", "-i", "-r", "-w", "--"]
         pip = [f"{key}={value}" for key, value in os.environ.items() if key.startswith("PIP_")]
-        return [*enter, "env", "-i", f"PATH={PATH}", "HOME=/root", *pip, *command]
+        env = ["env", "-i", f"PATH={PATH}", "HOME=/root", *pip]
+        return [*enter, *env, "sh", "-c", 'cd "$0" && exec "$@"', str(directory), *command]
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):

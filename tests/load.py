@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zmtp
@@ -109,6 +109,21 @@ class Reader(contextlib.AbstractContextManager["Reader"]):
             self._peer.socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._peer.socket.close()
+
+
+@contextlib.contextmanager
+def two_consumers(
+    inbound: str, outbound: str, stream: Stream
+) -> Iterator[tuple[Reader, zmtp.Peer, zmtp.Peer]]:
+    """A healthy consumer, one that reads nothing of itself, and the publisher; started."""
+    with (
+        Reader(outbound, stream) as healthy,
+        zmtp.Peer(outbound, b"SUB") as other,
+        zmtp.Peer(inbound, b"PUB") as publisher,
+    ):
+        other.subscribe(b"load")
+        stream.start(publisher, healthy, others=lambda: not other.is_silent(0))
+        yield healthy, other, publisher
 
 
 BACK_MB = 20

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
-import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -94,12 +92,11 @@ class TestStall:
     ) -> Iterator[Flood]:
         """A lot is sent to a healthy consumer, and to one that takes nothing; then all is well."""
         relay = site.relay()
-        with contextlib.ExitStack() as stack:
-            healthy = stack.enter_context(load.Reader(site.outbound, stream))
-            publisher = stack.enter_context(zmtp.Peer(site.inbound, b"PUB"))
-            stalled = stack.enter_context(zmtp.Peer(site.outbound, b"SUB"))
-            stalled.subscribe(b"load")
-            stream.start(publisher, healthy, others=lambda: not stalled.is_silent(0))
+        with load.two_consumers(site.inbound, site.outbound, stream) as (
+            healthy,
+            stalled,
+            publisher,
+        ):
             memory_mb, connected = load.resident_mb(relay.pid), load.descriptors(relay.pid)
             flood = Flood(relay, publisher, healthy, stalled, memory_mb, connected)
             stream.publish(publisher, messages, healthy, ahead)
@@ -148,15 +145,7 @@ class TestStall:
 class TestKeepalive:
     """A peer in another network, whose link goes down while nothing is sent."""
 
-    INBOUND, OUTBOUND = "tcp://192.0.2.1:2003", "tcp://192.0.2.1:4001"
-    LINK = """
-        ip netns add peer
-        ip link add here type veth peer name there netns peer
-        ip address add 192.0.2.1/24 dev here
-        ip link set here up
-        ip -n peer address add 192.0.2.2/24 dev there
-        ip -n peer link set there up
-    """
+    INBOUND, OUTBOUND = f"tcp://{box.HERE_IP}:2003", f"tcp://{box.HERE_IP}:4001"
 
     @pytest.mark.parametrize("peer", [(INBOUND, "PUB"), (OUTBOUND, "SUB")], ids=str)
     def test_it_is_noticed_to_be_gone(self, site: Site, peer: tuple[str, str]) -> None:
@@ -171,36 +160,19 @@ class TestKeepalive:
             relay_stall_timeout=2,
         )
         with box.closing(box.Box()) as machine:
-            machine.check(self.LINK)
-            inside = machine.command("sh", "-c", 'cd "$0" && exec "$@"', str(site.root), *RELAY)
-            relay = site.start(*inside)
+            machine.check(box.LINK)
+            relay = site.start(*machine.command(*RELAY, directory=site.root))
             relay.wait_for("forwarding;")
-            other = site.start(
-                *machine.command("ip", "netns", "exec", "peer", sys.executable, "-c", CONNECT),
-                os.path.dirname(__file__),
-                *peer,
-            )
-            other.wait_for("connected")
+            site.start(*machine.command(*box.CONNECT_THERE, *peer)).wait_for("connected")
 
             def connections() -> str:
                 return machine.check(f"ss -Htn state established sport = :{peer[0][-4:]}")
 
-            assert "192.0.2.2" in connections()
+            assert box.THERE_IP in connections()
             if peer == (self.OUTBOUND, "SUB"):
-                relay.wait_for("consumer connected: 192.0.2.2:")
+                relay.wait_for(f"consumer connected: {box.THERE_IP}:")
             time.sleep(5)  # an idle peer that answers is kept
-            assert "192.0.2.2" in connections()
+            assert box.THERE_IP in connections()
             machine.check("ip -n peer link set there down")
             wait_for(lambda: not connections(), "the relay to give it up")
             assert relay.poll() is None
-
-
-CONNECT = """
-import sys, time
-tests, address, kind = sys.argv[1:]
-sys.path.insert(0, tests)
-import zmtp
-peer = zmtp.Peer(address, kind.encode())
-print("connected", flush=True)
-time.sleep(600)
-"""

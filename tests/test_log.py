@@ -68,13 +68,7 @@ def test_one_that_stalls_is_told_apart_from_one_that_leaves(site: Site) -> None:
     site.write(relay_stall_timeout=3)
     relay = site.relay()
     stream = load.Stream(body_size=4000)
-    with (
-        load.Reader(site.outbound, stream) as healthy,
-        zmtp.Peer(site.outbound, b"SUB") as stalled,
-        zmtp.Peer(site.inbound, b"PUB") as publisher,
-    ):
-        stalled.subscribe(b"load")
-        stream.start(publisher, healthy, others=lambda: not stalled.is_silent(0))
+    with load.two_consumers(site.inbound, site.outbound, stream) as (healthy, stalled, publisher):
         stream.publish(publisher, 20_000, healthy)
         port = stalled.socket.getsockname()[1]
         relay.wait_for(f"consumer disconnected: 127.0.0.1:{port}")
