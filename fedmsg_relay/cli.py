@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, endpoints, loading, logfile, process
+from fedmsg_relay import __version__, config, detach, loading, logfile, process
 from fedmsg_relay.errors import AlreadyRunning, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
@@ -26,53 +27,45 @@ DESCRIPTION = """\
 Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
 
 Both addresses come from the global fedmsg config. Stops on SIGTERM and SIGINT, after passing on
-what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, or
-died; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL, 3 UNKNOWN.
+what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, died,
+or does not answer --status; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL,
+3 UNKNOWN.
 """
 
-OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
-    (
-        ["--daemon"],
-        {"action": "store_true", "help": "Return once the relay runs in the background."},
+Option = tuple[list[str], dict[str, Any]]
+
+
+def _flag(*names: str, help: str) -> Option:
+    return list(names), {"action": "store_true", "help": help}
+
+
+def _path(name: str, help: str) -> Option:
+    return [name], {"metavar": "PATH", "help": help}
+
+
+OPTIONS: list[Option] = [
+    _flag("--daemon", help="Return once the relay runs in the background."),
+    _path(
+        "--pidfile",
+        f"Run only once for this file. Default: {PIDFILE} with --daemon or --replace, else none.",
     ),
-    (
-        ["--pidfile"],
-        {
-            "metavar": "PATH",
-            "help": f"Run only once for this file. Default: {PIDFILE} with --daemon or --replace,"
-            " else none.",
-        },
+    _path("--logfile", f"Default: {LOGFILE} with --daemon, else the console."),
+    _flag(
+        "--replace", help="Ask the relay in the pid file to make way, once all is ready to start."
     ),
-    (
-        ["--logfile"],
-        {"metavar": "PATH", "help": f"Default: {LOGFILE} with --daemon, else the console."},
+    _flag("-t", "--test", help="Check the configuration, say what would be bound, and exit."),
+    _flag(
+        "--check",
+        help="Ask the relay that should run whether it does, for Nagios: one line, and the exit"
+        " status 0 OK, 2 CRITICAL or 3 UNKNOWN. --timeout says how long to wait.",
     ),
-    (
-        ["--replace"],
-        {
-            "action": "store_true",
-            "help": "Ask the relay in the pid file to make way, once all is ready to start.",
-        },
+    _flag("--roundtrip", help="With --check: also send a message, and wait for it."),
+    _flag(
+        "--status",
+        help="Show what the relay that runs has done and who is connected, as it says on its"
+        " monitoring socket.",
     ),
-    (
-        ["-t", "--test"],
-        {
-            "action": "store_true",
-            "help": "Check the configuration, say what would be bound, and exit.",
-        },
-    ),
-    (
-        ["--check"],
-        {
-            "action": "store_true",
-            "help": "Ask the relay that should run whether it does, for Nagios: one line, and the"
-            " exit status 0 OK, 2 CRITICAL or 3 UNKNOWN. --timeout says how long to wait.",
-        },
-    ),
-    (
-        ["--roundtrip"],
-        {"action": "store_true", "help": "With --check: also send a message, and wait for it."},
-    ),
+    _flag("--json", help="With --status: as JSON."),
     (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
 ]
 
@@ -97,6 +90,8 @@ def main() -> int:
             site = loading.load(OPTIONS, DESCRIPTION)
             if site["test"]:
                 return _test(site)
+            if site["status"]:
+                return _status(site)
         except BrokenPipeError:  # of --print-config and the like: the reader had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 1
@@ -126,11 +121,25 @@ def _say(status: int, message: str) -> int:
 
 def _test(site: Mapping[str, Any]) -> int:
     logfile.configure(site)
-    plan = endpoints.plan(config.settings(site))
+    plan = process.plan(config.settings(site))
     for endpoint in plan.inbound:
         print(f"relay_inbound: {endpoint.uri}")
     for group in plan.outbound:
         print(f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}")
+    for endpoint in plan.monitoring + plan.prometheus:
+        print(f"{endpoint.key}: {endpoint.uri}")
+    return 0
+
+
+def _status(site: Mapping[str, Any]) -> int:
+    from fedmsg_relay import status  # a start must not wait for it
+
+    logging.disable()  # what a start would warn of is not the question
+    report = status.ask(config.settings(site), site["timeout"])
+    if site["json"]:
+        print(json.dumps(report, indent=2))
+    else:
+        print(*status.table(report), sep="\n")
     return 0
 
 

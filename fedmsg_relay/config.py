@@ -34,6 +34,12 @@ How (the keys and defaults are fedmsg's, and count for both sockets):
     A site without ZeroMQ has no use for this relay.
 ``logging`` (a ``logging.config`` dictionary)
     The relay logs as ``fedmsg.relay``.
+``moksha.monitoring.socket`` (address; default: none)
+    Where every daemon of fedmsg says how it is, every 5 seconds and to whoever begins to listen:
+    what ``fedmsg-check`` and ``fedmsg-relay --status`` read.  If it cannot be bound, the relay says
+    so in its log, and goes without.
+``moksha.monitoring.socket.mode`` (permissions in octal, ``"770"``; default ``relay_ipc_mode``)
+    Of its socket file, if it is an ``ipc://`` address; to listen takes the permission to write.
 
 The relay's own:
 
@@ -55,6 +61,9 @@ The relay's own:
     stopped, hung or gone, is disconnected, and what was waiting for it is dropped.  Applies to
     ``tcp://`` addresses only.  With keepalive on, an idle peer that does not answer probes is also
     given up after this time, whatever ``zmq_tcp_keepalive_cnt`` says.
+``relay_prometheus`` (``"HOST:PORT"`` or a port of 127.0.0.1; default: none)
+    Where Prometheus finds the counters, at ``http://HOST:PORT/metrics``.  Takes the package
+    prometheus-client.  If the port cannot be bound, the relay goes without, as above.
 """
 
 from __future__ import annotations
@@ -80,7 +89,10 @@ OUR_KEYS = (
     "relay_ipc_mode",
     "relay_max_message_size",
     "relay_stall_timeout",
+    "relay_prometheus",
 )
+MONITORING = "moksha.monitoring.socket"
+PROMETHEUS = re.compile(r"(?:(?P<host>[^\s/]+):)?(?P<port>\d+)")
 C_INT_MAX = 2**31 - 1
 SECONDS_MAX = 86_400
 OCTAL = re.compile("(0o?)?[0-7]{3}")
@@ -115,6 +127,11 @@ class Settings:
     """Bytes of a frame; 0 is no limit."""
     stall_timeout_s: float
     """0 is never."""
+    monitoring: tuple[str, ...]
+    """The configured address; empty if there is none."""
+    monitoring_mode: int
+    prometheus: tuple[str, ...]
+    """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
 
 
 def settings(config: Mapping[str, Any]) -> Settings:
@@ -137,6 +154,7 @@ def settings(config: Mapping[str, Any]) -> Settings:
     reconnect_ms = _whole(config, "zmq_reconnect_ivl_max", 1000) or _whole(
         config, "zmq_reconnect_ivl", 100
     )
+    ipc_mode = _permissions(config, "relay_ipc_mode", 0o660)
     return Settings(
         inbound=_addresses("relay_inbound", config.get("relay_inbound")),
         outbound=_addresses(outbound_key, outbound),
@@ -153,9 +171,12 @@ def settings(config: Mapping[str, Any]) -> Settings:
         drain_s=_seconds(config, "relay_drain", 5.0),
         inbound_allow=_networks(config, "relay_inbound_allow"),
         outbound_allow=_networks(config, "relay_outbound_allow"),
-        ipc_mode=_permissions(config, "relay_ipc_mode", 0o660),
+        ipc_mode=ipc_mode,
         max_message_size=_whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1),
         stall_timeout_s=_seconds(config, "relay_stall_timeout", 30.0),
+        monitoring=_monitoring(config),
+        monitoring_mode=_permissions(config, f"{MONITORING}.mode", ipc_mode),
+        prometheus=_prometheus(config),
     )
 
 
@@ -198,6 +219,21 @@ def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
 
 def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None:
     return allowlist.networks(key, config[key]) if key in config else None
+
+
+def _monitoring(config: Mapping[str, Any]) -> tuple[str, ...]:
+    value = config.get(MONITORING)
+    return _addresses(MONITORING, value) if value else ()  # as moksha has it
+
+
+def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:
+    value = config.get("relay_prometheus")
+    if value is None:
+        return ()
+    found = PROMETHEUS.fullmatch(str(value))
+    if found is None or isinstance(value, bool):
+        raise ConfigError(f"relay_prometheus = {value!r}: must be 'HOST:PORT', or a port")
+    return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)
 
 
 def _permissions(config: Mapping[str, Any], key: str, default: int) -> int:

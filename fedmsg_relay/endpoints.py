@@ -13,12 +13,12 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from fedmsg_relay.config import Settings
-from fedmsg_relay.errors import ConfigError, NotHere, RelayError
+from fedmsg_relay.config import MONITORING, Settings
+from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -30,6 +30,8 @@ HOST = rf"\*|\[[\da-fA-F:.]+(%[\w.-]+)?\]|{LABEL}(\.{LABEL})*\.?"
 TCP = re.compile(rf"tcp://(?P<host>{HOST}):(?P<port>\d{{1,5}})", re.ASCII)
 IPC = re.compile(r"ipc://(?P<path>/[^\0\ud800-\udfff]*[^\0/\ud800-\udfff])")
 WILDCARDS = ("::", "0.0.0.0")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,27 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a start would bind: every endpoint of inbound, the first free group of outbound."""
+    """What a start would bind: every endpoint, but of outbound those of the first free group."""
 
     inbound: tuple[Endpoint, ...]
     outbound: tuple[tuple[Endpoint, ...], ...]
+    monitoring: tuple[Endpoint, ...]
+    prometheus: tuple[Endpoint, ...]
+
+    def first_outbound(
+        self, attempt: Callable[[tuple[Endpoint, ...]], _T]
+    ) -> tuple[_T, list[BindError]]:
+        """What ``attempt`` returns for the first group of outbound for which it does not fail.
+
+        With it comes what those before failed with; raises :class:`BindError` if all of them do.
+        """
+        errors: list[BindError] = []
+        for group in self.outbound:
+            try:
+                return attempt(group), errors
+            except BindError as error:
+                errors.append(error)
+        raise BindError("; ".join(map(str, errors)))
 
 
 def plan(settings: Settings, patience_s: float = RESOLVER_PATIENCE_S) -> Plan:
@@ -92,26 +111,40 @@ def plan(settings: Settings, patience_s: float = RESOLVER_PATIENCE_S) -> Plan:
     Raises :class:`ConfigError` for one that is malformed, or if none is of this host.
     """
     deadline = time.monotonic() + patience_s
-    inbound = _local("relay_inbound", settings.inbound, deadline)
-    outbound = _local(settings.outbound_key, settings.outbound, deadline)
-    return Plan(_distinct([endpoint for group in inbound for endpoint in group]), tuple(outbound))
+    inbound = _required("relay_inbound", settings.inbound, deadline)
+    outbound = _required(settings.outbound_key, settings.outbound, deadline)
+    return Plan(
+        inbound=_flat(inbound),
+        outbound=tuple(outbound),
+        monitoring=_flat(_local(MONITORING, settings.monitoring, deadline)),
+        prometheus=_flat(_local("relay_prometheus", settings.prometheus, deadline)),
+    )
 
 
-def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
-    """For each address that is of this host, its endpoints; a warning for every other one."""
-    groups = []
-    for address in addresses:
-        group = tuple(e for e in _endpoints(key, address, deadline) if _is_local(e))
-        if group:
-            groups.append(_distinct(list(group)))
-        else:
-            log.warning("%s: %s is not an address of this host; skipped", key, address)
+def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
+    groups = _local(key, addresses, deadline)
     if not groups:
         raise NotHere(
             f"{key} = {list(addresses)}: none is an address of this host;"
             " add one that is, or run the relay where they are"
         )
     return groups
+
+
+def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
+    """For each address that is of this host, its endpoints; a warning for every other one."""
+    groups = []
+    for address in addresses:
+        group = [e for e in _endpoints(key, address, deadline) if _is_local(e)]
+        if group:
+            groups.append(_distinct(group))
+        else:
+            log.warning("%s: %s is not an address of this host; skipped", key, address)
+    return groups
+
+
+def _flat(groups: list[tuple[Endpoint, ...]]) -> tuple[Endpoint, ...]:
+    return _distinct([endpoint for group in groups for endpoint in group])
 
 
 def _distinct(endpoints: list[Endpoint]) -> tuple[Endpoint, ...]:

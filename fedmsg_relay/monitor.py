@@ -99,11 +99,15 @@ class Monitor:
             self._read(events, side)
         self._listeners.attend()
         if self._look.is_due():
-            self.consumers.look()
+            self.look()
         if self._comings.is_due():
             self._told = 0
         for refusals in self._refusals:
             refusals.tell()
+
+    def look(self) -> None:
+        """See what waits for each consumer, and which of them takes nothing."""
+        self.consumers.look()
 
     def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
         with contextlib.suppress(zmq.Again):
@@ -142,10 +146,6 @@ class Monitor:
             log.info(line, *values, len(side.connected))
             if self._told == COMINGS:
                 log.info("no more about consumers for the rest of a minute")
-
-    def totals(self) -> str:
-        """What has happened until now, in a line."""
-        return f"{self.publishers}; {self.consumers}, {self.consumers.stalled} stalled"
 
     def close(self) -> None:
         """Let go of the relay's sockets, as their context is terminated."""

@@ -7,6 +7,7 @@ import fcntl
 import math
 import socket
 import struct
+import sys
 import termios
 import time
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Peer:
     """Monotonic, as all times here."""
     acked: int = 0
     """Bytes that it has taken."""
+    waiting: int = 0
+    """Bytes that the kernel has for it, and it has not taken."""
     stuck_since: float = math.inf
     """Since when it has taken nothing, though something waits for it."""
 
@@ -48,12 +51,6 @@ class Side:
     stalled: int = 0
     """Disconnected after ``relay_stall_timeout``."""
 
-    def __str__(self) -> str:
-        return (
-            f"{self.who}s: {len(self.connected)} connected, {self.ever} ever,"
-            f" {self.refused} refused, {self.handshakes_failed} failed handshakes"
-        )
-
     def came(self, fd: int) -> Peer:
         """Remember a connection that was accepted just now."""
         self.ever += 1
@@ -68,10 +65,11 @@ class Side:
         """See of each whether it has taken something since the last time."""
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
-                waiting = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+                outq = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+                peer.waiting = int.from_bytes(outq, sys.byteorder)
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED.size)
                 (acked,) = BYTES_ACKED.unpack(info)
-                if waiting == bytes(4) or acked != peer.acked:
+                if not peer.waiting or acked != peer.acked:
                     peer.stuck_since = math.inf
                 elif peer.stuck_since == math.inf:
                     peer.stuck_since = time.monotonic()

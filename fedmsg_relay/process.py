@@ -1,34 +1,32 @@
-"""One well-behaved process around a relay: its name, its signals, its log, its end.
+"""One well-behaved process around a relay: the only one of its name, with its addresses bound.
 
-Once the relay is bound, the main thread sleeps in one poll until a signal, a new phase of the
-relay, something at its sockets or a timer wakes it, and waits for nothing else.  Signal handlers do
-but wake it.
+From then on it is the :mod:`fedmsg_relay.mainloop` that attends to it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
-import math
 import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import zmq
 
-from fedmsg_relay import __version__, descriptors, endpoints, listening, memory, systemd
+from fedmsg_relay import __version__, descriptors, endpoints, listening, systemd
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint, Plan
-from fedmsg_relay.errors import BindError, Died, RelayError
+from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.logfile import LogFile
+from fedmsg_relay.mainloop import SIGNALS, MainLoop
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.pidfile import PidFile
-from fedmsg_relay.relay import HOLD_LIMIT_BYTES, PARTING_S, Phase, Relay
-from fedmsg_relay.wakeup import Timer, Wakeup
+from fedmsg_relay.relay import Relay
+from fedmsg_relay.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -39,13 +37,6 @@ COMMAND = "relay-command"
 FLUSHING = "relay-flushing"
 """What a process is called before and after it is the relay: of that name there is just one."""
 
-TOTALS_EVERY_S = 3600.0
-"""How often the log has a line of totals."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ECHO_S = 0.1
-"""A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
-
 MARGIN_S = 2.0
 """What a relay may take to make way beyond its drain and linger times."""
 
@@ -53,6 +44,17 @@ MARGIN_S = 2.0
 def set_name(name: str) -> None:
     """Show as ``name`` in the process list; the command line stays as it is."""
     Path("/proc/self/comm").write_text(name)
+
+
+def plan(settings: Settings) -> Plan:
+    """What a start would bind.  Raises :class:`ConfigError` for what cannot be, or is missing."""
+    # Not imported before it is used: a start must not wait for it.
+    if settings.prometheus and importlib.util.find_spec("prometheus_client") is None:
+        raise ConfigError(
+            "relay_prometheus: the Python package prometheus-client is not installed;"
+            " install it beside the relay with pip, or remove the key"
+        )
+    return endpoints.plan(settings)
 
 
 def serve(
@@ -68,21 +70,21 @@ def serve(
     ``ready`` is called once it is bound.  With ``replace`` the relay that holds the pid file is
     asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
     """
-    plan = endpoints.plan(settings)
+    wanted = plan(settings)
     kept = systemd.kept()
 
     def listen(endpoint: Endpoint) -> socket.socket:
         return kept.pop(_fdname(endpoint), None) or listening.listen(endpoint, settings.ipc_mode)
 
-    _forget(kept, plan)
+    _forget(kept, wanted)
     wakeup = Wakeup()
     with (
-        wakeup.catching(*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1),
+        wakeup.catching(*SIGNALS),
         contextlib.ExitStack() as ours,
     ):
         if pidfile is not None:
             if replace:
-                _check(plan, pidfile.holder())
+                _check(wanted, pidfile.holder())
                 # The times of the one that runs are not known; that they are ours is likely.
                 patience_s = settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
                 pidfile.take_over(NAME, (COMMAND, FLUSHING), patience_s)
@@ -92,7 +94,7 @@ def serve(
         set_name(NAME)
         descriptor_limit = descriptors.raise_limit()
         try:
-            relay = Relay(settings, plan, wakeup.post, listen)
+            relay = Relay(settings, wanted, wakeup.post, listen)
             relay.open()
             monitor = Monitor(relay, settings, descriptor_limit)
         except (OSError, zmq.ZMQError) as error:
@@ -110,7 +112,13 @@ def serve(
         )
         systemd.notify("READY=1")
         ready()
-        _attend(relay, monitor, wakeup, settings, log_file, release=ours.close)
+
+        def release() -> None:
+            # The next relay need not wait until this one has flushed.
+            set_name(FLUSHING)
+            ours.close()
+
+        MainLoop(relay, monitor, wakeup, settings, wanted, log_file, release).run()
 
 
 def _fdname(endpoint: Endpoint) -> str:
@@ -135,124 +143,16 @@ def _keep(relay: Relay) -> None:
 
 def _check(plan: Plan, holder: int | None) -> None:
     """Raise :class:`BindError` for what would fail once the relay that runs has made way."""
-    for endpoint in plan.inbound:
-        listening.check(endpoint, holder)
-    errors = []
-    for group in plan.outbound:
-        try:
-            for endpoint in group:
-                listening.check(endpoint, holder)
-            return
-        except BindError as error:
-            errors.append(str(error))
-    raise BindError("; ".join(errors))
+
+    def check(group: Iterable[Endpoint]) -> None:
+        for endpoint in group:
+            listening.check(endpoint, holder)
+
+    check(plan.inbound)
+    plan.first_outbound(check)
 
 
 def _run(relay: Relay) -> None:
     # Signals are the main thread's; one here would make pyzmq start the proxy, and its count, anew.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     relay.run()
-
-
-def _attend(
-    relay: Relay,
-    monitor: Monitor,
-    wakeup: Wakeup,
-    settings: Settings,
-    log_file: LogFile | None,
-    release: Callable[[], None],
-) -> None:
-    """Turn signals into calls of the relay, and its phases into lines of the log, until its end.
-
-    ``release`` is called when its addresses are free.
-    """
-    poller = zmq.Poller()
-    poller.register(wakeup, zmq.POLLIN)
-    monitor.watch(poller)
-    # Of two questions within the watchdog's time one may go unanswered.
-    watchdog = Timer(systemd.watchdog_s() / 3)
-    trim = Timer(memory.TRIM_EVERY_S)
-    totals = Timer(TOTALS_EVERY_S)
-    at = Phase.HOLD
-    closed_at = math.inf
-    stops: list[float] = []  # when we were asked to, monotonic
-    while at is not Phase.CLOSED and not (at is Phase.CLOSE and len(stops) > 1):
-        due_s = min(watchdog.due_s(), trim.due_s(), totals.due_s(), monitor.due_s())
-        happened = []
-        try:
-            poller.poll(math.ceil(due_s * 1000))
-            happened = list(wakeup.events())  # the totals must know of what was before a signal
-            monitor.attend()
-        except zmq.ContextTerminated:  # the relay has closed its sockets, and waits for these
-            monitor.close()
-        if watchdog.is_due() and (relay.is_alive() or at is Phase.CLOSE):
-            systemd.notify("WATCHDOG=1")
-        if trim.is_due():
-            memory.trim()
-        if totals.is_due():
-            log.info("%s; %s", _forwarded(relay), monitor.totals())
-        for event in happened:
-            if isinstance(event, Phase):
-                at = event
-                systemd.notify(f"STATUS={at.value}")
-                _log_phase(relay, at, settings)
-                if at is Phase.CLOSE:
-                    monitor.watch(poller)
-                    closed_at = time.monotonic()
-                    # The next relay need not wait until this one has flushed.
-                    set_name(FLUSHING)
-                    release()
-            elif event is signal.SIGHUP:
-                _reopen(log_file)
-            elif event is signal.SIGUSR1:
-                log.info("SIGUSR1: %s; %s", _forwarded(relay), monitor.totals())
-            elif not stops or time.monotonic() > stops[-1] + ECHO_S:
-                stops.append(time.monotonic())
-                monitor.rest()
-                relay.stop()
-                systemd.notify("STOPPING=1")
-                what = "without waiting" if len(stops) > 1 else monitor.totals()
-                log.info("%s: stopping; %s", event.name, what)
-    if relay.undrained:
-        log.warning(
-            "something that publishers had sent may be lost: relay_drain = %g s was over, one of"
-            " them did not hang up within %g s, or a second signal came",
-            settings.drain_s,
-            PARTING_S,
-        )
-    if time.monotonic() >= closed_at + settings.linger_ms / 1000 > closed_at:
-        log.warning(
-            "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
-            settings.linger_ms,
-        )
-    log.info("stopped; %s", _forwarded(relay))
-    if relay.error is not None:
-        raise Died(f"the relay died: {relay.error!r}; start it again") from relay.error
-
-
-def _forwarded(relay: Relay) -> str:
-    return "forwarded {} frames, {} bytes".format(*relay.forwarded())
-
-
-def _log_phase(relay: Relay, phase: Phase, settings: Settings) -> None:
-    """Write to the log what a new phase means to an administrator."""
-    if phase is Phase.HOLD:
-        log.info("holding what comes in for %g s, until consumers are back", settings.hold_s)
-    elif phase is Phase.FORWARD:
-        if relay.hold_overflowed:
-            log.warning(
-                "held more than %d MiB: forwarding before relay_hold = %g s was over;"
-                " a consumer that is not back yet misses it",
-                HOLD_LIMIT_BYTES // 2**20,
-                settings.hold_s,
-            )
-        log.info("forwarding; %d messages were held", relay.held)
-
-
-def _reopen(log_file: LogFile | None) -> None:
-    try:
-        if log_file is not None:
-            log_file.reopen()
-            log.info("SIGHUP: log reopened")
-    except OSError as error:
-        log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)

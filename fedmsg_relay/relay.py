@@ -3,7 +3,7 @@
 :class:`Relay` lives five words, in this order: **open** the sockets; **hold** what comes in until
 the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
 starts no thread: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
-on a thread that does nothing else, and ``stop``, ``is_alive``, ``forwarded``, ``listeners`` and
+on a thread that does nothing else, and ``stop``, ``is_alive``, ``traffic``, ``listeners`` and
 ``monitors`` are for another.
 
 On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
@@ -18,14 +18,14 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint, Plan
-from fedmsg_relay.errors import BindError, Died, RelayError
+from fedmsg_relay.errors import Died
 from fedmsg_relay.listening import own_sockets
-from fedmsg_relay.sockets import Sockets, statistics
+from fedmsg_relay.sockets import PACED_S, Sockets, Traffic, statistics
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -53,8 +53,12 @@ CLOSING_S = 1.0
 CLOSING_POLL_S = 0.0005
 """How long, and how often, to see whether libzmq has closed what it listened at."""
 
-ANSWER_MS = 50
-"""How long libzmq's proxy may take to say what it has forwarded; it is a matter of microseconds."""
+ANSWER_MS = 500
+"""How long libzmq's proxy may take to say what it has forwarded.  That is a matter of microseconds,
+or of waiting for a processor."""
+
+SIGN_S = PACED_S + 1.0
+"""How old the last sign of life outside the proxy may be."""
 
 DEAD_LINGER_MS = 1000
 """How long a relay that has died may still deliver; it must not look alive for longer."""
@@ -63,6 +67,7 @@ DEAD_LINGER_MS = 1000
 class Phase(Enum):
     """Where in its life a relay is."""
 
+    OPEN = "starting"
     HOLD = "holding"
     FORWARD = "forwarding"
     DRAIN = "draining"
@@ -86,6 +91,8 @@ class Relay:
     ) -> None:
         self.inbound: tuple[Endpoint, ...] = plan.inbound
         self.outbound: tuple[Endpoint, ...] = ()  # the group of plan.outbound that was free
+        self.phase = Phase.OPEN
+        self.opened_at = math.inf  # monotonic
         self.held = 0  # messages kept during the hold
         self.hold_overflowed = False
         self.undrained = False  # something that publishers had sent was not passed on
@@ -98,9 +105,8 @@ class Relay:
         self.monitors = self._sockets.monitors  # for the other thread to close, at the end
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
-        self._proxied = (0, 0)  # frames and bytes, as the proxy last said
-        self._looks = 0  # how often run() has looked for messages outside the proxy
-        self._looks_seen = 0
+        self._proxied = Traffic(0, 0, 0, 0)  # as the proxy last said
+        self._looked_at = time.monotonic()  # when run() looked for messages outside the proxy
 
     def open(self) -> None:
         """Bind outbound, then inbound, so that nothing comes in that could not go out.
@@ -108,37 +114,28 @@ class Relay:
         Raises :class:`BindError` if no address of outbound is free, or one of inbound is not;
         the relay is then of no further use.
         """
-        listening: list[tuple[Endpoint, socket.socket]] = []
-        try:
-            outbound = self._listen_outbound()
-            listening += outbound
-            for endpoint in self.inbound:
-                listening.append((endpoint, self._listen(endpoint)))
-            self._sockets.bind(outbound, listening[len(outbound) :])
-        except RelayError:
-            for endpoint, listener in listening:
-                endpoint.remove()
-                listener.close()
-            self._sockets.abandon()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._sockets.abandon)
+            outbound, errors = self._plan.first_outbound(lambda e: self._listen_at(e, undo))
+            for error in errors:
+                log.warning("%s; the next address is taken", error)
+            self._sockets.bind(outbound, self._listen_at(self.inbound, undo))
+            undo.pop_all()
         self.outbound = tuple(endpoint for endpoint, _ in outbound)
+        self.opened_at = time.monotonic()
 
-    def _listen_outbound(self) -> list[tuple[Endpoint, socket.socket]]:
-        errors: list[str] = []
-        for group in self._plan.outbound:
-            listening: list[tuple[Endpoint, socket.socket]] = []
-            try:
-                for endpoint in group:
-                    listening.append((endpoint, self._listen(endpoint)))
-            except BindError as error:
-                errors.append(str(error))
-                for _, listener in listening:
-                    listener.close()
-            else:
-                for passed_over in errors:
-                    log.warning("%s; the next address is taken", passed_over)
-                return listening
-        raise BindError("; ".join(errors))
+    def _listen_at(
+        self, endpoints: Iterable[Endpoint], undo: contextlib.ExitStack
+    ) -> list[tuple[Endpoint, socket.socket]]:
+        with contextlib.ExitStack() as listening:
+            made = []
+            for endpoint in endpoints:
+                listener = self._listen(endpoint)
+                made.append((endpoint, listener))
+                listening.callback(endpoint.remove)
+                listening.callback(listener.close)
+            undo.push(listening.pop_all())
+        return made
 
     def listeners(self) -> Iterator[tuple[Endpoint, socket.socket]]:
         """Every socket that listens for this relay, borrowed as with :func:`own_sockets`."""
@@ -159,31 +156,30 @@ class Relay:
         self._sockets.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
 
     def is_alive(self) -> bool:
-        """Whether :meth:`run` has given a sign of life since the last call; asks it for the next.
-
-        The proxy's answer to a question is one, and outside the proxy a look for messages.
-        """
-        looks, self._looks_seen = self._looks_seen, self._looks
-        answered = self._hear()
-        self._sockets.tell(b"STATISTICS")
-        return answered or self._looks_seen != looks
-
-    def forwarded(self) -> tuple[int, int]:
-        """The frames and bytes that went out; complete when :meth:`run` is at its end.
-
-        Before it is stopped it is asked, and has some milliseconds to answer.
-        """
-        if self._deadline is None:
+        """Whether :meth:`run` does its work: the proxy answers, or messages are looked for."""
+        if self.phase is Phase.FORWARD and self._deadline is None:
+            self._hear()  # what was answered too late
             self._sockets.tell(b"STATISTICS")
-            self._hear(ANSWER_MS)
+            return self._hear(ANSWER_MS)
+        if self.phase in (Phase.CLOSE, Phase.CLOSED):
+            return True  # libzmq delivers, within zmq_linger
+        return time.monotonic() - self._looked_at < SIGN_S
+
+    def traffic(self) -> Traffic:
+        """What had passed when :meth:`is_alive` was called; all of it when :meth:`run` is over."""
         self._hear()
-        frames, size = self._proxied
-        return self._sockets.frames + frames, self._sockets.bytes + size
+        frames_in, bytes_in, frames_out, bytes_out = self._proxied
+        return Traffic(
+            self._sockets.frames_in + frames_in,
+            self._sockets.bytes_in + bytes_in,
+            self._sockets.frames_out + frames_out,
+            self._sockets.bytes_out + bytes_out,
+        )
 
     def _hear(self, patience_ms: int = 0) -> bool:
         answers = self._sockets.answers(patience_ms)
-        for count in filter(None, map(statistics, answers)):
-            self._proxied = count
+        for traffic in filter(None, map(statistics, answers)):
+            self._proxied = traffic
         return bool(answers)
 
     # -- hold, forward, drain, close: on a thread of their own ----------------------------------
@@ -203,31 +199,35 @@ class Relay:
             self._close()
         except BaseException as error:  # noqa: BLE001
             self.error = self.error or error
-        self._changed(Phase.CLOSED)
+        self._enter(Phase.CLOSED)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._changed(phase)
 
     def _hold(self) -> None:
         """Receive and keep until the consumers have had the time to come back, then pass it on."""
-        self._changed(Phase.HOLD)
+        self._enter(Phase.HOLD)
         kept: list[list[bytes]] = []
         size = 0
         until = time.monotonic() + self._settings.hold_s
         while not self._hastened and (left := until - time.monotonic()) > 0:
-            self._looks += 1
+            self._looked_at = time.monotonic()
             frames = self._sockets.receive(min(left * 1000, HOLD_POLL_MS))
             if frames is not None:
                 kept.append(frames)
+                self.held = len(kept)
                 size += sys.getsizeof(frames) + sum(map(sys.getsizeof, frames))
                 if size > HOLD_LIMIT_BYTES:
                     self.hold_overflowed = True
                     break
             # A stop waits for the end of the hold, or what is held would go to nobody.
             until = min(until, self._deadline or until)
-        self.held = len(kept)
         self._sockets.send(kept, self._out_of_time)
 
     def _forward(self) -> None:
         """Let libzmq's proxy forward, until stop() ends it."""
-        self._changed(Phase.FORWARD)
+        self._enter(Phase.FORWARD)
         if self._deadline is None:
             self._sockets.forward()
         if self._deadline is None:
@@ -235,7 +235,7 @@ class Relay:
 
     def _drain(self) -> None:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
-        self._changed(Phase.DRAIN)
+        self._enter(Phase.DRAIN)
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
         start = patient_since = time.monotonic()
         before = math.inf
@@ -272,7 +272,7 @@ class Relay:
     def _received(self, quiet_ms: int, until: float = math.inf) -> Iterator[list[bytes]]:
         """What has come in: ends when nothing does for ``quiet_ms``, or at ``until``."""
         while time.monotonic() < until and not self._out_of_time():
-            self._looks += 1
+            self._looked_at = time.monotonic()
             frames = self._sockets.receive(quiet_ms)
             if frames is None:
                 return
@@ -291,5 +291,5 @@ class Relay:
         until = time.monotonic() + CLOSING_S
         while any(self.listeners()) and time.monotonic() < until:
             time.sleep(CLOSING_POLL_S)
-        self._changed(Phase.CLOSE)
+        self._enter(Phase.CLOSE)
         self._sockets.wait_until_delivered()

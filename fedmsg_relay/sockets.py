@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import zmq
 
@@ -43,12 +44,21 @@ PACED_S = 5.0
 """How long consumers may set the pace at all; from then on it is as with any PUB."""
 
 
+class Traffic(NamedTuple):
+    """What came in from publishers, and what was sent on, once for all consumers."""
+
+    frames_in: int
+    bytes_in: int
+    frames_out: int
+    bytes_out: int
+
+
 class Sockets:
     """A SUB that is subscribed to everything, and a PUB."""
 
     def __init__(self, settings: Settings) -> None:
-        self.frames = 0  # sent by hand, that is not through the proxy
-        self.bytes = 0
+        self.frames_in = self.bytes_in = 0  # received by hand, that is not through the proxy
+        self.frames_out = self.bytes_out = 0  # sent by hand
         self._settings = settings
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
         self._sub = self._make(zmq.SUB, settings.inbound_allow)
@@ -99,9 +109,9 @@ class Sockets:
         inbound: Iterable[tuple[Endpoint, socket.socket]],
     ) -> None:
         """Accept at sockets that listen already, which are libzmq's from then on."""
-        _bind(self._pub, outbound)
+        bind(self._pub, outbound)
         self._sub.subscribe(b"")
-        self._bound = _bind(self._sub, inbound)
+        self._bound = bind(self._sub, inbound)
 
     def unbind_inbound(self) -> None:
         """Stop accepting publishers; what those who are connected had sent can still be read."""
@@ -131,7 +141,10 @@ class Sockets:
         """The next message, as its frames; None if there is none within ``timeout_ms``."""
         if not self._sub.poll(math.ceil(timeout_ms)):
             return None
-        return self._sub.recv_multipart()
+        frames = self._sub.recv_multipart()
+        self.frames_in += len(frames)
+        self.bytes_in += sum(map(len, frames))
+        return frames
 
     def send(self, messages: Iterable[list[bytes]], out_of_time: Callable[[], bool]) -> None:
         """Send by hand, at the pace of the consumers: a burst must not overflow a high-water mark.
@@ -151,8 +164,8 @@ class Sockets:
                 paced = time.monotonic() < until and not out_of_time()
                 self._pub.setsockopt(zmq.XPUB_NODROP, paced)
             self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
-            self.frames += len(frames)
-            self.bytes += sum(map(len, frames))
+            self.frames_out += len(frames)
+            self.bytes_out += sum(map(len, frames))
         self._pub.setsockopt(zmq.XPUB_NODROP, 0)
 
     def close(self, linger_ms: int) -> None:
@@ -170,20 +183,22 @@ class Sockets:
         self._context.destroy(linger=0)
 
 
-def statistics(answer: list[bytes]) -> tuple[int, int] | None:
-    """The frames and bytes that the proxy has sent, if this is its answer to ``STATISTICS``.
+def statistics(answer: list[bytes]) -> Traffic | None:
+    """What has passed through the proxy, if this is its answer to ``STATISTICS``.
 
     That is eight 64-bit counters: frames and bytes in, frames and bytes out, of the SUB, then of
     the PUB (zmq_proxy_steerable(3) calls the frames messages).
     """
     if len(answer) != 8:
         return None
-    return int.from_bytes(answer[6], sys.byteorder), int.from_bytes(answer[7], sys.byteorder)
+    counters = [int.from_bytes(each, sys.byteorder) for each in answer]
+    return Traffic(*counters[:2], *counters[6:])
 
 
-def _bind(
+def bind(
     binding: zmq.Socket[bytes], listening: Iterable[tuple[Endpoint, socket.socket]]
 ) -> list[str]:
+    """Accept at sockets that listen already; what libzmq calls the addresses."""
     names = []
     for endpoint, listener in listening:
         binding.setsockopt(zmq.USE_FD, listener.detach())

@@ -18,6 +18,11 @@ BARRIER_S = 5.0  # more than enough, if systemd is there at all
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
+def is_there() -> bool:
+    """Whether it wants to be told."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def notify(*lines: str, sockets: Iterable[socket.socket] = ()) -> None:
     """Tell systemd, for example ``READY=1``; never fails and never blocks."""
     address = os.environ.get("NOTIFY_SOCKET")

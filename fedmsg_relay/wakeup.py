@@ -9,11 +9,9 @@ import socket
 import time
 from collections.abc import Iterator
 
-from fedmsg_relay.relay import Phase
-
 
 class Wakeup:
-    """Signals and the phases of a relay as one stream of events for a poll.
+    """Signals, and what other threads post, as one stream of events for a poll.
 
     To be used from the main thread, as signal handlers are its own.
     """
@@ -22,7 +20,7 @@ class Wakeup:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._phases: queue.SimpleQueue[Phase] = queue.SimpleQueue()
+        self._posted: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def fileno(self) -> int:
         return self._reader.fileno()
@@ -40,21 +38,21 @@ class Wakeup:
                 signal.signal(number, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
 
-    def post(self, phase: Phase) -> None:
+    def post(self, event: object) -> None:
         """Add an event, from any thread; never blocks."""
-        self._phases.put(phase)
+        self._posted.put(event)
         with contextlib.suppress(BlockingIOError):  # full: awake it is in any case
             self._writer.send(b"\0")
 
-    def events(self) -> Iterator[signal.Signals | Phase]:
+    def events(self) -> Iterator[object]:
         """All that has happened since the last call."""
         with contextlib.suppress(BlockingIOError):
             for number in self._reader.recv(4096):
-                if number:  # 0 is a phase
+                if number:  # 0 is something posted
                     yield signal.Signals(number)
         with contextlib.suppress(queue.Empty):
             while True:
-                yield self._phases.get_nowait()
+                yield self._posted.get_nowait()
 
 
 class Timer:

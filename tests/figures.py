@@ -13,17 +13,19 @@ import itertools
 import random
 import resource
 import signal
+import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import load
 import rude
 import zmtp
-from harness import Process, Site, wait_for
+from harness import Process, Site, free_port, wait_for
 from harness import site as make_site
 
 STOPPED_MESSAGES = 1_000_000
@@ -32,6 +34,25 @@ PUBLISHERS, CONSUMERS, EACH = 2_000, 200, 10
 MANY_MESSAGES = 50_000_000
 SUBSCRIPTIONS = 1_000_000
 SLOW_S, SLOW_TAKES, SLOW_GETS = 20, 2**20, 4 * 2**20
+
+ROUNDS, ROUND_MESSAGES = 15, 500_000
+
+WATCHES = """
+import sys, threading, time, urllib.request, zmq
+def scrape():
+    while True:
+        urllib.request.urlopen(sys.argv[2]).read()
+        time.sleep(1)
+threading.Thread(target=scrape, daemon=True).start()
+with zmq.Context() as context, context.socket(zmq.SUB) as listener:
+    listener.subscribe(b"")
+    listener.connect(sys.argv[1])
+    listener.recv()
+    print("listening", flush=True)
+    while True:
+        listener.recv()
+"""
+"""Reads the monitoring socket, and scrapes every second."""
 
 STOPS = """
 import os, signal, sys, zmq
@@ -76,13 +97,7 @@ def slow_consumer(site: Site, relay: Process) -> Iterator[str]:
     """A consumer that takes a quarter of what it gets, beside a healthy one"""
     stream = load.Stream()
     size = len(stream.message)
-    with (
-        load.Reader(site.outbound, stream) as healthy,
-        zmtp.Peer(site.outbound, b"SUB") as slow,
-        zmtp.Peer(site.inbound, b"PUB") as source,
-    ):
-        slow.subscribe(b"load")
-        stream.start(source, healthy, others=lambda: not slow.is_silent(0))
+    with load.two_consumers(site.inbound, site.outbound, stream) as (healthy, slow, source):
         stream.skip_canaries(slow)
         before_mb = load.resident_mb(relay.pid)
         taken = sent = 0
@@ -209,6 +224,46 @@ def many_messages(site: Site, relay: Process) -> Iterator[str]:
             raise Failed("the memory grew")
 
 
+def monitored(site: Site, _relay: Process) -> Iterator[str]:
+    """Relays whose monitoring socket and Prometheus are read, in turn with some without either"""
+    ratios, noise = [], []
+    for number in range(ROUNDS):
+        root = site.root / str(number)
+        root.mkdir()
+        before = _speed(root / "before")
+        port, socket = free_port(), f"ipc://{root}/monitoring.socket"
+        config = {"moksha.monitoring.socket": socket, "relay_prometheus": port}
+        with_it = _speed(root / "with", f"http://127.0.0.1:{port}/metrics", **config)
+        after = _speed(root / "after")
+        ratios.append(with_it / statistics.mean((before, after)))
+        noise.append(after / before)
+    low, _, high = statistics.quantiles(noise, n=4)
+    median = statistics.median(ratios)
+    yield f"messages a second, with / without: {median:.2f}, the median of {ROUNDS} rounds"
+    yield f"without / without: half of the rounds from {low:.2f} to {high:.2f}"
+    if median < low:
+        raise Failed("that is more than noise")
+
+
+def _speed(root: Path, scraped: str = "", **config: Any) -> float:
+    """Messages a second through a relay of its own."""
+    root.mkdir()
+    stream = load.Stream()
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(make_site(root, **config))
+        site.relay()
+        if scraped:
+            socket = config["moksha.monitoring.socket"]
+            site.start(sys.executable, "-c", WATCHES, socket, scraped).wait_for("listening")
+        reader = stack.enter_context(load.Reader(site.outbound, stream))
+        source = stack.enter_context(zmtp.Peer(site.inbound, b"PUB"))
+        stream.start(source, reader)
+        start = time.monotonic()
+        stream.publish(source, ROUND_MESSAGES, reader)
+        reader.wait(ROUND_MESSAGES)
+        return ROUND_MESSAGES / (time.monotonic() - start)
+
+
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     stopped_consumer,
     slow_consumer,
@@ -216,6 +271,7 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     subscriptions,
     crowd,
     many_messages,
+    monitored,
 )
 
 

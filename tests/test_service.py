@@ -75,6 +75,24 @@ class TestActions:
         assert machine.check("service fedmsg-relay stop") == "Stopping fedmsg-relay: done.\n"
         assert machine.run("pgrep -u fedmsg").stdout == ""
 
+    def test_status_says_how_it_is(self, machine: box.Box) -> None:
+        config = "config = {'moksha.monitoring.socket': 'ipc:///var/run/fedmsg/monitoring.socket'}"
+        machine.check(f'echo "{config}" > /etc/fedmsg.d/monitoring.py; service fedmsg-relay start')
+        relay = pid(machine)
+        how = "forwarding; 0 publishers, 0 consumers"
+
+        def status() -> list[str]:
+            return machine.check("service fedmsg-relay status").splitlines()
+
+        wait_for(lambda: status()[1].endswith(how), "the end of the hold")
+        assert status()[0] == f"fedmsg-relay is running, pid {relay}."
+        machine.check(f"kill -STOP {relay}")
+        assert "no answer within 2 s, though somebody listens" in status()[1]
+        machine.check(f"kill -CONT {relay}")
+        stranger = machine.check("runuser -u nobody -- service fedmsg-relay status").splitlines()
+        assert stranger[0] == f"fedmsg-relay is running, pid {relay}."
+        assert "Permission denied" in stranger[1]
+
     def test_restart(self, machine: box.Box) -> None:
         machine.check("service fedmsg-relay restart")
         first = pid(machine)

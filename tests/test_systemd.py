@@ -28,7 +28,8 @@ def test_a_start_returns_when_the_relay_is_bound(machine: box.Box) -> None:
     machine.check("ss -ltn | grep 127.0.0.1:2003")
     machine.check("service fedmsg-relay status")
     assert machine.check("pgrep -x fedmsg-relay -u fedmsg").strip() == show(machine, "MainPID")
-    wait_for(lambda: show(machine, "StatusText") == "forwarding", "its status")
+    status = "forwarding: 0 frames/s, 0 publishers, 0 consumers"
+    wait_for(lambda: show(machine, "StatusText") == status, "its status")
     assert "started, pid" in machine.check(f"cat {LOG}")
     machine.check("service fedmsg-relay stop")
     assert show(machine, "Result") == "success"

@@ -28,4 +28,10 @@ config = {
     # Disconnect a consumer for which something waits, but that takes nothing for this many seconds;
     # 0 is never.
     # "relay_stall_timeout": 30,
+    #
+    # Where the relay says how it is, to fedmsg-check, Nagios and `fedmsg-relay --status`, and to
+    # Prometheus; the default is nowhere.
+    # "moksha.monitoring.socket": "ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket",
+    # "moksha.monitoring.socket.mode": "0660",
+    # "relay_prometheus": "127.0.0.1:9411",
 }

@@ -1,0 +1,114 @@
+"""Everything through which a relay says how it is, to whom, and when.
+
+That is the monitoring socket, Prometheus, systemd's status line and the totals in the log.  Where
+one of the first two cannot listen the relay goes without: it is there to forward messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import queue
+import time
+from collections.abc import Callable, Iterator
+
+import zmq
+
+from fedmsg_relay import systemd
+from fedmsg_relay.config import Settings
+from fedmsg_relay.endpoints import Plan
+from fedmsg_relay.errors import BindError
+from fedmsg_relay.moksha import MonitoringSocket
+from fedmsg_relay.report import Report
+from fedmsg_relay.wakeup import Timer, Wakeup
+
+log = logging.getLogger("fedmsg.relay")
+
+TOTALS_EVERY_S = 3600.0
+"""How often the log has a line of totals."""
+
+STATUS_EVERY_S = 5.0
+"""How often systemd is told the rate."""
+
+ASK_S = 2.0
+"""How long another thread waits for a report."""
+
+
+class Outlets:
+    """All of them.  ``report`` makes a report; it is called by the main thread alone."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: Settings,
+        wakeup: Wakeup,
+        poller: zmq.Poller,
+        report: Callable[[], Report],
+    ) -> None:
+        self._wakeup = wakeup
+        self._report = report
+        self._totals = Timer(TOTALS_EVERY_S)
+        self._status = Timer(STATUS_EVERY_S if systemd.is_there() else math.inf)
+        self._sent = (time.monotonic(), 0)  # when systemd was told, and the frames until then
+        self._monitoring: MonitoringSocket | None = None
+        self._listening = contextlib.ExitStack()
+        if plan.monitoring:
+            with _going_without():
+                self._monitoring = MonitoringSocket(plan.monitoring, settings.monitoring_mode)
+                self._listening.callback(self._monitoring.close)
+                poller.register(self._monitoring.socket, zmq.POLLIN)
+                self._listening.callback(poller.unregister, self._monitoring.socket)
+        if plan.prometheus:
+            from fedmsg_relay.prometheus import Exporter  # needs a package that may be missing
+
+            for endpoint in plan.prometheus:
+                with _going_without():
+                    self._listening.callback(Exporter(endpoint, self._ask).close)
+
+    def due_s(self) -> float:
+        """Within how many seconds :meth:`attend` wants to be called, whatever happens."""
+        listeners_s = self._monitoring.due_s() if self._monitoring else math.inf
+        return min(listeners_s, self._status.due_s(), self._totals.due_s())
+
+    def attend(self) -> None:
+        """Say what is due."""
+        if self._monitoring:
+            self._monitoring.attend()
+            if self._monitoring.due_s() == 0:
+                self._monitoring.publish(self._report())
+        if self._status.is_due():
+            self.tell_systemd()
+        if self._totals.is_due():
+            log.info("%s", self._report().totals)
+
+    def tell_systemd(self) -> None:
+        """Say what ``systemctl status`` is to show."""
+        if not systemd.is_there():
+            return
+        report = self._report()
+        before_at, before = self._sent
+        self._sent = now, frames = time.monotonic(), report.frames_out
+        systemd.notify(
+            f"STATUS={report.state}: {(frames - before) / max(now - before_at, 1):,.0f} frames/s,"
+            f" {report.publishers.connected} publishers, {report.consumers.connected} consumers"
+        )
+
+    def close(self) -> None:
+        """Let go of every address."""
+        self._monitoring = None
+        self._listening.close()
+
+    def _ask(self) -> Report:
+        """For another thread; raises :class:`queue.Empty` if the main one does not answer."""
+        answers: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._wakeup.post(lambda: answers.put(self._report()))
+        return answers.get(timeout=ASK_S)
+
+
+@contextlib.contextmanager
+def _going_without() -> Iterator[None]:
+    try:
+        yield
+    except (BindError, OSError, zmq.ZMQError) as error:
+        log.warning("%s; going without it", error)

@@ -1,0 +1,187 @@
+"""The report as metrics for Prometheus, over HTTP.
+
+Needs the package prometheus-client, and so is imported only where a site has ``relay_prometheus``
+set.  A thread serves one request after the other: who scrapes slowly is in the way of nobody but
+other scrapers.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from fedmsg_relay import listening
+from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.report import STATES, Report
+
+REQUEST_S = 5
+"""How long a request may take to come in, and its answer to be taken."""
+
+
+class Exporter:
+    """Listens at ``endpoint``, and answers every request with the report that ``ask`` returns.
+
+    ``ask`` is called by the exporter's thread; if it raises :class:`queue.Empty`, the answer is
+    "503 Service Unavailable".  Raises :class:`fedmsg_relay.errors.BindError`.
+    """
+
+    def __init__(self, endpoint: Endpoint, ask: Callable[[], Report]) -> None:
+        self._ask = ask
+        self._listener = listening.listen(endpoint, ipc_mode=0)
+        self._listener.setblocking(True)
+        self._is_closed = False
+        threading.Thread(target=self._serve, name="prometheus", daemon=True).start()
+
+    def close(self) -> None:
+        """Let go of the address; who is being answered still is."""
+        self._is_closed = True
+        self._listener.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+        self._listener.close()
+
+    def _serve(self) -> None:
+        server = _Server(self._listener, self._answer)
+        while not self._is_closed:
+            server.handle_request()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            report = self._ask()
+        except queue.Empty:
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+            return [b"the relay does not say how it is\n"]
+        registry = CollectorRegistry()
+        registry.register(_Metrics(report))
+        ProcessCollector(registry=registry)
+        answer: Iterable[bytes] = make_wsgi_app(registry)(environ, start_response)
+        return answer
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_S
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing about a request."""
+
+
+class _Server(WSGIServer):
+    """One that listens already."""
+
+    def __init__(self, listener: socket.socket, application: Any) -> None:
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_name, self.server_port = listener.getsockname()[:2]
+        self.setup_environ()
+        self.set_app(application)
+
+    def handle_error(self, *_: object) -> None:
+        """Write nothing about who hangs up early, or does not speak HTTP."""
+
+
+class _Metrics(Collector):
+    """A report, as a registry collects it."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        report = self._report
+        yield InfoMetricFamily(
+            "fedmsg_relay_build", "The version that runs.", {"version": report.version}
+        )
+        yield GaugeMetricFamily(
+            "fedmsg_relay_forwarding",
+            "1 if messages are passed on; 0 while it starts, holds, stops or hangs.",
+            report.is_forwarding,
+        )
+        yield StateSetMetricFamily(
+            "fedmsg_relay_state",
+            "Where in its life it is, or that it hangs.",
+            {state: state == report.state for state in STATES},
+        )
+        yield GaugeMetricFamily(
+            "fedmsg_relay_uptime_seconds", "Time since the start.", report.uptime_s
+        )
+        yield GaugeMetricFamily(
+            "fedmsg_relay_backlog_messages",
+            "Messages held, or in the kernel for the consumer that is furthest behind.",
+            report.backlog,
+        )
+        yield CounterMetricFamily(
+            "fedmsg_relay_held_messages_total",
+            "Messages kept after the start until consumers were back.",
+            report.held,
+        )
+        yield _labelled(
+            CounterMetricFamily,
+            "fedmsg_relay_frames_total",
+            "Frames of messages; going out, each is counted once.",
+            "direction",
+            {"in": report.frames_in, "out": report.frames_out},
+        )
+        yield _labelled(
+            CounterMetricFamily,
+            "fedmsg_relay_bytes_total",
+            "Bytes of frames; going out, each is counted once.",
+            "direction",
+            {"in": report.bytes_in, "out": report.bytes_out},
+        )
+        for family, name, documentation, field in (
+            (GaugeMetricFamily, "connected_peers", "Peers that are connected.", "connected"),
+            (CounterMetricFamily, "connections_total", "Connections accepted.", "ever"),
+            (
+                CounterMetricFamily,
+                "refused_connections_total",
+                "Connections that an allow list refused.",
+                "refused",
+            ),
+            (
+                CounterMetricFamily,
+                "failed_handshakes_total",
+                "Connections on which the handshake of ZMTP failed.",
+                "handshakes_failed",
+            ),
+            (
+                CounterMetricFamily,
+                "stalled_connections_total",
+                "Connections ended as the peer took nothing for relay_stall_timeout.",
+                "stalled",
+            ),
+        ):
+            yield _labelled(
+                family,
+                f"fedmsg_relay_{name}",
+                documentation,
+                "side",
+                {
+                    "publisher": getattr(report.publishers, field),
+                    "consumer": getattr(report.consumers, field),
+                },
+            )
+
+
+def _labelled(
+    family: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    documentation: str,
+    label: str,
+    values: dict[str, int],
+) -> Metric:
+    metric = family(name, documentation, labels=[label])
+    for value, number in values.items():
+        metric.add_metric([value], number)
+    return metric

@@ -1,0 +1,145 @@
+"""How the relay is: the counters, under the names that every reader of them has.
+
+The monitoring socket, ``--status``, Prometheus, systemd and the log all read one :class:`Report`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+
+from fedmsg_relay import __version__
+from fedmsg_relay.monitor import Monitor
+from fedmsg_relay.peers import Peer, Side
+from fedmsg_relay.relay import Phase, Relay
+
+HUNG = "hung"
+STATES = (*(phase.value for phase in Phase), HUNG)
+"""The phases of a relay, and that it does nothing though it should."""
+
+PEERS_MAX = 1000
+"""How many peers of a side are in a report by name; all of them are counted."""
+
+
+@dataclass(frozen=True)
+class PeerReport:
+    """Who is connected."""
+
+    address: str
+    for_s: float
+    waiting_bytes: int
+    """What the kernel has for it, and it has not taken; more may wait in the relay's memory."""
+
+
+@dataclass(frozen=True)
+class SideReport:
+    """Publishers or consumers, since the start."""
+
+    connected: int
+    """Now."""
+    ever: int
+    refused: int
+    """Because of an allow list."""
+    handshakes_failed: int
+    stalled: int
+    """Disconnected after ``relay_stall_timeout``."""
+    peers: list[PeerReport]
+    """Those who are connected, the first :data:`PEERS_MAX` of them."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.connected} connected, {self.ever} ever, {self.refused} refused,"
+            f" {self.handshakes_failed} failed handshakes"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is counted, from the start of the process until now."""
+
+    version: str
+    pid: int
+    state: str
+    """One of :data:`STATES`."""
+    uptime_s: float
+    frames_in: int
+    bytes_in: int
+    frames_out: int
+    """Each once, however many consumers there are."""
+    bytes_out: int
+    held: int
+    """Messages kept for consumers that were not back; none is any more once it forwards."""
+    behind_bytes: int
+    """What the kernel has for the consumer that is furthest behind."""
+    publishers: SideReport
+    consumers: SideReport
+
+    @property
+    def is_forwarding(self) -> bool:
+        """Whether messages are passed on: libzmq's proxy has just said so."""
+        return self.state == Phase.FORWARD.value
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait: all that is held, or for the consumer that is furthest behind.
+
+        Of the latter only what is in the kernel can be known, in bytes; a message is taken to be of
+        two frames, as fedmsg's are, of the mean size.
+        """
+        if self.state in (Phase.OPEN.value, Phase.HOLD.value):
+            return self.held
+        return math.ceil(self.behind_bytes / max(self.bytes_out, 1) * self.frames_out / 2)
+
+    @property
+    def what(self) -> str:
+        """What was forwarded, for the log."""
+        return f"forwarded {self.frames_out} frames, {self.bytes_out} bytes"
+
+    @property
+    def who(self) -> str:
+        """Who was there, for the log."""
+        return (
+            f"publishers: {self.publishers}; consumers: {self.consumers},"
+            f" {self.consumers.stalled} stalled"
+        )
+
+    @property
+    def totals(self) -> str:
+        """Both."""
+        return f"{self.what}; {self.who}"
+
+
+def report(relay: Relay, monitor: Monitor) -> Report:
+    """How a relay is now; if its proxy hangs, that takes :data:`fedmsg_relay.relay.ANSWER_MS`."""
+    monitor.look()
+    is_alive = relay.is_alive()
+    waiting = [peer.waiting for peer in monitor.consumers.connected.values()]
+    return Report(
+        version=__version__,
+        pid=os.getpid(),
+        state=relay.phase.value if is_alive else HUNG,
+        uptime_s=round(time.monotonic() - relay.opened_at, 1),
+        held=relay.held,
+        behind_bytes=max(waiting, default=0),
+        publishers=_side(monitor.publishers),
+        consumers=_side(monitor.consumers),
+        **relay.traffic()._asdict(),
+    )
+
+
+def _side(side: Side) -> SideReport:
+    peers = list(side.connected.values())
+    return SideReport(
+        connected=len(peers),
+        ever=side.ever,
+        refused=side.refused,
+        handshakes_failed=side.handshakes_failed,
+        stalled=side.stalled,
+        peers=[_peer(peer) for peer in peers[:PEERS_MAX]],
+    )
+
+
+def _peer(peer: Peer) -> PeerReport:
+    return PeerReport(peer.address, round(time.monotonic() - peer.since, 1), peer.waiting)

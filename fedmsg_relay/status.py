@@ -1,0 +1,99 @@
+"""How a relay is, for a terminal: what it says on its monitoring socket to whoever may listen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+
+from fedmsg_relay import endpoints
+from fedmsg_relay.check import why_silent
+from fedmsg_relay.config import MONITORING, Settings
+from fedmsg_relay.errors import ConfigError, NotHere, RelayError
+from fedmsg_relay.moksha import OURS
+
+
+def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
+    """The fields of a :class:`fedmsg_relay.report.Report` that the relay has just made.
+
+    Raises :class:`ConfigError` if there is no monitoring socket, and :class:`RelayError` if there
+    is no answer within ``timeout_s``, or not a relay's.
+    """
+    if not settings.monitoring:
+        raise ConfigError(
+            f"{MONITORING}: not set, and so the relay does not say how it is; set it, for example"
+            " to 'ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket', and restart the relay"
+        )
+    uri = _where(settings, timeout_s)
+    with zmq.Context() as context, context.socket(zmq.SUB) as listener:
+        listener.setsockopt(zmq.IPV6, 1)
+        listener.setsockopt(zmq.LINGER, 0)
+        listener.subscribe(b"")
+        try:
+            listener.connect(uri)
+        except zmq.ZMQError as error:
+            raise RelayError(f"{MONITORING}: cannot connect to {uri}: {error}") from error
+        if not listener.poll(math.ceil(timeout_s * 1000)):
+            raise RelayError(f"{MONITORING} {uri}: {why_silent(uri, timeout_s)}")
+        said = listener.recv()
+    try:
+        report: dict[str, Any] = json.loads(said)[OURS]
+    except (ValueError, TypeError, KeyError):
+        raise RelayError(f"{MONITORING} {uri}: who answers there is not this relay") from None
+    return report
+
+
+def _where(settings: Settings, patience_s: float) -> str:
+    """Where to connect to: on another host, what is configured."""
+    try:
+        plan = endpoints.plan(settings, patience_s)
+    except NotHere:
+        return settings.monitoring[0]
+    return plan.monitoring[0].uri if plan.monitoring else settings.monitoring[0]
+
+
+def table(report: dict[str, Any]) -> Iterator[str]:
+    """The lines of a table; the first one sums it up."""
+    sides = publishers, consumers = report["publishers"], report["consumers"]
+    yield (
+        f"fedmsg-relay {report['version']}, pid {report['pid']}, up"
+        f" {_time(report['uptime_s'])}: {report['state']};"
+        f" {publishers['connected']:,} publishers, {consumers['connected']:,} consumers"
+    )
+    yield ""
+    yield _row("", "in", "out")
+    for what in ("frames", "bytes"):
+        yield _row(what, report[f"{what}_in"], report[f"{what}_out"])
+    yield _row("messages held", report["held"], "")
+    yield ""
+    yield _row("", "publishers", "consumers")
+    for what in ("connected", "ever", "refused", "handshakes_failed", "stalled"):
+        yield _row(what.replace("_", " "), *(side[what] for side in sides))
+    for who, side in ("publisher", publishers), ("consumer", consumers):
+        if side["peers"]:
+            yield ""
+        for peer in side["peers"]:
+            waiting = f"{peer['waiting_bytes']:,} bytes waiting" if peer["waiting_bytes"] else ""
+            yield f"{who}  {peer['address']:<32}{_time(peer['for_s']):>10}  {waiting}".rstrip()
+        if more := side["connected"] - len(side["peers"]):
+            yield f"and {more:,} {who}s more"
+
+
+def _row(name: str, *values: int | str) -> str:
+    cells = (f"{value:,}" if isinstance(value, int) else value for value in values)
+    return (f"{name:<20}" + "".join(f"{cell:>20}" for cell in cells)).rstrip()
+
+
+def _time(s: float) -> str:
+    """A duration in its two largest units."""
+    minutes, seconds = divmod(int(s), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

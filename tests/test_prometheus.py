@@ -1,0 +1,165 @@
+"""The counters, as Prometheus reads them."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import box
+import pytest
+from harness import Process, Site, free_port, listens
+from harness import site as make_site
+from prometheus_client.parser import text_string_to_metric_families
+
+WITHOUT_CLIENT = """
+import sys
+sys.modules["prometheus_client"] = None
+from fedmsg_relay.cli import main
+sys.exit(main())
+"""
+"""A relay without the package."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with make_site(tmp_path, relay_prometheus=free_port()) as made:
+        yield made
+
+
+def scrape(site: Site) -> str:
+    address = f"http://127.0.0.1:{site.config['relay_prometheus']}/metrics"
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def metrics(site: Site) -> dict[tuple[str, ...], float]:
+    """The value of each metric, by its name and the values of its labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(scrape(site))
+        for sample in family.samples
+    }
+
+
+def relay_with_traffic(site: Site) -> Process:
+    relay = site.relay()
+    subscriber, publisher = site.subscriber(), site.publisher()
+    for _ in range(5):
+        publisher.send(b"topic", b"body")
+    subscriber.wait(5)
+    return relay
+
+
+def test_the_counters(site: Site) -> None:
+    relay_with_traffic(site)
+    seen = metrics(site)
+    expected = {
+        ("fedmsg_relay_forwarding",): 1,
+        ("fedmsg_relay_state", "forwarding"): 1,
+        ("fedmsg_relay_state", "hung"): 0,
+        ("fedmsg_relay_frames_total", "in"): 10,
+        ("fedmsg_relay_frames_total", "out"): 10,
+        ("fedmsg_relay_bytes_total", "in"): 45,
+        ("fedmsg_relay_bytes_total", "out"): 45,
+        ("fedmsg_relay_held_messages_total",): 0,
+        ("fedmsg_relay_backlog_messages",): 0,
+        ("fedmsg_relay_connected_peers", "publisher"): 1,
+        ("fedmsg_relay_connected_peers", "consumer"): 1,
+        ("fedmsg_relay_connections_total", "publisher"): 1,
+        ("fedmsg_relay_refused_connections_total", "publisher"): 0,
+        ("fedmsg_relay_failed_handshakes_total", "consumer"): 0,
+        ("fedmsg_relay_stalled_connections_total", "consumer"): 0,
+    }
+    assert {name: seen.get(name) for name in expected} == expected
+    assert seen["fedmsg_relay_uptime_seconds",] > 0
+    assert seen["process_resident_memory_bytes",] > 10e6
+
+
+def test_promtool_has_nothing_to_say(site: Site) -> None:
+    box.require("promtool")
+    relay_with_traffic(site)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=scrape(site), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_relay_that_holds_is_not_forwarding(site: Site) -> None:
+    site.write(relay_hold=600)
+    site.relay(until="holding")
+    assert metrics(site)["fedmsg_relay_forwarding",] == 0
+
+
+def test_a_port_alone_is_one_of_loopback(site: Site) -> None:
+    site.relay()
+    port = site.config["relay_prometheus"]
+    with socket.socket() as elsewhere:
+        assert elsewhere.connect_ex(("127.0.0.2", port)) != 0
+    with socket.socket(socket.AF_INET6) as elsewhere:
+        assert elsewhere.connect_ex(("::1", port)) != 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "[::1]"])
+def test_a_host_can_be_chosen(site: Site, host: str) -> None:
+    port = site.config["relay_prometheus"]
+    site.write(relay_prometheus=f"{host}:{port}")
+    site.relay()
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=20) as answer:
+        assert b"fedmsg_relay_forwarding 1" in answer.read()
+
+
+def test_it_is_off_by_default(site: Site) -> None:
+    port = site.config.pop("relay_prometheus")
+    site.write()
+    site.relay()
+    assert not listens(f"tcp://127.0.0.1:{port}")
+
+
+def test_a_relay_forwards_without_it(site: Site) -> None:
+    port = site.config["relay_prometheus"]
+    with socket.create_server(("127.0.0.1", port)):
+        relay = relay_with_traffic(site)
+        assert f"relay_prometheus: cannot bind tcp://127.0.0.1:{port}" in relay.output
+        assert "going without it" in relay.output
+
+
+def test_the_next_relay_takes_it_over(site: Site) -> None:
+    first = site.relay("--pidfile", "pid")
+    metrics(site)
+    second = site.relay("--pidfile", "pid", "--replace")
+    assert first.wait() == 0
+    assert "going without" not in second.output
+    assert metrics(site)["fedmsg_relay_forwarding",] == 1
+
+
+def test_who_asks_nothing_holds_nothing_up(site: Site) -> None:
+    relay = site.relay()
+    with (
+        socket.create_connection(("127.0.0.1", site.config["relay_prometheus"])),
+        socket.create_connection(("127.0.0.1", site.config["relay_prometheus"])) as rude,
+    ):
+        rude.sendall(b"\xff" * 100_000)
+        assert metrics(site)["fedmsg_relay_forwarding",] == 1
+    assert "Traceback" not in relay.output
+    with socket.create_connection(("127.0.0.1", site.config["relay_prometheus"])):
+        assert relay.end() == 0
+
+
+@pytest.mark.parametrize("value", ["localhost", "9411/metrics", 0, 65536, True, [9411], "a b:1"])
+def test_a_wrong_address_is_refused(site: Site, value: object) -> None:
+    site.write(relay_prometheus=value)
+    refused = site.refused()
+    assert refused.returncode == 6
+    assert "relay_prometheus = " in refused.stderr
+
+
+def test_the_package_is_missing(site: Site) -> None:
+    for options in ([], ["--test"]):
+        relay = site.start(sys.executable, "-c", WITHOUT_CLIENT, *options)
+        assert relay.wait() == 6
+        assert "the Python package prometheus-client is not installed" in relay.output
+        assert "Traceback" not in relay.output

@@ -1,0 +1,345 @@
+"""How the relay says it is, on the monitoring socket: to fedmsg-check, Nagios and --status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import box
+import load
+import pytest
+import zmq
+import zmtp
+from harness import RELAY, Site, free_port, wait_for
+from harness import site as make_site
+
+KEY = "moksha.monitoring.socket"
+CHECK = ("fedmsg-check", "-c", "RelayConsumer", "-p", "MonitoringProducer", "--timeout", "3")
+
+HANGS = """
+import sys, time, zmq
+zmq.proxy_steerable = lambda *_: time.sleep(600)
+from fedmsg_relay.cli import main
+sys.exit(main())
+"""
+"""A relay whose forwarding thread hangs.  That is a fake, as libzmq's proxy cannot be made to."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with make_site(tmp_path, **{KEY: f"ipc://{tmp_path}/monitoring.socket"}) as made:
+        yield made
+
+
+@pytest.fixture
+def listen(site: Site) -> Iterator[Callable[[], dict[str, Any]]]:
+    """A function that begins to listen, and returns what it hears first."""
+    context = zmq.Context()
+
+    def first() -> dict[str, Any]:
+        with context.socket(zmq.SUB) as listener:
+            listener.subscribe(b"")
+            listener.connect(site.config[KEY])
+            # Sooner than the report after next of those that nobody asks for.
+            assert listener.poll(3000), "nothing is said"
+            said: dict[str, Any] = listener.recv_json()
+            return said
+
+    yield first
+    context.term()
+
+
+def status(site: Site, *options: str) -> dict[str, Any]:
+    done = site.run(*RELAY, "--status", "--json", *options)
+    assert done.returncode == 0, done
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+class TestMoksha:
+    def test_fedmsg_check_is_content_with_a_relay_that_forwards(self, site: Site) -> None:
+        site.relay()
+        done = site.run(*CHECK)
+        assert done.returncode == 0, done
+        assert "All consumers and producers are active!" in done.stdout
+
+    def test_and_not_with_one_that_holds(self, site: Site) -> None:
+        site.write(relay_hold=600)
+        site.relay(until="holding")
+        done = site.run(*CHECK)
+        assert done.returncode != 0
+        assert '"RelayConsumer" is not initialized!' in done.stderr
+
+    def test_and_not_with_one_that_is_stopped(self, site: Site) -> None:
+        relay = site.relay()
+        relay.kill(signal.SIGSTOP)
+        try:
+            assert "Failed to receive message" in site.run(*CHECK).stderr
+        finally:
+            relay.kill(signal.SIGCONT)
+
+    def test_all_that_nagios_reads_is_there(self, site: Site, listen: Any) -> None:
+        """Fedora's plugins look at these, beside the names."""
+        site.relay()
+        said = listen()
+        (consumer,), (producer,) = said["consumers"], said["producers"]
+        assert (consumer["exceptions"], consumer["backlog"]) == (0, 0)
+        assert (producer["exceptions"], producer["initialized"]) == (0, True)
+        assert abs(producer["last_ran"] - time.time()) < 60
+
+    def test_what_is_held_is_a_backlog(self, site: Site, listen: Any) -> None:
+        site.write(relay_hold=600)
+        site.relay(until="holding")
+        publisher = site.publisher()
+        for _ in range(3):
+            publisher.send(b"topic", b"body")
+        wait_for(lambda: listen()["consumers"][0]["backlog"] == 3, "a backlog of 3")
+        assert listen()["consumers"][0]["initialized"] is False
+
+    def test_what_a_consumer_does_not_take_is_a_backlog(self, site: Site, listen: Any) -> None:
+        site.relay()
+        stream = load.Stream(body_size=4000)
+        with load.two_consumers(site.inbound, site.outbound, stream) as (
+            healthy,
+            stalled,
+            publisher,
+        ):
+            stream.publish(publisher, 10_000, healthy)
+            report = listen()
+            port = stalled.socket.getsockname()[1]
+            waiting = {
+                peer["address"]: peer["waiting_bytes"]
+                for peer in report["fedmsg_relay"]["consumers"]["peers"]
+            }
+            assert waiting[f"127.0.0.1:{port}"] == report["fedmsg_relay"]["behind_bytes"] > 100_000
+            assert report["consumers"][0]["backlog"] > 100_000 / 4100
+
+    def test_heads_are_counted_from_report_to_report(self, site: Site, listen: Any) -> None:
+        site.relay()
+        subscriber, publisher = site.subscriber(), site.publisher()
+        listen()
+        for _ in range(5):
+            publisher.send(b"topic", b"body")
+        subscriber.wait(5)
+        consumer = listen()["consumers"][0]
+        assert (consumer["headcount_in"], consumer["headcount_out"]) == (5, 5)
+        assert listen()["consumers"][0]["headcount_in"] == 0
+
+    def test_who_goes_on_listening_hears_more(self, site: Site) -> None:
+        site.relay()
+        with zmq.Context() as context, context.socket(zmq.SUB) as listener:
+            listener.subscribe(b"")
+            listener.connect(site.config[KEY])
+            times = []
+            for _ in range(3):
+                assert listener.poll(15_000)
+                times.append(listener.recv_json()["producers"][0]["last_ran"])
+        assert times == sorted(set(times))
+
+
+class TestTheSocket:
+    def test_it_has_the_mode_that_is_configured(self, site: Site) -> None:
+        file = Path(site.config[KEY][len("ipc://") :])
+        site.write(**{f"{KEY}.mode": "0777"})
+        relay = site.relay()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o777
+        assert relay.end() == 0
+        assert not file.exists()
+
+    def test_tcp(self, site: Site, listen: Any) -> None:
+        site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
+        site.relay()
+        assert listen()["consumers"][0]["initialized"] is True
+        assert status(site)["state"] == "forwarding"
+
+    @pytest.mark.parametrize("taken", ["ipc", "tcp"])
+    def test_a_relay_forwards_without_it(self, site: Site, taken: str) -> None:
+        if taken == "tcp":
+            site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
+        with zmq.Context() as context, context.socket(zmq.PUB) as another:
+            another.bind(site.config[KEY])
+            relay = site.relay()
+            assert f"{KEY}: cannot bind {site.config[KEY]}" in relay.output
+            assert "going without it" in relay.output
+            subscriber = site.subscriber()
+            site.publisher().send(b"message")
+            subscriber.wait(1)
+            assert relay.end() == 0
+            another.unbind(site.config[KEY])
+
+    def test_no_directory_for_it(self, site: Site) -> None:
+        site.write(**{KEY: f"ipc://{site.root}/no/such/directory"})
+        assert "going without it" in site.relay().output
+
+    @pytest.mark.parametrize("value", [17, "monitoring.socket", "tcp://127.0.0.1"])
+    def test_a_wrong_address_is_refused(self, site: Site, value: object) -> None:
+        site.write(**{KEY: value})
+        refused = site.refused()
+        assert refused.returncode == 6
+        assert f"{KEY} = {value!r}" in refused.stderr
+
+    def test_the_next_relay_takes_it_over(self, site: Site) -> None:
+        first = site.relay("--pidfile", "pid")
+        assert status(site)["pid"] == first.pid
+        second = site.relay("--pidfile", "pid", "--replace")
+        assert first.wait() == 0
+        assert "going without" not in second.output
+        assert status(site)["pid"] == second.pid
+
+    def test_one_that_does_not_read_holds_nothing_up(self, site: Site) -> None:
+        site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
+        relay = site.relay()
+        with zmtp.Peer(site.config[KEY], b"SUB") as listener:
+            for _ in range(20_000):
+                listener.subscribe()
+            assert status(site)["state"] == "forwarding"
+            assert relay.end() == 0
+
+
+class TestAHungRelay:
+    def test_is_not_initialized_and_not_ok(self, site: Site, listen: Any) -> None:
+        hung = site.start(sys.executable, "-c", HANGS)
+        hung.wait_for("forwarding;")
+        said = listen()
+        assert said["fedmsg_relay"]["state"] == "hung"
+        assert said["consumers"][0]["initialized"] is False
+        assert site.run(*CHECK).returncode != 0
+        assert status(site)["state"] == "hung"
+        assert site.run(*RELAY, "--check", "--timeout", "2").returncode == 2
+
+    def test_is_not_fed_by_the_watchdog(self, site: Site) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(str(site.root / "notify.socket"))
+            site.environ |= {
+                "NOTIFY_SOCKET": str(site.root / "notify.socket"),
+                "WATCHDOG_USEC": "300000",
+            }
+            well = site.relay()
+            self.wait_for(systemd, "STATUS=forwarding: 0 frames/s, 0 publishers, 0 consumers")
+            self.wait_for(systemd, "WATCHDOG=1")
+            assert well.end() == 0
+            hung = site.start(sys.executable, "-c", HANGS)
+            hung.wait_for("forwarding;")
+            self.wait_for(systemd, "STATUS=hung")
+            # What is said every 5 s comes twice, and what would be every 0.1 s does not.
+            assert "WATCHDOG=1" not in self.wait_for(systemd, "STATUS=hung")
+
+    def wait_for(self, systemd: socket.socket, what: str) -> list[str]:
+        """Until it is said; what was said before."""
+        systemd.settimeout(20)
+        said = [""]
+        while not said[-1].startswith(what):
+            said.append(systemd.recv(4096).decode())
+        return said
+
+
+class TestStatus:
+    def test_it_counts(self, site: Site) -> None:
+        site.write(relay_inbound_allow=["127.0.0.1"])
+        site.relay()
+        subscriber, publisher = site.subscriber(), site.publisher()
+        for _ in range(5):
+            publisher.send(b"topic", b"body")
+        subscriber.wait(5)
+        with zmtp.connect(site.inbound, "127.0.0.2") as outsider:
+            assert outsider.recv(1) == b""
+        with zmtp.connect(site.inbound) as rude:
+            rude.sendall(zmtp.greeting(mechanism=b"PLAIN"))
+            while rude.recv(100):
+                pass
+        report = status(site)
+        assert (report["frames_in"], report["bytes_in"]) == (10, 45)
+        assert (report["frames_out"], report["bytes_out"]) == (10, 45)
+        publishers, consumers = report["publishers"], report["consumers"]
+        assert [peer["waiting_bytes"] for peer in publishers.pop("peers")] == [0]
+        assert len(consumers.pop("peers")) == 1
+        assert publishers == {
+            "connected": 1,
+            "ever": 2,
+            "refused": 1,
+            "handshakes_failed": 1,
+            "stalled": 0,
+        }
+        assert consumers == {
+            "connected": 1,
+            "ever": 1,
+            "refused": 0,
+            "handshakes_failed": 0,
+            "stalled": 0,
+        }
+
+    def test_what_was_held_counts_too(self, site: Site) -> None:
+        site.write(relay_hold=1)
+        relay = site.relay(until="holding")
+        publisher = site.publisher()
+        for _ in range(3):
+            publisher.send(b"topic", b"body")
+        relay.wait_for("forwarding; 3 messages were held")
+        report = status(site)
+        assert (report["held"], report["frames_in"], report["frames_out"]) == (3, 6, 6)
+
+    def test_a_table_for_people(self, site: Site) -> None:
+        relay = site.relay()
+        with zmtp.Peer(site.outbound, b"SUB") as consumer:
+            relay.wait_for("1 connected")
+            done = site.run(*RELAY, "--status")
+            assert done.returncode == 0, done
+            first, *lines = done.stdout.splitlines()
+            assert f"pid {relay.pid}, up " in first
+            assert first.endswith(": forwarding; 0 publishers, 1 consumers")
+            port = consumer.socket.getsockname()[1]
+            assert [line for line in lines if line.startswith(f"consumer  127.0.0.1:{port} ")]
+            assert ["connected", "0", "1"] in [line.split() for line in lines]
+
+    def test_a_consumer_in_another_network_namespace(self, site: Site) -> None:
+        box.require_boxes()
+        site.write(
+            relay_inbound=f"tcp://{box.HERE_IP}:2003",
+            endpoints={"relay_outbound": f"tcp://{box.HERE_IP}:4001"},
+        )
+        with box.closing(box.Box()) as machine:
+            machine.check(box.LINK)
+            site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
+            outbound = f"tcp://{box.HERE_IP}:4001"
+            site.start(*machine.command(*box.CONNECT_THERE, outbound, "SUB")).wait_for("connected")
+            shown = site.start(*machine.command(*RELAY, "--status", directory=site.root))
+            assert shown.wait() == 0
+            assert f"consumer  {box.THERE_IP}:" in shown.output
+
+    @pytest.mark.parametrize("option", ["--json", ""])
+    def test_no_relay(self, site: Site, option: str) -> None:
+        refused = site.refused("--status", "--timeout", "1", *filter(None, [option]))
+        assert refused.returncode == 1
+        assert f"{KEY} {site.config[KEY]}: no answer within 1 s: No such file" in refused.stderr
+
+    def test_no_permission(self, site: Site) -> None:
+        site.relay()
+        os.chmod(site.config[KEY][len("ipc://") :], 0)
+        os.chmod(site.root, 0o755)
+        if os.geteuid() != 0:
+            assert "Permission denied" in site.refused("--status", "--timeout", "1").stderr
+
+    def test_no_such_socket_is_configured(self, site: Site) -> None:
+        del site.config[KEY]
+        site.write()
+        refused = site.refused("--status")
+        assert refused.returncode == 6
+        assert f"{KEY}: not set" in refused.stderr
+
+    def test_another_daemon_has_it(self, site: Site) -> None:
+        with zmq.Context() as context, context.socket(zmq.XPUB) as hub:
+            hub.bind(site.config[KEY])
+            asking = site.start(*RELAY, "--status", "--timeout", "20")
+            assert hub.poll(20_000)
+            hub.recv()
+            hub.send_json({"consumers": [], "producers": []})
+            assert asking.wait() == 1
+            assert "who answers there is not this relay" in asking.output
