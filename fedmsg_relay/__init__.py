@@ -1,3 +1,22 @@
-"""fedmsg-relay: from the scripts that connect and leave to the consumers that connect and stay."""
+"""fedmsg-relay: from the scripts that connect and leave to the consumers that connect and stay.
+
+For scripts: :func:`publish`, :func:`destroy`, and what they raise.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedmsg_relay.errors import ConfigError, NotConfirmed, RelayUnavailable
+    from fedmsg_relay.publisher import destroy, publish
+
+__all__ = ["ConfigError", "NotConfirmed", "RelayUnavailable", "destroy", "publish"]
 
 __version__ = "1.0.0"
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fedmsg_relay import errors, publisher  # not before they are used: the daemon never does
+
+    return getattr(publisher if name in ("destroy", "publish") else errors, name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from fedmsg_relay import endpoints
+from fedmsg_relay import endpoints, zmtp
 from fedmsg_relay.config import SECONDS_MAX, Settings
 from fedmsg_relay.errors import ConfigError, NotHere, RelayError
 from fedmsg_relay.sockets import FORWARDING
@@ -29,6 +28,10 @@ TOPIC = "relay.check"
 
 AGAIN_MS = 100
 """How often a round trip is tried anew: our own subscription takes a moment to be in place."""
+
+
+CONNECT_S = 1.0
+"""How long to try to find out why there was no answer."""
 
 
 class Failed(Exception):
@@ -177,14 +180,8 @@ def why_silent(uri: str, waited_s: float) -> str:
     """Why there was no answer at an address for so long: what connect(2) says of it, or nothing."""
     silent = f"no answer within {waited_s:.2g} s"
     try:
-        if uri.startswith("ipc://"):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.setblocking(False)  # the queue of one that is stopped may be full
-                probe.connect(uri[len("ipc://") :])
-        else:
-            host, _, port = uri[len("tcp://") :].rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), 1).close()
-    except BlockingIOError:
+        zmtp.connect(uri, CONNECT_S).close()
+    except BlockingIOError:  # the queue of one that is stopped may be full
         pass
     except OSError as error:
         return f"{silent}: {error.strerror or error}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedmsg_relay import __version__, config, detach, loading, logfile, process
 from fedmsg_relay.errors import AlreadyRunning, RelayError
+from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
 
@@ -31,8 +32,6 @@ what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 cou
 or does not answer --status; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL,
 3 UNKNOWN.
 """
-
-Option = tuple[list[str], dict[str, Any]]
 
 
 def _flag(*names: str, help: str) -> Option:

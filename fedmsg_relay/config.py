@@ -148,16 +148,14 @@ def settings(config: Mapping[str, Any]) -> Settings:
             f"zmq_enabled = {config['zmq_enabled']!r}: the relay works with ZeroMQ alone;"
             " set it to True, or do not run the relay"
         )
-    outbound_key, outbound = OUTBOUND, config["endpoints"].get("relay_outbound")
-    if outbound is None and "relay_outbound" in config:
-        outbound_key, outbound = "relay_outbound", config["relay_outbound"]
+    outbound_key, outbound_addresses = outbound(config)
     reconnect_ms = _whole(config, "zmq_reconnect_ivl_max", 1000) or _whole(
         config, "zmq_reconnect_ivl", 100
     )
     ipc_mode = _permissions(config, "relay_ipc_mode", 0o660)
     return Settings(
-        inbound=_addresses("relay_inbound", config.get("relay_inbound")),
-        outbound=_addresses(outbound_key, outbound),
+        inbound=inbound(config),
+        outbound=outbound_addresses,
         outbound_key=outbound_key,
         io_threads=_whole(config, "io_threads", 1, minimum=1, maximum=IO_THREADS_MAX),
         high_water_mark=_whole(config, "high_water_mark", 0),
@@ -178,6 +176,19 @@ def settings(config: Mapping[str, Any]) -> Settings:
         monitoring_mode=_permissions(config, f"{MONITORING}.mode", ipc_mode),
         prometheus=_prometheus(config),
     )
+
+
+def inbound(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The addresses of ``relay_inbound``, at least one.  Raises :class:`ConfigError`."""
+    return _addresses("relay_inbound", config.get("relay_inbound"))
+
+
+def outbound(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The key under which the outbound stands, and its addresses, at least one; likewise."""
+    key, value = OUTBOUND, config["endpoints"].get("relay_outbound")
+    if value is None and "relay_outbound" in config:
+        key, value = "relay_outbound", config["relay_outbound"]
+    return key, _addresses(key, value)
 
 
 def _addresses(key: str, value: object) -> tuple[str, ...]:

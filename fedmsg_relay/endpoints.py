@@ -152,19 +152,28 @@ def _distinct(endpoints: list[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(e for e in once if not any(other.covers(e) for other in once))
 
 
-def _endpoints(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
-    """Every address that the configured one stands for, whether or not of this host."""
-    ipc = IPC.fullmatch(address)
-    if ipc:
-        yield Endpoint(address, socket.AF_UNIX, ipc["path"], key)
-        return
+def parse(key: str, address: str) -> tuple[str, int]:
+    """The host, without brackets, and the port; of an ``ipc://`` address its path, and 0.
+
+    Raises :class:`ConfigError`, naming ``key``, for what is not an address.
+    """
+    if ipc := IPC.fullmatch(address):
+        return ipc["path"], 0
     tcp = TCP.fullmatch(address)
     if not tcp or not 0 < int(tcp["port"]) < 65536 or not _is_host(tcp["host"]):
         raise ConfigError(
             f"{key} = {address!r}: not an address; it must look like tcp://127.0.0.1:2003,"
             " tcp://[::1]:2003, tcp://*:2003, tcp://host.example.com:2003 or ipc:///path/of/socket"
         )
-    host, port = tcp["host"].strip("[]"), int(tcp["port"])
+    return tcp["host"].strip("[]"), int(tcp["port"])
+
+
+def _endpoints(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
+    """Every address that the configured one stands for, whether or not of this host."""
+    host, port = parse(key, address)
+    if not port:
+        yield Endpoint(address, socket.AF_UNIX, host, key)
+        return
     if host == "*":
         host = "::" if _is_local(Endpoint("", socket.AF_INET6, ("::", 0), key)) else "0.0.0.0"
     for family, sockaddr in _resolve(key, host, port, deadline):

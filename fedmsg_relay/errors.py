@@ -35,5 +35,16 @@ class ConfigError(RelayError):
     status = 6
 
 
+class RelayUnavailable(RelayError):
+    """No relay has taken what was published, as far as can be known; sysexits.h has the status."""
+
+    status = 69
+
+
+class NotConfirmed(RelayUnavailable):
+    """A message was taken by a relay, but not seen on the bus; or it was not sent, as nothing would
+    have been seen."""
+
+
 class NotHere(ConfigError):
     """None of the addresses of a key is of this host; ``--check`` asks them all the same."""

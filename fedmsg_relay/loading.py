@@ -50,12 +50,15 @@ WHERE = (
 DIRECTORIES = ("/etc/fedmsg.d", "~/.fedmsg.d", "fedmsg.d")
 
 
-def load(extra_args: Sequence[tuple[list[str], dict[str, Any]]], doc: str) -> dict[str, Any]:
+Option = tuple[list[str], dict[str, Any]]
+"""The positional and keyword arguments of :meth:`argparse.ArgumentParser.add_argument`."""
+
+
+def load(extra_args: Sequence[Option] | None = None, doc: str = "") -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
 
-    ``extra_args`` are the options beyond those of every fedmsg command, each as the positional and
-    keyword arguments of :meth:`argparse.ArgumentParser.add_argument`; ``doc`` is what ``--help``
-    says before the options.
+    ``extra_args`` are the options beyond those of every fedmsg command; ``doc`` is what ``--help``
+    says before the options.  Without them the command line is somebody else's, and left alone.
 
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
@@ -74,7 +77,7 @@ def load(extra_args: Sequence[tuple[list[str], dict[str, Any]]], doc: str) -> di
             warnings.filterwarnings("error", category=UserWarning, module=r"fedmsg\.config$")
             warnings.filterwarnings("default", message=r"There is no appro|The DNS q|No name ser")
             loaded: dict[str, Any] = fedmsg.config.load_config(
-                list(extra_args), doc, fedmsg_command=True
+                list(extra_args or ()), doc, fedmsg_command=extra_args is not None
             )
     except (Exception, SystemExit) as error:
         reason = _reason(error) or _wrong_default(said.getvalue())

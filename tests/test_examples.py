@@ -68,11 +68,30 @@ def repository(site: Site) -> Repository:
     return Repository(site)
 
 
+LINKS = ("fedmsg_relay", "fedmsg")
+"""What there is to publish with."""
+
+
+def have_only(link: str, environ: dict[str, str], root: Path) -> None:
+    """Have scripts that are run with ``environ`` find fedmsg alone, if that is the link."""
+    if link == "fedmsg":
+        (root / "absent").mkdir()
+        (root / "absent" / "fedmsg_relay.py").write_text("raise ImportError\n")
+        environ["PYTHONPATH"] = str(root / "absent")
+
+
+@pytest.fixture(params=LINKS)
+def link(request: pytest.FixtureRequest, repository: Repository) -> str:
+    have_only(request.param, repository.environ, repository.site.root)
+    return str(request.param)
+
+
 def commits(received: list[list[bytes]]) -> list[dict[str, Any]]:
     return [json.loads(body)["msg"]["commit"] for _, body in received]
 
 
 class TestPostReceive:
+    @pytest.mark.usefixtures("link")
     def test_each_commit_is_a_message(self, site: Site, repository: Repository) -> None:
         site.relay()
         subscriber = site.subscriber()
@@ -174,19 +193,28 @@ class TestPostReceive:
         got = [commit["summary"] for commit in commits(subscriber.wait(500))]
         assert got == [f"{number:03}" for number in range(500)]
 
-    def test_a_dead_relay_is_a_warning(self, repository: Repository) -> None:
+    def test_a_dead_relay_is_a_warning(self, link: str, repository: Repository) -> None:
         repository.commit("lost", a="1\n")
         shown = repository.push()
-        assert f"warning: fedmsg: no relay answers at {repository.site.inbound}" in shown
+        inbound = repository.site.inbound
+        says = {
+            "fedmsg": f"no relay answers at {inbound}",
+            "fedmsg_relay": f"relay_inbound: no relay has taken it within 0.5 s: {inbound}: Conn",
+        }
+        assert f"warning: fedmsg: {says[link]}" in shown
         assert "1 commits not published" in shown
         assert repository.git("ls-remote", "origin", "main").stdout
 
-    def test_so_is_one_that_is_stopped(self, site: Site, repository: Repository) -> None:
+    def test_so_is_one_that_is_stopped(self, link: str, site: Site, repository: Repository) -> None:
         relay = site.relay()
         relay.kill(signal.SIGSTOP)
         repository.commit("lost", a="1\n")
         start = time.monotonic()
-        assert "warning: fedmsg: no relay answers" in repository.push()
+        says = {
+            "fedmsg": "no relay answers",
+            "fedmsg_relay": "relay_inbound: no relay has taken it",
+        }
+        assert f"warning: fedmsg: {says[link]}" in repository.push()
         assert time.monotonic() - start < 20, "the limit in the hook is 5 s"
         relay.kill(signal.SIGCONT)
 
@@ -196,10 +224,12 @@ class TestPostReceive:
         assert "warning: fedmsg: " in repository.push()
 
 
+@pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("where", ["arguments", "stdin"])
-def test_pkgdb2branch(site: Site, where: str) -> None:
+def test_pkgdb2branch(site: Site, where: str, link: str) -> None:
     site.relay()
     subscriber = site.subscriber()
+    have_only(link, site.environ, site.root)
     packages = ["nethack", "cowsay"]
     script = [str(EXAMPLES / "pkgdb2branch.py"), "f40", *(packages if where == "arguments" else [])]
     done = site.run("python", *script, input="nethack\ncowsay\n" if where == "stdin" else "")
@@ -209,3 +239,10 @@ def test_pkgdb2branch(site: Site, where: str) -> None:
     assert [json.loads(body)["msg"] for _, body in received] == [
         {"package": package, "branch": "f40"} for package in packages
     ]
+
+
+def test_pkgdb2branch_without_a_relay(site: Site) -> None:
+    done = site.run("python", EXAMPLES / "pkgdb2branch.py", "f40", "nethack")
+    assert done.returncode != 0
+    assert "RelayUnavailable: relay_inbound: no relay has taken it" in done.stderr
+    assert "branched" not in done.stdout

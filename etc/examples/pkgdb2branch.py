@@ -4,18 +4,22 @@
     pkgdb2branch.py BRANCH [PACKAGE ...]
 
 Without packages, they are read from standard input, one a line.  It is an example of a script that
-does its work and is gone: fedmsg.publish with active=True is all that it takes to be heard.
+does its work and is gone: fedmsg.publish with active=True is all that it takes to be heard.  Where
+there is fedmsg_relay.publish, it ends with an error if it was not.
 """
 
 import sys
 
-import fedmsg
+try:
+    from fedmsg_relay import publish
+except ImportError:
+    from fedmsg import publish
 
 
 def main(branch, packages):
     for package in packages:
         # ... branch the package here ...
-        fedmsg.publish(
+        publish(
             modname="pkgdb2",
             topic="branch",
             msg={"package": package, "branch": branch},
