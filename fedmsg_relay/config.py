@@ -148,13 +148,14 @@ def settings(config: Mapping[str, Any]) -> Settings:
             f"zmq_enabled = {config['zmq_enabled']!r}: the relay works with ZeroMQ alone;"
             " set it to True, or do not run the relay"
         )
+    inbound_addresses = inbound(config)
     outbound_key, outbound_addresses = outbound(config)
     reconnect_ms = _whole(config, "zmq_reconnect_ivl_max", 1000) or _whole(
         config, "zmq_reconnect_ivl", 100
     )
     ipc_mode = _permissions(config, "relay_ipc_mode", 0o660)
     return Settings(
-        inbound=inbound(config),
+        inbound=inbound_addresses,
         outbound=outbound_addresses,
         outbound_key=outbound_key,
         io_threads=_whole(config, "io_threads", 1, minimum=1, maximum=IO_THREADS_MAX),

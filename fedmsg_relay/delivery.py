@@ -66,7 +66,8 @@ class Delivery:
 
     def flush(self) -> None:
         """Return when all that was sent is taken."""
-        self._deliver(0)
+        if self._kept:
+            self._deliver(0)
 
     def close(self) -> None:
         """End the connection, and give up what is not taken."""
@@ -91,18 +92,21 @@ class Delivery:
                     self._written += 1
                 while self._kept_bytes > may_be_kept:
                     self._take(connection.receive(self._deadline))
-            except TimeoutError as error:
-                self._reasons[self._uri] = str(error)
-                raise self._given_up() from error
             except zmtp.Ended:
                 # It stops, and reads what was sent; or it did not like that.
                 if self._written and connection.finish(time.monotonic() + FINISH_S):
                     self._forget(self._written)
                 self._leave(connection)
-            except OSError:
+            except OSError as error:
+                if time.monotonic() >= self._deadline:
+                    self._reasons[self._uri] = str(error)
+                    raise self._given_up() from error
                 with contextlib.suppress(OSError):
                     self._take_what_is_there(connection)
                 self._leave(connection)
+            except BaseException:  # a signal's; a message may be half written
+                self.close()
+                raise
             else:
                 return
 

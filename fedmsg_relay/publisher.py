@@ -11,6 +11,7 @@ connection of its own, where stock fedmsg shares one with its parent and fails.
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -28,6 +29,17 @@ from fedmsg_relay.errors import ConfigError, RelayError
 Hook = Callable[[dict[str, Any]], Any]
 
 _local = threading.local()
+
+
+def destroy() -> None:
+    """End this thread's connection; the next :func:`publish` makes another."""
+    script = getattr(_local, "script", None)
+    if script is not None:
+        _local.script = None
+        script.close()
+
+
+atexit.register(destroy)
 
 
 def publish(
@@ -60,14 +72,6 @@ def publish(
     script.expect(script.default_timeout_s if timeout is None else timeout, confirm)
     script.publish(topic, msg, modname or _caller(), pre_fire_hook)
     script.flush()
-
-
-def destroy() -> None:
-    """End this thread's connection; the next :func:`publish` makes another."""
-    script = getattr(_local, "script", None)
-    if script is not None:
-        _local.script = None
-        script.close()
 
 
 class Script:
