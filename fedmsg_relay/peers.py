@@ -29,7 +29,8 @@ class Peer:
     acked: int = 0
     """Bytes that it has taken."""
     waiting: int = 0
-    """Bytes that the kernel has for it, and it has not taken."""
+    """Bytes that the kernel has for it, and it has not taken; of a local process that is not known,
+    as the kernel tells how much memory they take."""
     stuck_since: float = math.inf
     """Since when it has taken nothing, though something waits for it."""
 
@@ -65,10 +66,10 @@ class Side:
         """See of each whether it has taken something since the last time."""
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
-                outq = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
-                peer.waiting = int.from_bytes(outq, sys.byteorder)
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED.size)
                 (acked,) = BYTES_ACKED.unpack(info)
+                outq = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+                peer.waiting = int.from_bytes(outq, sys.byteorder)
                 if not peer.waiting or acked != peer.acked:
                     peer.stuck_since = math.inf
                 elif peer.stuck_since == math.inf:

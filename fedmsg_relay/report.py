@@ -86,11 +86,12 @@ class Report:
         """Messages that wait: all that is held, or for the consumer that is furthest behind.
 
         Of the latter only what is in the kernel can be known, in bytes; a message is taken to be of
-        two frames, as fedmsg's are, of the mean size.
+        two frames, as fedmsg's are, of the mean size, each with a header of two bytes.
         """
         if self.state in (Phase.OPEN.value, Phase.HOLD.value):
             return self.held
-        return math.ceil(self.behind_bytes / max(self.bytes_out, 1) * self.frames_out / 2)
+        on_the_wire = self.bytes_out + 2 * self.frames_out
+        return math.ceil(self.behind_bytes / max(on_the_wire, 1) * self.frames_out / 2)
 
     @property
     def what(self) -> str:

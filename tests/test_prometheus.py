@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -155,6 +156,13 @@ def test_a_wrong_address_is_refused(site: Site, value: object) -> None:
     refused = site.refused()
     assert refused.returncode == 6
     assert "relay_prometheus = " in refused.stderr
+
+
+def test_a_package_that_is_too_old_ends_no_relay(site: Site) -> None:
+    (site.root / "prometheus_client").mkdir()
+    (site.root / "prometheus_client" / "__init__.py").touch()
+    relay = relay_with_traffic(site)
+    assert re.search("cannot import name .*; going without it", relay.output)
 
 
 def test_the_package_is_missing(site: Site) -> None:
