@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import socket
 import struct
-import sys
-import termios
 import time
 from dataclasses import dataclass, field
 
 from fedmsg_relay.listening import borrow
 
-BYTES_ACKED = struct.Struct("=120xQ")
-"""``tcpi_bytes_acked`` in ``struct tcp_info`` of <linux/tcp.h>."""
+TCP_INFO = struct.Struct("=24x I 92x Q 16x I")
+"""``tcpi_unacked``, ``tcpi_bytes_acked`` and ``tcpi_notsent_bytes`` of <linux/tcp.h>."""
 
 
 @dataclass
@@ -29,8 +26,8 @@ class Peer:
     acked: int = 0
     """Bytes that it has taken."""
     waiting: int = 0
-    """Bytes that the kernel has for it, and it has not taken; of a local process that is not known,
-    as the kernel tells how much memory they take."""
+    """Bytes that the kernel has for it, and it has no room for; of a local process that is not
+    known, as the kernel tells how much memory they take."""
     stuck_since: float = math.inf
     """Since when it has taken nothing, though something waits for it."""
 
@@ -66,11 +63,9 @@ class Side:
         """See of each whether it has taken something since the last time."""
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED.size)
-                (acked,) = BYTES_ACKED.unpack(info)
-                outq = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
-                peer.waiting = int.from_bytes(outq, sys.byteorder)
-                if not peer.waiting or acked != peer.acked:
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+                in_flight, acked, peer.waiting = TCP_INFO.unpack(info)
+                if not (in_flight or peer.waiting) or acked != peer.acked:
                     peer.stuck_since = math.inf
                 elif peer.stuck_since == math.inf:
                     peer.stuck_since = time.monotonic()

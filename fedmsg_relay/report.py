@@ -30,7 +30,7 @@ class PeerReport:
     address: str
     for_s: float
     waiting_bytes: int
-    """What the kernel has for it, and it has not taken; more may wait in the relay's memory."""
+    """What the kernel has for it, and it has no room for; more may wait in the relay's memory."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def report(relay: Relay, monitor: Monitor) -> Report:
         version=__version__,
         pid=os.getpid(),
         state=relay.phase.value if is_alive else HUNG,
-        uptime_s=round(time.monotonic() - relay.opened_at, 1),
+        uptime_s=round(time.monotonic() - relay.opened_at, 3),
         held=relay.held,
         behind_bytes=max(waiting, default=0),
         publishers=_side(monitor.publishers),
