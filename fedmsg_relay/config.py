@@ -19,7 +19,8 @@ host name (which stands for all its addresses on this host), or ``ipc:///PATH``.
 How (the keys and defaults are fedmsg's, and count for both sockets):
 
 ``io_threads`` (whole number, default 1)
-    Threads of libzmq for the network.
+    Threads of libzmq for the network.  Of several the first serves the publishers, and the others
+    share the consumers.
 ``high_water_mark`` (messages, default 0: no limit)
     How many messages may wait for one peer before more are dropped.
 ``zmq_linger`` (milliseconds, default 1000)

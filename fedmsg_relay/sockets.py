@@ -33,6 +33,10 @@ EVENTS = (
 )
 """What the monitors tell."""
 
+FIRST_THREAD = 1
+"""A mask: of several threads of libzmq it serves the publishers, the others the consumers.  Left to
+itself libzmq gives a connection to the thread that has fewest, whatever passes through it."""
+
 FORWARDING = b"\0fedmsg-relay forwards"
 """A topic that nobody publishes.  The SUB subscribes to it, as it does to everything, when it goes
 over to forwarding: so a peer at the inbound can tell that from a hold."""
@@ -63,6 +67,9 @@ class Sockets:
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
         self._sub = self._make(zmq.SUB, settings.inbound_allow)
         self._pub = self._make(zmq.PUB, settings.outbound_allow)
+        if settings.io_threads > 1:
+            self._sub.setsockopt(zmq.AFFINITY, FIRST_THREAD)
+            self._pub.setsockopt(zmq.AFFINITY, ~FIRST_THREAD)
         # What happens at each, see zmq_socket_monitor(3): for another thread to read, and to close
         # when the context is terminated.
         self.monitors = {

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+from collections.abc import Callable
+from operator import itemgetter
+from pathlib import Path
 
 import pytest
 import zmtp
@@ -22,6 +26,10 @@ SHAPES = {
 }
 
 
+WAKEUPS = re.compile(r"ZMQbg/IO/(?P<thread>\d).*\nvoluntary_ctxt_switches:\s+(?P<count>\d+)", re.S)
+"""Of a thread of libzmq for the network, in proc_pid_status(5)."""
+
+
 @pytest.mark.parametrize("hold_s", [0, 1], ids=["forwarded", "held"])
 def test_every_frame_comes_out_as_it_went_in(site: Site, hold_s: float) -> None:
     site.write(relay_hold=hold_s)
@@ -35,17 +43,49 @@ def test_every_frame_comes_out_as_it_went_in(site: Site, hold_s: float) -> None:
         assert got == sent, name
 
 
-def test_each_publisher_is_heard_in_its_order(site: Site) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_publisher_is_heard_in_its_order(site: Site, threads: int) -> None:
+    site.write(io_threads=threads)
     site.relay()
     subscriber = site.subscriber()
     publishers = [site.publisher() for _ in range(5)]
+    # The subscription and what is published may come in through different threads.
+    wait_for(lambda: publishers[0].send(b"canary") or subscriber.received, "a canary")
     for number in range(1000):
         for name, publisher in enumerate(publishers):
             publisher.send(b"%d" % name, b"%d" % number)
-    received = subscriber.wait(5000)
+    received: list[list[bytes]] = []
+
+    def all_received() -> bool:
+        received[:] = [frames for frames in subscriber.received if frames != [b"canary"]]
+        return len(received) >= 5000
+
+    wait_for(all_received, "5,000 messages")
     for name in range(5):
         numbers = [int(number) for topic, number in received if topic == b"%d" % name]
         assert numbers == list(range(1000))
+
+
+def test_of_several_threads_one_serves_the_publishers(site: Site) -> None:
+    site.write(io_threads=3)
+    relay = site.relay()
+
+    def wakeups() -> list[int]:
+        """Of each thread for the network."""
+        tasks = Path(f"/proc/{relay.pid}/task").glob("*/status")
+        found = (WAKEUPS.search(task.read_text()) for task in tasks)
+        return [int(one["count"]) for one in sorted(filter(None, found), key=itemgetter("thread"))]
+
+    def woken_by(connect: Callable[[], object]) -> list[int]:
+        before = wakeups()
+        for _ in range(50):
+            connect()
+        return [after - number for after, number in zip(wakeups(), before)]
+
+    first, second, third = woken_by(site.publisher)
+    assert first > 50 > max(second, third)
+    first, second, third = woken_by(site.subscriber)
+    assert first < 50 < min(second, third)
 
 
 def test_a_consumer_gets_the_topics_it_asked_for(site: Site) -> None:

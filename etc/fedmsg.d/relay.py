@@ -6,7 +6,7 @@ config = {
         # Where consumers listen: the first that is an address of this host and free is bound.
         "relay_outbound": ["tcp://127.0.0.1:4001"],
     },
-    # Below: the relay's own keys with their defaults.
+    # Below: keys of the relay with their defaults; README.md has a few more.
     #
     # After a start, keep messages for this many seconds, until consumers have reconnected.
     # The default is zmq_reconnect_ivl_max (milliseconds, 1000 if not set) and half a second.
@@ -28,6 +28,10 @@ config = {
     # Disconnect a consumer for which something waits, but that takes nothing for this many seconds;
     # 0 is never.
     # "relay_stall_timeout": 30,
+    #
+    # Threads of libzmq for the network; of several the first serves the publishers, the others the
+    # consumers.
+    # "io_threads": 1,
     #
     # Where the relay says how it is, to fedmsg-check, Nagios and `fedmsg-relay --status`, and to
     # Prometheus; the default is nowhere.
