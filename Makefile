@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CONFIG = --config-filename etc/fedmsg.d/relay.py
 
-.PHONY: run demo test soak figures lint clean install uninstall
+.PHONY: run demo test soak figures bench lint clean install uninstall
 
 run: $(VENV)/.run
 	@echo "In a second terminal:  $(BIN)/fedmsg-tail $(CONFIG)"
@@ -23,6 +23,9 @@ soak: $(VENV)/.test
 
 figures: $(VENV)/.test
 	$(BIN)/python tests/figures.py $(ARGS)
+
+bench: $(VENV)/.bench $(VENV)/upstream
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
@@ -47,8 +50,15 @@ uninstall:
 # Each stamp says that the environment has what its extra needs.
 $(VENV)/.run: EXTRA = stock
 $(VENV)/.test: EXTRA = test
+$(VENV)/.bench: EXTRA = bench
 $(VENV)/.lint: EXTRA = lint
 $(VENV)/.%: setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
 	@touch $@
+
+# Upstream's relay, to compare with; where it cannot be installed the benchmark goes without.
+$(VENV)/upstream: $(VENV)/.bench
+	$(PYTHON) -m venv $@
+	-$@/bin/pip install --quiet --disable-pip-version-check \
+		'fedmsg[commands,consumers]' 'setuptools<81' six
