@@ -34,6 +34,7 @@ class Confirmation:
 
         Raises :class:`NotConfirmed` if that is nowhere the case within ``timeout_s``.
         """
+        self._see()  # and so loses the connections that have ended since
         self._awaited.add(msg_id)
         deadline = time.monotonic() + self.timeout_s
         if topic not in self._topics:
@@ -49,7 +50,7 @@ class Confirmation:
     def wait(self) -> None:
         """Return when all have been seen.
 
-        Raises :class:`NotConfirmed` if none was for ``timeout_s``, and forgets the rest.
+        Raises :class:`NotConfirmed` if none was for ``timeout_s``.
         """
         deadline = time.monotonic() + self.timeout_s
         while True:
@@ -66,11 +67,15 @@ class Confirmation:
             if not self._connections:  # a relay that is restarted holds messages for us
                 self._connect(deadline)
 
+    def forget(self) -> None:
+        """Await nothing any more."""
+        self._awaited.clear()
+
     def close(self) -> None:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
-        self._awaited.clear()
+        self.forget()
 
     def _connect(self, deadline: float) -> None:
         for uri in self._addresses:
@@ -116,7 +121,6 @@ class Confirmation:
         self._connections.pop(uri).close()
 
     def _not_confirmed(self, what: str) -> NotConfirmed:
-        self._awaited.clear()
         reasons = "; ".join(f"{uri}: {self._reasons.get(uri, 'silent')}" for uri in self._addresses)
         return NotConfirmed(f"relay_outbound: {what} within {self.timeout_s:g} s: {reasons}")
 

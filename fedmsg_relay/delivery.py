@@ -18,7 +18,12 @@ from fedmsg_relay import zmtp
 from fedmsg_relay.errors import RelayUnavailable
 
 ATTEMPT_S = 1.0
-"""How long an address may take to answer while there are others to try."""
+"""How long an address may take to answer while there are others to try; each has its share of the
+timeout if that is less."""
+
+REFUSALS = 10
+"""So often in a row a relay that is there ends the connection on the same message: not because it
+is restarted, but because it does not take that message."""
 
 AGAIN_S = 0.05
 """How long to wait until all are tried again."""
@@ -57,6 +62,7 @@ class Delivery:
         self._deadline = 0.0  # monotonic
         self._reasons: dict[str, str] = {}  # by address: why it was of no use when last tried
         self._uri = ""  # of the connection
+        self._refusals = 0  # connections in a row that ended with nothing taken
 
     def send(self, *frames: bytes) -> None:
         """Send a message; returns when there is room for more."""
@@ -75,7 +81,7 @@ class Delivery:
             self._connection.close()
         self._connection = None
         self._kept.clear()
-        self._kept_bytes = self._written = 0
+        self._kept_bytes = self._written = self._refusals = 0
 
     def _deliver(self, may_be_kept: int) -> None:
         """Write everything; return when no more than so many bytes are not taken."""
@@ -112,7 +118,8 @@ class Delivery:
 
     def _connect(self) -> zmtp.Connection:
         """To the first address, in order, that has a subscription for us."""
-        patience_s = ATTEMPT_S if len(self._addresses) > 1 else math.inf
+        count = len(self._addresses)
+        patience_s = min(ATTEMPT_S, self.timeout_s / count) if count > 1 else math.inf
         while time.monotonic() < self._deadline:
             for uri in self._addresses:
                 deadline = min(time.monotonic() + patience_s, self._deadline)
@@ -125,6 +132,7 @@ class Delivery:
                 else:
                     self._uri = uri
                     return connection
+            self._refusals = 0
             time.sleep(AGAIN_S)
         raise self._given_up()
 
@@ -135,14 +143,16 @@ class Delivery:
         connection.close()
         self._connection = None
         self._written = 0
+        self._refusals += 1
+        if self._refusals == REFUSALS and self._kept:
+            raise self._given_up()
         time.sleep(AWAY_S)
 
     def _given_up(self) -> RelayUnavailable:
         self.close()
         reasons = "; ".join(f"{uri}: {reason}" for uri, reason in self._reasons.items())
-        return RelayUnavailable(
-            f"relay_inbound: no relay has taken it within {self.timeout_s:g} s: {reasons}"
-        )
+        within = f" within {self.timeout_s:g} s" if self.timeout_s < math.inf else ""
+        return RelayUnavailable(f"relay_inbound: no relay has taken it{within}: {reasons}")
 
     def _take_what_is_there(self, connection: zmtp.Connection) -> None:
         with contextlib.suppress(TimeoutError):
@@ -162,6 +172,8 @@ class Delivery:
             self._kept_bytes -= len(self._kept.popleft())
         self._written -= messages
         self.taken += messages
+        if messages:
+            self._refusals = 0
         self._deadline = time.monotonic() + self.timeout_s
 
 

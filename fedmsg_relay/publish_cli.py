@@ -5,6 +5,7 @@ Its options are those of ``fedmsg-logger``, and more; the messages are the same.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -30,7 +31,14 @@ configured.
 """
 
 OPTIONS: list[Option] = [
-    (["--message"], {"metavar": "TEXT", "help": "The message; instead of standard input."}),
+    (
+        ["--message"],
+        {
+            "dest": "logger_message",  # as stock has it: the signer takes "message" for its own
+            "metavar": "TEXT",
+            "help": "The message; instead of standard input.",
+        },
+    ),
     (
         ["--json-input"],
         {
@@ -74,6 +82,7 @@ _Batch = list[tuple[str, str]]
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
     sys.argv[0] = NAME  # what usage messages call us
+    _fill_standard_streams()
     try:
         site = loading.load(OPTIONS, DESCRIPTION)
         script = Script(site)
@@ -87,8 +96,20 @@ def main() -> int:
         return _say("interrupted", INTERRUPTED)
 
 
+def _fill_standard_streams() -> None:
+    """Where one is closed, a connection would take its number, and be read or written as such."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_WRONLY)  # that input was closed remains an error
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (until the end)
+
+
 def _say(message: str, status: int = NOT_SENT) -> int:
-    print(f"{NAME}: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the status says so all the same
+        print(f"{NAME}: {message}", file=sys.stderr, flush=True)
     return status
 
 
@@ -122,8 +143,8 @@ def _publish_all(site: Mapping[str, Any], script: Script) -> int:
 
 def _batches(site: Mapping[str, Any]) -> Iterator[_Batch]:
     """The texts of messages, as many as there are at once, each with the place where it was."""
-    if site["message"] is not None:
-        yield [("the message", site["message"])]
+    if site["logger_message"] is not None:
+        yield [("the message", site["logger_message"])]
         return
     number = 0
     for lines in _lines():
@@ -148,7 +169,7 @@ def _lines() -> Iterator[list[str]]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -164,3 +185,7 @@ def _with_progress(batches: Iterable[_Batch], script: Script) -> Iterator[_Batch
             end = "\n"
             print(f"\r{script.taken:,} messages", end="", file=sys.stderr, flush=True)
     print(end, end="", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

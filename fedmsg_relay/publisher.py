@@ -12,12 +12,13 @@ connection of its own, where stock fedmsg shares one with its parent and fails.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fedmsg_relay import config, loading  # the latter makes the import of fedmsg a quick one
@@ -142,15 +143,27 @@ class Script:
                 "sign_messages: fedmsg could not sign the message, and says no more; it needs the"
                 " packages of fedmsg[crypto_ng] and pyOpenSSL older than 24.3"
             )
-        if self._confirmation is not None:
-            self._confirmation.expect(topic, json.loads(body)["msg_id"])
-        self._delivery.send(topic, body)
+        with self._awaited():
+            if self._confirmation is not None:
+                self._confirmation.expect(topic, json.loads(body)["msg_id"])
+            self._delivery.send(topic, body)
 
     def flush(self) -> None:
         """Return when all messages have been taken, and seen if that is asked for."""
-        self._delivery.flush()
-        if self._confirmation is not None:
-            self._confirmation.wait()
+        with self._awaited():
+            self._delivery.flush()
+            if self._confirmation is not None:
+                self._confirmation.wait()
+
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """What is given up is not awaited any more."""
+        try:
+            yield
+        except BaseException:
+            if self._confirmation is not None:
+                self._confirmation.forget()
+            raise
 
     def close(self) -> None:
         """End the connections."""

@@ -250,6 +250,33 @@ class TestScript:
         what = "cannot listen" if outbound == "nobody" else "1 messages were not seen"
         assert f"TOLD: relay_outbound: {what} within 1 s: {away}" in told.output
 
+    def test_confirmed_after_a_restart_while_idle(self, site: Site) -> None:
+        relay = site.relay()
+        text = """
+            for n in range(3):
+                try:
+                    fedmsg_relay.publish('made', {'n': n}, confirm=True, timeout=3)
+                    print("SEEN", n, flush=True)
+                except fedmsg_relay.RelayUnavailable:
+                    print("NONE", n, flush=True)
+                sys.stdin.readline()
+        """
+        told = script(site, "if True:" + text, stdin=subprocess.PIPE)
+
+        def go_on() -> None:
+            told.stdin.write(b"\n")
+            told.stdin.flush()
+
+        told.wait_for("SEEN 0")
+        relay.end(signal.SIGKILL)
+        go_on()
+        told.wait_for("NONE 1")
+        site.relay()
+        go_on()
+        told.wait_for("SEEN 2")
+        go_on()
+        assert told.wait() == 0, told.output
+
     def test_threads_have_connections_of_their_own(self, site: Site) -> None:
         site.relay()
         subscriber = site.subscriber()
@@ -425,6 +452,40 @@ class TestCommand:
         site.relay()
         site.write(sign_messages=True, certnames={})
         unavailable(publish(site, "--message", "x"), "not sent: the message: ")
+
+    def test_signed(self, site: Site) -> None:
+        host = socket.gethostname().partition(".")[0]
+        key, certificate = site.root / "shell.key", site.root / "shell.crt"
+        made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=shell")
+        command = ("openssl", *made, "-keyout", key, "-out", certificate)
+        subprocess.run(command, check=True, capture_output=True)
+        site.write(sign_messages=True, ssldir=str(site.root), certnames={f"shell.{host}": "shell"})
+        site.relay()
+        subscriber = site.subscriber()
+        assert publish(site, "--message", "x").returncode == 0
+        ((_, body),) = subscriber.wait(1)
+        assert json.loads(body)["signature"]
+
+    def test_without_stderr(self, site: Site) -> None:
+        relay = site.relay()
+        subscriber = site.subscriber()
+        command = f"exec {BIN / NAME} --timeout 1 --message x 2>&-"
+        assert site.start("/bin/sh", "-c", command).wait() == 0
+        subscriber.wait(1)
+        assert relay.end() == 0
+        assert site.start("/bin/sh", "-c", command).wait() == UNAVAILABLE
+
+    def test_without_stdin(self, site: Site) -> None:
+        site.relay()
+        process = site.start("/bin/sh", "-c", f"exec {BIN / NAME} <&-")
+        assert process.wait() == UNAVAILABLE
+        assert "cannot read standard input: Bad file descriptor" in process.output
+
+    def test_wait_is_not_for_a_relay_that_refuses(self, site: Site) -> None:
+        site.write(relay_max_message_size=1000)
+        site.relay()
+        done = publish(site, "--wait", "--message", "x" * 2000)
+        unavailable(done, "it ended the connection on a message of ")
 
     def test_progress_on_a_terminal(self, site: Site) -> None:
         site.relay()
