@@ -26,8 +26,12 @@ from bench.results import Results
 
 HERE = Path(__file__).parent
 NAMES = [measure.__name__ for measure in (*lifecycle.MEASURES, *measures.MEASURES)]
-RESTARTED = ("relay", "zmq_proxy", "upstream")
-"""Whose restart, and whose scripts, are of interest."""
+SUBJECTS = {
+    "restart": ("relay", "zmq_proxy", "upstream"),
+    "script": ("relay", "zmq_proxy", "upstream"),
+    "pairs": ("relay", "zmq_proxy"),
+}
+"""The peers for which some of the measures are; the others are for all."""
 
 
 def arguments() -> argparse.Namespace:
@@ -72,8 +76,8 @@ def measure(names: list[str], peers: list[Peer], extent: measures.Extent) -> Res
     for lived in lifecycle.MEASURES:
         if lived.__name__ in names:
             say(lived.__doc__)
-            some = [p for p in peers if lived is lifecycle.start or p.name in RESTARTED]
-            results.add(lived(some, extent))
+            kinds = SUBJECTS.get(lived.__name__, [peer.kind for peer in peers])
+            results.add(lived([peer for peer in peers if peer.kind in kinds], extent))
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(peer.running()) for peer in peers]
         for loaded in measures.MEASURES:

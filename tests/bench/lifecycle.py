@@ -1,15 +1,17 @@
-"""What is measured of peers that are started for it: their start, a restart, a script's message."""
+"""What is measured of peers started for it, alone or beside what they are compared with."""
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 from harness import BIN, DEADLINE_S, listens
 
-from bench import wires
-from bench.measures import Extent
+from bench import flood, pace, wires
+from bench.measures import RATES, TYPICAL, Extent, turns
 from bench.peer import Peer, Running
 from bench.results import Record
 
@@ -68,4 +70,16 @@ def script(peers: Sequence[Peer], extent: Extent) -> Iterator[Record]:
                 yield Record("script", "received", peer.name, number, values)
 
 
-MEASURES = (start, restart, script)
+def pairs(peers: Sequence[Peer], extent: Extent) -> Iterator[Record]:
+    """This relay and C's zmq_proxy in turn, often: what is promised is too close for few rounds"""
+    rate = RATES[-1]
+    with ExitStack() as stack:
+        running = [stack.enter_context(peer.running()) for peer in peers]
+        for number, size, peer in turns(running, extent.pairs, [TYPICAL]):
+            values = flood.rate(peer, size, 1, 1, extent.turn_s / 2)
+            with pace.Pace(peer, size, rate, int(rate * extent.turn_s / 2)) as paced:
+                values["p50_us"] = statistics.median(paced.wait())
+            yield Record("pairs", f"{size} B", peer.name, number, values)
+
+
+MEASURES = (start, restart, script, pairs)

@@ -41,9 +41,10 @@ class Extent(NamedTuple):
 QUICK = Extent(2, 1, 2, 0.1, 10, 2, 1.0, 10)
 
 
-def _turns(
+def turns(
     peers: Sequence[Running], rounds: int, cases: Sequence[int]
 ) -> Iterator[tuple[int, int, Running]]:
+    """Rounds of cases of peers: the number of the round, the case, and whose turn it is."""
     for number in range(rounds):
         for case in cases:
             for peer in peers[:: -1 if number % 2 else 1]:
@@ -52,29 +53,22 @@ def _turns(
 
 def throughput(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
     """Messages a second at saturation, one publisher and one consumer, by size of the body"""
-    for number, size, peer in _turns(peers, extent.rounds, SIZES):
+    for number, size, peer in turns(peers, extent.rounds, SIZES):
         values = flood.rate(peer, size, 1, 1, extent.turn_s)
         yield Record("throughput", f"{size} B", peer.name, number, values)
-
-
-def pairs(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
-    """This relay and C's zmq_proxy in turn, often: what is promised is too close for few rounds"""
-    close = [peer for peer in peers if peer.name.partition(":")[0] in ("relay", "zmq_proxy")]
-    for number, rate, peer in _turns(close, extent.pairs, RATES[-1:]):
-        values = flood.rate(peer, TYPICAL, 1, 1, extent.turn_s / 2)
-        with pace.Pace(peer, TYPICAL, rate, int(rate * extent.turn_s / 2)) as paced:
-            values["p50_us"] = statistics.median(paced.wait())
-        yield Record("pairs", f"{TYPICAL} B", peer.name, number, values)
 
 
 def latency(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
     """Microseconds from publish to receipt, by messages a second"""
     samples: dict[tuple[int, Running], list[float]] = {}
-    for number, rate, peer in _turns(peers, extent.rounds, RATES):
-        with pace.Pace(
-            peer, TYPICAL, rate, max(extent.samples, int(rate * extent.turn_s))
-        ) as paced:
-            found = paced.wait()
+    for number, rate, peer in turns(peers, extent.rounds, RATES):
+        count = max(extent.samples, int(rate * extent.turn_s))
+        try:
+            with pace.Pace(peer, TYPICAL, rate, count) as paced:
+                found = paced.wait()
+        except AssertionError as error:  # it has lost one
+            print(f"       {peer.name}, {rate}/s: {error}", flush=True)
+            continue
         samples.setdefault((rate, peer), []).extend(found)
         values = {"p50_us": statistics.median(found)}
         yield Record("latency", f"{rate}/s", peer.name, number, values)
@@ -88,34 +82,31 @@ def latency(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
 
 def fanout(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
     """Deliveries a second from one publisher, by number of consumers"""
-    cases = [count for count in CONSUMERS if count <= extent.most]
-    for number, count, peer in _turns(peers, extent.wide_rounds, cases):
-        yield from _crowded("fanout", count, number, peer, 1, count, extent)
+    cases = {count: (1, count) for count in CONSUMERS if count <= extent.most}
+    yield from _crowded("fanout", peers, extent, cases)
 
 
 def publishers(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
     """Messages a second to one consumer, by number of publishers"""
-    cases = [count for count in PUBLISHERS if count <= extent.most]
-    for number, count, peer in _turns(peers, extent.wide_rounds, cases):
-        yield from _crowded("publishers", count, number, peer, count, 1, extent)
+    cases = {count: (count, 1) for count in PUBLISHERS if count <= extent.most}
+    yield from _crowded("publishers", peers, extent, cases)
 
 
 def _crowded(
-    measure: str,
-    case: int,
-    number: int,
-    peer: Running,
-    publishers: int,
-    consumers: int,
-    extent: Extent,
+    measure: str, peers: Sequence[Running], extent: Extent, cases: dict[int, tuple[int, int]]
 ) -> Iterator[Record]:
-    """A turn with many connections, which not every peer can bear; says so of one that cannot."""
-    try:
-        values = flood.rate(peer, TYPICAL, publishers, consumers, extent.turn_s)
-    except AssertionError as error:
-        print(f"       {peer.name} with {publishers} -> {consumers}: {error}", flush=True)
-    else:
-        yield Record(measure, str(case), peer.name, number, values)
+    """Many publishers and consumers, which not every peer can bear; says so of one that cannot."""
+    overwhelmed = set()
+    for number, case, peer in turns(peers, extent.wide_rounds, list(cases)):
+        if (peer, case) in overwhelmed:
+            continue
+        try:
+            values = flood.rate(peer, TYPICAL, *cases[case], extent.turn_s)
+        except AssertionError as error:
+            print(f"       {peer.name}, {case} {measure}: {error}", flush=True)
+            overwhelmed.add((peer, case))
+        else:
+            yield Record(measure, str(case), peer.name, number, values)
 
 
 def rest(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
@@ -139,7 +130,6 @@ def rest(peers: Sequence[Running], extent: Extent) -> Iterator[Record]:
 MEASURES: tuple[Callable[[Sequence[Running], Extent], Iterator[Record]], ...] = (
     rest,
     throughput,
-    pairs,
     latency,
     fanout,
     publishers,

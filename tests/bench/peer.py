@@ -32,6 +32,11 @@ class Peer(abc.ABC):
     drops_beyond: int | None = None
     """So many messages on their way to several consumers; None if it drops nothing."""
 
+    @property
+    def kind(self) -> str:
+        """Its name, without the keys of its configuration."""
+        return self.name.partition(":")[0]
+
     def missing(self) -> str:
         """Why it cannot be had on this machine; empty if it can."""
         return ""
