@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, loading, logfile, process
+from fedmsg_relay import __version__, config, detach, loading, logfile, process, streams
 from fedmsg_relay.errors import AlreadyRunning, RelayError
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
@@ -75,13 +75,7 @@ def main() -> int:
     process.set_name(process.COMMAND)
     for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
         signal.signal(number, signal.SIG_IGN)
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # started without a standard stream: no socket must take its place
-    os.close(fd)
-    sys.stdin, sys.stdout, sys.stderr = (
-        stream or open(fd, mode)  # noqa: SIM115 (for as long as the process lives)
-        for fd, mode, stream in zip(range(3), "rww", (sys.stdin, sys.stdout, sys.stderr))
-    )
+    streams.fill()
     try:
         try:
             if "--check" in sys.argv:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fedmsg_relay import loading
+from fedmsg_relay import loading, streams
 from fedmsg_relay.errors import NotConfirmed, RelayError, RelayUnavailable
 from fedmsg_relay.loading import Option
 from fedmsg_relay.publisher import Script
@@ -82,7 +82,7 @@ _Batch = list[tuple[str, str]]
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
     sys.argv[0] = NAME  # what usage messages call us
-    _fill_standard_streams()
+    streams.fill()
     try:
         site = loading.load(OPTIONS, DESCRIPTION)
         script = Script(site)
@@ -94,17 +94,6 @@ def main() -> int:
         return _say(str(error), error.status)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
-
-
-def _fill_standard_streams() -> None:
-    """Where one is closed, a connection would take its number, and be read or written as such."""
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_WRONLY)  # that input was closed remains an error
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (until the end)
 
 
 def _say(message: str, status: int = NOT_SENT) -> int:

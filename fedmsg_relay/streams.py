@@ -1,0 +1,18 @@
+"""The standard streams of a process that was started without one.
+
+Whatever is opened next would take its number, and be read or written as that stream.
+"""
+
+import os
+import sys
+
+
+def fill() -> None:
+    """Have all three: what is written to one that was closed is lost, and to read it fails."""
+    while (fd := os.open(os.devnull, os.O_WRONLY)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or open(fd, mode)  # noqa: SIM115 (for as long as the process lives)
+        for fd, mode, stream in zip(range(3), "rww", (sys.stdin, sys.stdout, sys.stderr))
+    )
