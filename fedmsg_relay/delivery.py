@@ -46,8 +46,8 @@ SUBSCRIPTIONS = ((0, b"\x01"), (zmtp.COMMAND, b"\x09SUBSCRIBE"))
 class Delivery:
     """To the first of ``addresses`` at which a relay answers; for one thread.
 
-    When no relay has taken anything for ``timeout_s`` (infinity is for ever), the rest is given up,
-    and :class:`RelayUnavailable` raised.
+    When no relay has taken anything for ``timeout_s`` (infinity is for ever), or one has refused a
+    message so often, the rest is given up, and :class:`RelayUnavailable` raised.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
@@ -140,19 +140,20 @@ class Delivery:
         if self._kept:
             size = len(self._kept[0])
             self._reasons[self._uri] = f"it ended the connection on a message of {size} bytes"
+            self._refusals += 1
         connection.close()
         self._connection = None
         self._written = 0
-        self._refusals += 1
-        if self._refusals == REFUSALS and self._kept:
+        if self._refusals == REFUSALS:
             raise self._given_up()
         time.sleep(AWAY_S)
 
     def _given_up(self) -> RelayUnavailable:
         self.close()
+        late = time.monotonic() >= self._deadline
+        how = f"within {self.timeout_s:g} s" if late else f"in {REFUSALS} attempts"
         reasons = "; ".join(f"{uri}: {reason}" for uri, reason in self._reasons.items())
-        within = f" within {self.timeout_s:g} s" if self.timeout_s < math.inf else ""
-        return RelayUnavailable(f"relay_inbound: no relay has taken it{within}: {reasons}")
+        return RelayUnavailable(f"relay_inbound: no relay has taken it {how}: {reasons}")
 
     def _take_what_is_there(self, connection: zmtp.Connection) -> None:
         with contextlib.suppress(TimeoutError):

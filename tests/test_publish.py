@@ -485,6 +485,7 @@ class TestCommand:
         site.write(relay_max_message_size=1000)
         site.relay()
         done = publish(site, "--wait", "--message", "x" * 2000)
+        unavailable(done, "no relay has taken it in 10 attempts: ")
         unavailable(done, "it ended the connection on a message of ")
 
     def test_progress_on_a_terminal(self, site: Site) -> None:
