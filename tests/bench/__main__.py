@@ -54,15 +54,15 @@ def arguments() -> argparse.Namespace:
     return found
 
 
-def present(wanted: Sequence[Peer]) -> list[Peer]:
-    """The peers that can be had; says so of each."""
-    found = []
+def present(wanted: Sequence[Peer]) -> dict[Peer, str]:
+    """The peers that can be had, and their versions; says so of each."""
+    found = {}
     for peer in wanted:
         if missing := peer.missing():
             print(f"  {peer.title}: skipped, {missing}")
         else:
-            print(f"  {peer.title}: {peer.version()}")
-            found.append(peer)
+            found[peer] = peer.version()
+            print(f"  {peer.title}: {found[peer]}")
     return found
 
 
@@ -99,14 +99,14 @@ def main() -> int:
     machine = report.machine()
     print(", ".join(f"{key}: {value}" for key, value in machine.items()))
     peers = present(asked.peers)
-    results = measure(asked.measure or NAMES, peers, extent)
+    results = measure(asked.measure or NAMES, list(peers), extent)
     titles = {peer.name: peer.title for peer in peers}
     print("\n".join(report.tables(results, titles)), end="\n\n")
     judged = promises(results)
     print(*judged, sep="\n")
     whole = {
         "machine": machine,
-        "peers": {peer.name: peer.version() for peer in peers},
+        "peers": {peer.name: version for peer, version in peers.items()},
         "promises": [str(promise) for promise in judged],
         "records": results.as_json(),
     }
