@@ -1,8 +1,9 @@
 """Is the relay up?  Asked from outside, as a script and a consumer would.
 
-A connection to the inbound must receive the relay's subscription, and with it the sign that the
-relay forwards (:data:`fedmsg_relay.sockets.FORWARDING`); one to the outbound must succeed in ZMTP's
-handshake.  That puts no message on the bus.  The answer is one line and an exit status, as the
+A connection to the inbound must receive the relay's subscription, and the announcement of where the
+relay forwards to (:func:`fedmsg_relay.sockets.announcement`), which only its forwarding thread can
+send.  That must be where the configuration has the outbound, and a connection to it must succeed in
+ZMTP's handshake.  No message is put on the bus.  The answer is one line and an exit status, as the
 `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios want them.
 """
 
@@ -12,15 +13,16 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import zmq
 
-from fedmsg_relay import endpoints, zmtp
+from fedmsg_relay import endpoints, reach
 from fedmsg_relay.config import SECONDS_MAX, Settings
+from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import ConfigError, NotHere, RelayError
-from fedmsg_relay.sockets import FORWARDING
+from fedmsg_relay.sockets import announced
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3
 
@@ -28,10 +30,6 @@ TOPIC = "relay.check"
 
 AGAIN_MS = 100
 """How often a round trip is tried anew: our own subscription takes a moment to be in place."""
-
-
-CONNECT_S = 1.0
-"""How long to try to find out why there was no answer."""
 
 
 class Failed(Exception):
@@ -50,14 +48,22 @@ def check(
         raise ConfigError(
             f"timeout = {timeout_s!r}: must be a number of seconds, up to {SECONDS_MAX}"
         )
-    checking = _Check(time.monotonic() + timeout_s)
+    checking = _Check(timeout_s)
     try:
-        inbound, outbound = _addresses(settings, timeout_s)
-        for uri in inbound:
-            checking.inbound(uri)
+        inbound, groups = reach.in_time(lambda: _addresses(settings, timeout_s), timeout_s)
+        for endpoint in inbound:
+            announcement = checking.inbound(reach.uri(endpoint))
+            groups = [group for group in groups if _is_bound(group, announcement)]
+            if not groups:
+                raise Failed(
+                    f"relay_inbound {endpoint.uri}: it forwards to {', '.join(announcement)}, and"
+                    f" not to {settings.outbound_key} = {list(settings.outbound)}; restart it if"
+                    " that was changed"
+                )
+        outbound = [reach.uri(endpoint) for endpoint in groups[0]]
         checking.outbound(outbound)
         if roundtrip:
-            checking.round_trip(config)
+            checking.round_trip(outbound[0], config)
     except Failed as failed:
         return CRITICAL, f"CRITICAL - {failed}"
     except (RelayError, OSError, zmq.ZMQError) as error:
@@ -65,74 +71,96 @@ def check(
     finally:
         checking.close()
     seen = " ".join(f"{name}={s:.6f}s;;;0;{timeout_s:g}" for name, s in checking.seconds.items())
-    return OK, f"OK - forwarding {', '.join(inbound)} -> {', '.join(checking.bound)} | {seen}"
+    both = " -> ".join(", ".join(e.uri for e in side) for side in (inbound, groups[0]))
+    return OK, f"OK - forwarding {both} | {seen}"
 
 
 def _addresses(
     settings: Settings, patience_s: float
-) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """The addresses of inbound, and the groups of outbound, one of which must answer.
+) -> tuple[Sequence[Endpoint], Sequence[Sequence[Endpoint]]]:
+    """The endpoints of inbound, and the groups of outbound, one of which must be bound.
 
-    On the host of the relay they are all that it binds; elsewhere that which stock scripts take.
+    On the host of the relay they are all that it binds; elsewhere the one that stock scripts take,
+    and each that may be the outbound of another host.
     """
     try:
         plan = endpoints.plan(settings, patience_s)
     except NotHere:
-        return settings.inbound[:1], [[uri] for uri in settings.outbound]
-    return [e.uri for e in plan.inbound], [[e.uri for e in group] for group in plan.outbound]
+        deadline = time.monotonic() + patience_s
+        return [reach.first("relay_inbound", settings.inbound[0], deadline)], [
+            [endpoint]
+            for address in settings.outbound
+            for endpoint in endpoints.resolve(settings.outbound_key, address, deadline)
+            if not endpoints.is_local(endpoint)
+        ]
+    return plan.inbound, plan.outbound
+
+
+def _is_bound(group: Iterable[Endpoint], announcement: Collection[str]) -> bool:
+    """Whether a relay that has bound what it announces listens at each of a group."""
+
+    def is_bound(uri: str) -> bool:
+        port = uri.rpartition(":")[2]
+        ways = (uri, f"tcp://[::]:{port}", f"tcp://0.0.0.0:{port}")
+        return any(way in announcement for way in ways)
+
+    return all(is_bound(endpoint.uri) for endpoint in group)
 
 
 class _Check:
     """The sockets of a check, and how long each thing took."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self.seconds: dict[str, float] = {}
-        self.bound: Sequence[str] = ()
-        self._deadline = deadline
         self._start = time.monotonic()
+        self._deadline = self._start + timeout_s
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._publishers: dict[str, zmq.Socket[bytes]] = {}
         self._consumers: list[zmq.Socket[bytes]] = []
 
-    def inbound(self, uri: str) -> None:
-        """Wait for the relay's subscriptions."""
+    def inbound(self, uri: str) -> Sequence[str]:
+        """Wait for the relay's subscriptions; the outbound addresses that it announces."""
         start = time.monotonic()
         publisher = self._publishers[uri] = self._socket(zmq.XPUB)
         publisher.connect(uri)
-        received: set[bytes] = set()
-        while not received >= {b"\1", b"\1" + FORWARDING}:
+        is_subscribed = False
+        announcement: Sequence[str] = ()
+        while not (is_subscribed and announcement):
             if not publisher.poll(self._left_ms()):
                 raise Failed(
-                    f"relay_inbound {uri}: {why_silent(uri, self._waited_s())}"
-                    if not received
-                    else f"relay_inbound {uri}: it does not forward, but holds what comes in"
+                    f"relay_inbound {uri}: it does not forward, but holds what comes in"
+                    if is_subscribed
+                    else f"relay_inbound {reach.why_silent([uri], self._waited_s())}"
                 )
-            received.add(publisher.recv())
+            topic = publisher.recv()[1:]
+            is_subscribed |= not topic
+            announcement = announcement or announced(topic)
         self._took("subscription", start)
+        return announcement
 
-    def outbound(self, groups: Sequence[Sequence[str]]) -> None:
-        """Wait for the handshakes of all addresses of one group."""
+    def outbound(self, uris: Sequence[str]) -> None:
+        """Wait for a handshake at each."""
         start = time.monotonic()
-        waiting = {uri: self._handshake(uri) for group in groups for uri in group}
+        waiting = {self._handshake(uri): uri for uri in uris}
         poller = zmq.Poller()
-        for monitor in waiting.values():
+        for monitor in waiting:
             poller.register(monitor, zmq.POLLIN)
-        while not self.bound:
-            events = dict(poller.poll(self._left_ms()))
+        while waiting:
+            events = poller.poll(self._left_ms())
             if not events:
-                reasons = [f"{uri}: {why_silent(uri, self._waited_s())}" for uri in waiting]
-                raise Failed(f"relay_outbound {'; '.join(reasons)}")
-            for uri in [uri for uri, monitor in waiting.items() if monitor in events]:
-                poller.unregister(waiting.pop(uri))
-            self.bound = next((g for g in groups if not waiting.keys() & set(g)), ())
+                silent = reach.why_silent([*waiting.values()], self._waited_s())
+                raise Failed(f"relay_outbound {silent}")
+            for monitor, _ in events:
+                poller.unregister(monitor)
+                del waiting[monitor]
         self._took("handshake", start)
 
-    def round_trip(self, config: Mapping[str, Any]) -> None:
-        """Send a message, and wait for it on the other side."""
+    def round_trip(self, outbound: str, config: Mapping[str, Any]) -> None:
+        """Send a message at each inbound, and wait for it at ``outbound``."""
         topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}"
         consumer = self._socket(zmq.SUB)
         consumer.subscribe(topic.encode())
-        consumer.connect(self.bound[0])
+        consumer.connect(outbound)
         for uri, publisher in self._publishers.items():
             sent: dict[bytes, float] = {}
             while True:
@@ -147,7 +175,7 @@ class _Check:
                 elif not self._left_ms():
                     raise Failed(
                         f"a message to relay_inbound {uri} did not come out at relay_outbound"
-                        f" {self.bound[0]}"
+                        f" {outbound}"
                     )
 
     def close(self) -> None:
@@ -174,21 +202,6 @@ class _Check:
 
     def _took(self, what: str, start: float) -> None:
         self.seconds[what] = max(self.seconds.get(what, 0), time.monotonic() - start)
-
-
-def why_silent(uri: str, waited_s: float) -> str:
-    """Why there was no answer at an address for so long: what connect(2) says of it, or nothing."""
-    silent = f"no answer within {waited_s:.2g} s"
-    try:
-        zmtp.connect(uri, CONNECT_S).close()
-    except BlockingIOError:  # the queue of one that is stopped may be full
-        pass
-    except OSError as error:
-        return f"{silent}: {error.strerror or error}"
-    return (
-        f"{silent}, though somebody listens: it is stopped or hung, is not the relay,"
-        " or lets nobody in from here"
-    )
 
 
 def _message(topic: str) -> bytes:

@@ -135,7 +135,7 @@ def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[
     """For each address that is of this host, its endpoints; a warning for every other one."""
     groups = []
     for address in addresses:
-        group = [e for e in _endpoints(key, address, deadline) if _is_local(e)]
+        group = [e for e in resolve(key, address, deadline) if is_local(e)]
         if group:
             groups.append(_distinct(group))
         else:
@@ -168,15 +168,18 @@ def parse(key: str, address: str) -> tuple[str, int]:
     return tcp["host"].strip("[]"), int(tcp["port"])
 
 
-def _endpoints(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
-    """Every address that the configured one stands for, whether or not of this host."""
+def resolve(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
+    """Every address that the configured one stands for, whether or not of this host.
+
+    Raises :class:`ConfigError`, naming ``key``, for what is not an address.
+    """
     host, port = parse(key, address)
     if not port:
         yield Endpoint(address, socket.AF_UNIX, host, key)
         return
     if host == "*":
-        host = "::" if _is_local(Endpoint("", socket.AF_INET6, ("::", 0), key)) else "0.0.0.0"
-    for family, sockaddr in _resolve(key, host, port, deadline):
+        host = "::" if is_local(Endpoint("", socket.AF_INET6, ("::", 0), key)) else "0.0.0.0"
+    for family, sockaddr in _look_up(key, host, port, deadline):
         numeric, _ = socket.getnameinfo(sockaddr, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
         shown = f"[{numeric}]" if family == socket.AF_INET6 else numeric
         yield Endpoint(f"tcp://{shown}:{port}", family, sockaddr, key)
@@ -192,7 +195,7 @@ def _is_host(host: str) -> bool:
     return True
 
 
-def _resolve(
+def _look_up(
     key: str, host: str, port: int, deadline: float
 ) -> list[tuple[socket.AddressFamily, Any]]:
     """The addresses of a host, none if its name is unknown; asks again until ``deadline``."""
@@ -209,7 +212,7 @@ def _resolve(
         return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-def _is_local(endpoint: Endpoint) -> bool:
+def is_local(endpoint: Endpoint) -> bool:
     if isinstance(endpoint.address, str):  # a path
         return True
     host, _port, *flow_and_scope = endpoint.address

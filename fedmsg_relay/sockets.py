@@ -12,7 +12,7 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import zmq
@@ -37,9 +37,8 @@ FIRST_THREAD = 1
 """A mask: of several threads of libzmq it serves the publishers, the others the consumers.  Left to
 itself libzmq gives a connection to the thread that has fewest, whatever passes through it."""
 
-FORWARDING = b"\0fedmsg-relay forwards"
-"""A topic that nobody publishes.  The SUB subscribes to it, as it does to everything, when it goes
-over to forwarding: so a peer at the inbound can tell that from a hold."""
+FORWARDS = b"\0fedmsg-relay forwards to"
+"""How a topic begins that nobody publishes, see :func:`announcement`."""
 
 PATIENCE_MS = 20
 """How long a message sent by hand waits for a consumer that is at its high-water mark."""
@@ -77,6 +76,7 @@ class Sockets:
             "relay_outbound": self._monitor("relay_outbound", self._pub),
         }
         self._bound: list[str] = []  # what _sub is bound to, in libzmq's words
+        self._announcement = b""
         # The control of the proxy, see zmq_proxy_steerable(3): the first is the end to tell.  In a
         # context of its own it can be read when the sockets are gone.
         control = zmq.Context(0)
@@ -112,10 +112,11 @@ class Sockets:
 
     def bind(
         self,
-        outbound: Iterable[tuple[Endpoint, socket.socket]],
+        outbound: Sequence[tuple[Endpoint, socket.socket]],
         inbound: Iterable[tuple[Endpoint, socket.socket]],
     ) -> None:
         """Accept at sockets that listen already, which are libzmq's from then on."""
+        self._announcement = announcement(endpoint.uri for endpoint, _ in outbound)
         bind(self._pub, outbound)
         self._sub.subscribe(b"")
         self._bound = bind(self._sub, inbound)
@@ -127,7 +128,7 @@ class Sockets:
 
     def forward(self) -> None:
         """Let libzmq forward, without any Python for a message, until told to TERMINATE."""
-        self._sub.subscribe(FORWARDING)
+        self._sub.subscribe(self._announcement)
         zmq.proxy_steerable(self._sub, self._pub, None, self._told)
 
     def tell(self, *words: bytes) -> None:
@@ -188,6 +189,21 @@ class Sockets:
     def abandon(self) -> None:
         """Instead of a :meth:`close`, when nothing was ever bound."""
         self._context.destroy(linger=0)
+
+
+def announcement(outbound: Iterable[str]) -> bytes:
+    """To what the SUB subscribes, beside everything, when it goes over to forwarding.
+
+    By that a peer at the inbound can tell it from a hold, and knows where the relay's outbound is.
+    """
+    return b"\0".join([FORWARDS, *map(str.encode, outbound)])
+
+
+def announced(topic: bytes) -> tuple[str, ...]:
+    """The addresses of the outbound that a relay announces; none if ``topic`` is another one."""
+    if not topic.startswith(FORWARDS):
+        return ()
+    return tuple(uri.decode() for uri in topic[len(FORWARDS) :].split(b"\0")[1:])
 
 
 def statistics(answer: list[bytes]) -> Traffic | None:

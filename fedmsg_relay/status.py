@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import zmq
 
-from fedmsg_relay import endpoints
-from fedmsg_relay.check import why_silent
+from fedmsg_relay import reach
 from fedmsg_relay.config import MONITORING, Settings
-from fedmsg_relay.errors import ConfigError, NotHere, RelayError
+from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.moksha import OURS
 
 
@@ -27,7 +27,10 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
             f"{MONITORING}: not set, and so the relay does not say how it is; set it, for example"
             " to 'ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket', and restart the relay"
         )
-    uri = _where(settings, timeout_s)
+    (address, *_) = settings.monitoring
+    deadline = time.monotonic() + timeout_s
+    first = reach.in_time(lambda: reach.first(MONITORING, address, deadline), timeout_s)
+    uri = reach.uri(first)
     with zmq.Context() as context, context.socket(zmq.SUB) as listener:
         listener.setsockopt(zmq.IPV6, 1)
         listener.setsockopt(zmq.LINGER, 0)
@@ -37,22 +40,13 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
         except zmq.ZMQError as error:
             raise RelayError(f"{MONITORING}: cannot connect to {uri}: {error}") from error
         if not listener.poll(math.ceil(timeout_s * 1000)):
-            raise RelayError(f"{MONITORING} {uri}: {why_silent(uri, timeout_s)}")
+            raise RelayError(f"{MONITORING} {reach.why_silent([uri], timeout_s)}")
         said = listener.recv()
     try:
         report: dict[str, Any] = json.loads(said)[OURS]
     except (ValueError, TypeError, KeyError):
         raise RelayError(f"{MONITORING} {uri}: who answers there is not this relay") from None
     return report
-
-
-def _where(settings: Settings, patience_s: float) -> str:
-    """Where to connect to: on another host, what is configured."""
-    try:
-        plan = endpoints.plan(settings, patience_s)
-    except NotHere:
-        return settings.monitoring[0]
-    return plan.monitoring[0].uri if plan.monitoring else settings.monitoring[0]
 
 
 def table(report: dict[str, Any]) -> Iterator[str]:

@@ -7,13 +7,41 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import box
 import pytest
 import zmq
 from harness import RELAY, Site, free_port
+from harness import site as make_site
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3
+
+HALF = """
+import dataclasses, sys
+from fedmsg_relay import cli, listening
+listen = listening.listen
+def listen_elsewhere(endpoint, mode):
+    if endpoint.key != "relay_inbound":
+        endpoint = dataclasses.replace(endpoint, address=("127.0.0.2", endpoint.address[1]))
+    return listen(endpoint, mode)
+listening.listen = listen_elsewhere
+sys.exit(cli.main())
+"""
+"""A relay whose outbound is elsewhere.  That is a fake, as a real one ends if it cannot bind."""
+
+DEAF = """
+import socket, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+    server.bind(("127.0.0.1", 53))
+    with open("/etc/resolv.conf", "w") as conf:
+        conf.write("nameserver 127.0.0.1\\n")
+    print("deaf", flush=True)
+    time.sleep(600)
+"""
+"""A name server that does not answer."""
 
 
 def check(site: Site, *options: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
@@ -24,6 +52,10 @@ def check(site: Site, *options: str, timeout_s: float = 10) -> subprocess.Comple
         assert re.fullmatch("FEDMSG-RELAY (OK|CRITICAL|UNKNOWN) - .*\n", done.stdout), done
         assert not done.stderr
     return done
+
+
+def sides(site: Site) -> tuple[str, str]:
+    return site.inbound, site.outbound
 
 
 def is_critical(site: Site, says: str, *options: str) -> None:
@@ -106,14 +138,67 @@ def test_a_hold_that_ends_in_time_is_waited_for(site: Site) -> None:
 
 
 def test_half_a_relay(site: Site) -> None:
-    """The outbound is not where the config says, or not the relay's."""
+    """Its outbound is not where it says that it is."""
+    site.start(sys.executable, "-c", HALF).wait_for("forwarding;")
+    is_critical(site, f"relay_outbound {site.outbound}: no answer within 1 s: Connection refused")
+
+
+def test_a_relay_with_another_outbound(site: Site) -> None:
+    """As after a change of the config without a restart, whoever listens at the new address."""
     site.relay()
     away = f"tcp://127.0.0.1:{free_port()}"
     site.write(endpoints={"relay_outbound": away})
-    is_critical(site, f"relay_outbound {away}: no answer within 1 s: Connection refused")
+    says = f"relay_inbound {site.inbound}: it forwards to {site.outbound}, and not to"
+    is_critical(site, says)
     with zmq.Context() as context, context.socket(zmq.PUB) as another:
         another.bind(away)
-        is_critical(site, f"a message to relay_inbound {site.inbound} did not", "--roundtrip")
+        is_critical(site, says)
+        is_critical(site, says, "--roundtrip")
+
+
+def test_the_first_outbound_address_is_another_publishers(site: Site) -> None:
+    taken = f"tcp://127.0.0.1:{free_port()}"
+    site.write(endpoints={"relay_outbound": [taken, site.outbound]})
+    with zmq.Context() as context, context.socket(zmq.PUB) as another:
+        another.bind(taken)
+        site.relay()
+        done = check(site, "--roundtrip")
+        assert done.returncode == OK, done
+        assert f"OK - forwarding {site.inbound} -> {site.outbound} |" in done.stdout
+
+
+def test_two_relays_that_are_one_in_the_config(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with make_site(tmp_path / "other") as other:
+        site.relay()
+        other.relay()
+        both = [site.inbound, other.inbound]
+        outbounds = [site.outbound, other.outbound]
+        site.write(relay_inbound=both, endpoints={"relay_outbound": outbounds})
+        is_critical(site, f"relay_inbound {other.inbound}: it forwards to {other.outbound}, and")
+
+
+@pytest.mark.parametrize("address", ["tcp://*", "tcp://0.0.0.0"])
+def test_a_wildcard_is_asked_as_stock_scripts_do(site: Site, address: str) -> None:
+    """Who allows IPv4 of this host alone does not lock out the check."""
+    inbound, outbound = (f"{address}:{uri.rpartition(':')[2]}" for uri in sides(site))
+    site.write(
+        relay_inbound=inbound,
+        endpoints={"relay_outbound": outbound},
+        relay_inbound_allow=["127.0.0.1"],
+        relay_outbound_allow=["127.0.0.1"],
+    )
+    site.relay()
+    assert check(site, "--roundtrip").returncode == OK
+    site.write(endpoints={"relay_outbound": site.outbound})  # is among what it has bound
+    assert check(site, "--roundtrip").returncode == OK
+
+
+def test_a_host_name_stands_for_all_its_addresses(site: Site) -> None:
+    inbound, outbound = (f"tcp://localhost:{uri.rpartition(':')[2]}" for uri in sides(site))
+    site.write(relay_inbound=inbound, endpoints={"relay_outbound": outbound})
+    site.relay()
+    assert check(site, "--roundtrip").returncode == OK
 
 
 @pytest.mark.parametrize("says", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"], ids=str)
@@ -142,6 +227,24 @@ def test_who_is_not_allowed_cannot_say_that_it_is_well(site: Site) -> None:
 def test_the_addresses_of_another_host_are_asked_as_scripts_do(site: Site) -> None:
     site.write(relay_inbound=["tcp://192.0.2.1:2003"])
     is_critical(site, "relay_inbound tcp://192.0.2.1:2003: no answer within 1 s")
+
+
+def test_a_name_server_that_does_not_answer(site: Site) -> None:
+    box.require_boxes()
+    site.write(relay_inbound="tcp://relay.example.com:2003")
+    with box.closing(box.Box()) as machine:
+        resolver = site.start(*machine.command(sys.executable, "-c", DEAF))
+        resolver.wait_for("deaf")
+        command = (*RELAY, "--check", "--timeout", "1")
+        asking = site.start(*machine.command(*command, directory=site.root))
+        assert asking.wait() == UNKNOWN
+        assert "no name server has answered within 1 s" in asking.output
+
+
+def test_the_option_may_be_abbreviated(site: Site) -> None:
+    done = site.run(*RELAY, "--chec", "--timeout", "1")
+    assert done.returncode == CRITICAL
+    assert done.stdout.startswith("FEDMSG-RELAY CRITICAL - ")
 
 
 @pytest.mark.parametrize("options", [["--no-such-option"], ["--timeout", "soon"]], ids=str)

@@ -58,7 +58,8 @@ def test_what_is_published_is_seen_and_nothing_else(site: Site) -> None:
             consumer.subscribe()
         for publisher in publishers:
             publisher.wait_for_subscription()
-            publisher.wait_for_subscription(b"\0fedmsg-relay forwards")
+            announcement = b"\0fedmsg-relay forwards to\0" + site.outbound.encode()
+            publisher.wait_for_subscription(announcement)
 
         def are_heard() -> bool:
             publishers[0].send(b"canary")
