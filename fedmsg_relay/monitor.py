@@ -34,12 +34,17 @@ COMINGS_S = 60.0
 """How many lines may be in the log about consumers that come and go, and in what time."""
 
 
+LOOK_MIN_S = 0.05
+"""How often to look at least whether consumers take what waits for them: the kernel needs four
+times as long, and more, to give one up."""
+
+
 class Monitor:
     """Reads what happens at the sockets of a relay that is open, until it is stopped."""
 
     def __init__(self, relay: Relay, settings: Settings, descriptor_limit: int) -> None:
-        self.publishers = Side("publisher", is_filtered=settings.inbound_allow is not None)
-        self.consumers = Side("consumer", is_filtered=settings.outbound_allow is not None)
+        self.publishers = Side("publisher", relay.inbound, settings.inbound_allow is not None)
+        self.consumers = Side("consumer", relay.outbound, settings.outbound_allow is not None)
         self.events = {
             relay.monitors["relay_inbound"]: self.publishers,
             relay.monitors["relay_outbound"]: self.consumers,
@@ -56,7 +61,7 @@ class Monitor:
             _Refusals("relay_outbound_allow", self.consumers),
         )
         self._stall_timeout_s = settings.stall_timeout_s or math.inf
-        self._look = Timer(max(1.0, self._stall_timeout_s / 4))
+        self._look = Timer(max(LOOK_MIN_S, self._stall_timeout_s / 4))
         self._comings = Timer(COMINGS_S)
         self._told = 0  # lines about that, in this period
 
@@ -129,7 +134,7 @@ class Monitor:
     def _left(self, side: Side, fd: int) -> None:
         peer = side.left(fd)
         now = time.monotonic()
-        if now - peer.stuck_since > self._stall_timeout_s / 2:
+        if now - peer.stuck_since >= self._stall_timeout_s:
             side.stalled += 1
             why = f", as it took nothing for relay_stall_timeout = {self._stall_timeout_s:g} s"
         else:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
+import select
 import socket
 import struct
+import sys
+import termios
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.listening import borrow
 
-TCP_INFO = struct.Struct("=24x I 92x Q 16x I")
-"""``tcpi_unacked``, ``tcpi_bytes_acked`` and ``tcpi_notsent_bytes`` of <linux/tcp.h>."""
+TCP_INFO = struct.Struct("=24x I 16x I 8x I 60x Q 16x I")
+"""Of <linux/tcp.h>: ``tcpi_unacked``, ``tcpi_last_data_sent``, ``tcpi_last_ack_recv``,
+``tcpi_bytes_acked`` and ``tcpi_notsent_bytes``."""
+
+GONE = "gone already"
+"""The address of one that was disconnected before it could be asked for."""
 
 
 @dataclass
@@ -23,13 +33,33 @@ class Peer:
     """``192.0.2.7:51234``, ``[2001:db8::7]:51234``, or what else there is to say."""
     since: float
     """Monotonic, as all times here."""
-    acked: int = 0
-    """Bytes that it has taken."""
     waiting: int = 0
-    """Bytes that the kernel has for it, and it has no room for; of a local process that is not
-    known, as the kernel tells how much memory they take."""
+    """Bytes that the kernel has for it, and it has no room for; of a local process, the memory that
+    they take."""
     stuck_since: float = math.inf
-    """Since when it has taken nothing, though something waits for it."""
+    """Since when it has taken nothing, though something waits for it; not known of a local one."""
+    acked: int = 0
+    """Bytes that it has taken, when it was last looked at."""
+    looked_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looked_at = self.since
+
+    def look(self, connection: socket.socket) -> None:
+        """See what waits for it, and whether it has taken something since the last time."""
+        if connection.family == socket.AF_UNIX:
+            self.waiting = 0 if _has_room(connection) else _queued(connection)
+            return
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+        in_flight, sent_ms, heard_ms, acked, self.waiting = TCP_INFO.unpack(info)
+        now = time.monotonic()
+        if not (in_flight or self.waiting):
+            self.stuck_since = math.inf
+        elif acked != self.acked or self.stuck_since == math.inf:
+            # One that has no room is sent no data; one that is gone is not heard of.
+            self.stuck_since = max(self.looked_at, now - max(sent_ms, heard_ms) / 1000)
+        self.acked = acked
+        self.looked_at = now
 
 
 @dataclass
@@ -38,6 +68,8 @@ class Side:
 
     who: str
     """``publisher`` or ``consumer``."""
+    endpoints: tuple[Endpoint, ...]
+    """Where they connect to."""
     is_filtered: bool
     """Whether there is an allow list."""
     connected: dict[int, Peer] = field(default_factory=dict)
@@ -52,33 +84,40 @@ class Side:
     def came(self, fd: int) -> Peer:
         """Remember a connection that was accepted just now."""
         self.ever += 1
-        peer = self.connected[fd] = Peer(_address(fd), time.monotonic())
+        peer = self.connected[fd] = Peer(_address(fd, self.endpoints), time.monotonic())
         return peer
 
     def left(self, fd: int) -> Peer:
         """Forget a connection that has ended."""
-        return self.connected.pop(fd, Peer("gone already", time.monotonic()))
+        return self.connected.pop(fd, Peer(GONE, time.monotonic()))
 
     def look(self) -> None:
-        """See of each whether it has taken something since the last time."""
+        """See of each what waits for it, and whether it takes that."""
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
-                in_flight, acked, peer.waiting = TCP_INFO.unpack(info)
-                if not (in_flight or peer.waiting) or acked != peer.acked:
-                    peer.stuck_since = math.inf
-                elif peer.stuck_since == math.inf:
-                    peer.stuck_since = time.monotonic()
-                peer.acked = acked
+                peer.look(connection)
 
 
-def _address(fd: int) -> str:
+def _has_room(connection: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(connection, select.POLLOUT)
+    return bool(poller.poll(0))
+
+
+def _queued(connection: socket.socket) -> int:
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def _address(fd: int, endpoints: Iterable[Endpoint]) -> str:
+    """Of the peer, unless its descriptor is another connection's already."""
     try:
         with borrow(fd) as connection:
+            if not any(endpoint.accepted(connection) for endpoint in endpoints):
+                return GONE
             if connection.family == socket.AF_UNIX:
                 return "a local process"
             host, port, *_ = connection.getpeername()
     except OSError:
-        return "gone already"
+        return GONE
     host = host[len("::ffff:") :] if host.startswith("::ffff:") else host  # IPv4, where both are
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

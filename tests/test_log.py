@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from typing import Any
 
 import load
+import pytest
 import zmtp
 from harness import Site, wait_for
 
@@ -64,18 +66,33 @@ def test_consumers_that_come_and_go_do_not_fill_it(site: Site) -> None:
     assert relay.output.count("no more about consumers for the rest of a minute") == 1
 
 
-def test_one_that_stalls_is_told_apart_from_one_that_leaves(site: Site) -> None:
-    site.write(relay_stall_timeout=3)
+@pytest.mark.parametrize("timeout_s", [1, 3])
+def test_one_that_stalls_is_told_apart_from_one_that_leaves(site: Site, timeout_s: int) -> None:
+    site.write(relay_stall_timeout=timeout_s)
     relay = site.relay()
     stream = load.Stream(body_size=4000)
     with load.two_consumers(site.inbound, site.outbound, stream) as (healthy, stalled, publisher):
         stream.publish(publisher, 20_000, healthy)
         port = stalled.socket.getsockname()[1]
         relay.wait_for(f"consumer disconnected: 127.0.0.1:{port}")
-        relay.wait_for("as it took nothing for relay_stall_timeout = 3 s; 1 connected")
+        relay.wait_for(f"as it took nothing for relay_stall_timeout = {timeout_s} s; 1 connected")
         assert re.search(r"consumers: 1 connected, 2 ever, .* 1 stalled$", totals(relay).strip())
     relay.wait_for("; 0 connected")
     assert relay.output.count("as it took nothing") == 1
+
+
+def test_one_that_leaves_before_it_is_given_up_has_not_stalled(site: Site) -> None:
+    site.write(relay_stall_timeout=10)
+    relay = site.relay()
+    stream = load.Stream(body_size=4000)
+    with load.two_consumers(site.inbound, site.outbound, stream) as (healthy, leaves, publisher):
+        stream.publish(publisher, 20_000, healthy)
+        port = leaves.socket.getsockname()[1]
+        time.sleep(7)  # more than half of the timeout
+        leaves.socket.close()
+        relay.wait_for(f"consumer disconnected: 127.0.0.1:{port}")
+    relay.wait_for("; 0 connected")
+    assert "as it took nothing" not in relay.output
 
 
 def test_totals_at_usr1_and_at_a_stop(site: Site) -> None:

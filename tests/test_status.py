@@ -122,6 +122,29 @@ class TestMoksha:
             assert waiting[f"127.0.0.1:{port}"] == report["fedmsg_relay"]["behind_bytes"] > 100_000
             assert report["consumers"][0]["backlog"] > 100_000 / 4100
 
+    def test_and_so_is_what_a_local_one_does_not(self, site: Site, listen: Any) -> None:
+        outbound = f"ipc://{site.root}/out.sock"
+        site.write(endpoints={"relay_outbound": outbound})
+        site.relay()
+        publisher = site.publisher()
+
+        def backlog() -> Any:
+            return listen()["consumers"][0]["backlog"]
+
+        def grows() -> bool:
+            for _ in range(100):
+                publisher.send(b"topic", bytes(4000))
+            return bool(backlog() > 10)
+
+        with zmq.Context() as context, context.socket(zmq.SUB) as consumer:
+            consumer.rcvhwm = 1
+            consumer.subscribe(b"")
+            consumer.connect(outbound)
+            wait_for(grows, "a backlog")
+            while consumer.poll(1000):
+                consumer.recv_multipart()
+            assert backlog() == 0
+
     def test_heads_are_counted_from_report_to_report(self, site: Site, listen: Any) -> None:
         site.relay()
         subscriber, publisher = site.subscriber(), site.publisher()
