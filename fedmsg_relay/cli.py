@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedmsg_relay import __version__, config, detach, loading, logfile, process, streams
-from fedmsg_relay.errors import AlreadyRunning, RelayError
+from fedmsg_relay.errors import AlreadyRunning, RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
@@ -20,9 +20,6 @@ log = logging.getLogger("fedmsg.relay")
 
 PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
 LOGFILE = "/var/log/fedmsg/fedmsg-relay.log"
-
-WRONG_USAGE = 2
-"""The exit status of argparse."""
 
 DESCRIPTION = """\
 Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
@@ -80,7 +77,9 @@ def main() -> int:
         try:
             if "--check" in sys.argv:
                 return _check()
-            site = loading.load(OPTIONS, DESCRIPTION)
+            site = _load()
+            if site["check"]:  # argparse lets it be abbreviated
+                return _check()
             if site["test"]:
                 return _test(site)
             if site["status"]:
@@ -104,6 +103,17 @@ def main() -> int:
         return _say(error.status, str(error))
     except KeyboardInterrupt:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
+
+
+def _load() -> dict[str, Any]:
+    """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
+    site = loading.load(OPTIONS, DESCRIPTION)
+    if sum((site["test"], site["check"], site["status"])) > 1:
+        raise WrongUsage("--test, --check and --status are three different things: choose one")
+    for option, action in ("roundtrip", "check"), ("json", "status"):
+        if site[option] and not site[action]:
+            raise WrongUsage(f"--{option} goes with --{action}")
+    return site
 
 
 def _say(status: int, message: str) -> int:
@@ -142,14 +152,14 @@ def _check() -> int:
 
     logging.disable()  # what a start would warn of is not the question
     try:
-        site = loading.load(OPTIONS, DESCRIPTION)
+        site = _load()
         status, line = check.check(config.settings(site), site, site["timeout"], site["roundtrip"])
     except RelayError as error:
         status, line = check.UNKNOWN, f"UNKNOWN - {error}"
     except Exception as error:  # noqa: BLE001 (with a traceback it would be a mere warning)
         status, line = check.UNKNOWN, f"UNKNOWN - {error!r}"
     except SystemExit as exits:
-        if exits.code == WRONG_USAGE:  # which would mean critical
+        if exits.code == WrongUsage.status:  # which would mean critical
             return check.UNKNOWN
         raise
     print(f"FEDMSG-RELAY {line}")

@@ -14,6 +14,12 @@ class RelayError(Exception):
     status = 1
 
 
+class WrongUsage(RelayError):
+    """Options that do not go together; the status is the one that argparse gives to wrong usage."""
+
+    status = 2
+
+
 class BindError(RelayError):
     """An address of this host could not be bound: it is in use, or not permitted."""
 

@@ -157,6 +157,23 @@ def test_wrong_usage_is_status_2(site: Site) -> None:
     assert result.stderr.startswith("usage: fedmsg-relay ")
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--roundtrip"], "--roundtrip goes with --check"),
+        (["--json"], "--json goes with --status"),
+        (["--test", "--status"], "--test, --check and --status"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together_start_nothing(
+    site: Site, options: list[str], says: str
+) -> None:
+    refused = site.refused(*options)
+    assert refused.returncode == 2
+    assert says in refused.stderr
+
+
 @pytest.mark.parametrize("name", ["fedmsg", "fedmsg.relay", ""], ids=lambda name: name or "root")
 def test_the_sites_logging_applies(site: Site, name: str) -> None:
     log = site.root / "site.log"
