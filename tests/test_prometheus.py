@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +150,25 @@ def test_who_asks_nothing_holds_nothing_up(site: Site) -> None:
     assert "Traceback" not in relay.output
     with socket.create_connection(("127.0.0.1", site.config["relay_prometheus"])):
         assert relay.end() == 0
+
+
+def test_who_asks_for_ever_holds_nothing_up_for_ever(site: Site) -> None:
+    site.relay()
+    over = threading.Event()
+    with socket.create_connection(("127.0.0.1", site.config["relay_prometheus"])) as slow:
+
+        def ask() -> None:
+            with contextlib.suppress(ConnectionError):
+                while not over.wait(0.5):
+                    slow.sendall(b"G")
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            assert metrics(site)["fedmsg_relay_forwarding",] == 1
+        finally:
+            over.set()
+            asking.join()
 
 
 @pytest.mark.parametrize("value", ["localhost", "9411/metrics", 0, 65536, True, [9411], "a b:1"])
