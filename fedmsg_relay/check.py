@@ -1,7 +1,7 @@
 """Is the relay up?  Asked from outside, as a script and a consumer would.
 
 A connection to the inbound must receive the relay's subscription, and the announcement of where the
-relay forwards to (:func:`fedmsg_relay.sockets.announcement`), which only its forwarding thread can
+relay forwards to (:func:`fedmsg_relay.proxy.announcement`), which only its forwarding thread can
 send.  That must be where the configuration has the outbound, and a connection to it must succeed in
 ZMTP's handshake.  No message is put on the bus.  The answer is one line and an exit status, as the
 `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios want them.
@@ -22,7 +22,7 @@ from fedmsg_relay import endpoints, reach
 from fedmsg_relay.config import SECONDS_MAX, Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import ConfigError, NotHere, RelayError
-from fedmsg_relay.sockets import announced
+from fedmsg_relay.proxy import announced
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3
 

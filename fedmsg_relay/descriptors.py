@@ -18,8 +18,9 @@ import platform
 import re
 import resource
 import select
+import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 log = logging.getLogger("fedmsg.relay")
@@ -32,6 +33,10 @@ SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What accept(2) fails with for want of something."""
 
 RESERVE_MAX = 1000
+"""Descriptors that are for the relay itself, and for the peers that libzmq accepts until the main
+thread has told it to pause: a quarter, as small limits leave little, but no more than this, as that
+takes libzmq longer than any thread waits for a processor."""
+
 PAUSE_S = 1.0
 """How long nobody is accepted before another look."""
 
@@ -42,16 +47,10 @@ LOOKUP_S = 0.1
 LOOKUP_POLL_S = 0.0005
 
 
-def raise_limit() -> int:
-    """Raise the soft limit to the hard one; returns the number from which on peers have to wait.
-
-    What is above it is for the relay itself, and for the peers that libzmq accepts until the main
-    thread has told it to pause: a quarter, as small limits leave little, but no more than
-    :data:`RESERVE_MAX`, as that takes libzmq longer than any thread waits for a processor.
-    """
+def raise_limit() -> None:
+    """Raise the soft limit to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard - min(hard // 4, RESERVE_MAX)
 
 
 class _Event(ctypes.Structure):
@@ -67,22 +66,31 @@ class Listeners:
 
     Those at ``tcp`` accept whoever comes until they are paused; one too many costs only processor
     time.  At ``ipc`` it would abort the process: if there are any, each of all accepts one at a
-    time, and the next when that one has been seen to leave enough.  The arguments are descriptors,
-    which stay open until :meth:`leave`, and the number from which on peers have to wait.
+    time, and the next when that one has been seen to leave enough.
     """
 
-    def __init__(self, tcp: Collection[int], ipc: Collection[int], limit: int) -> None:
+    def __init__(self) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limit = hard - min(hard // 4, RESERVE_MAX)  # who has a higher number comes too late
         self._libc = ctypes.CDLL(None)
-        self._tcp = tcp
-        self._ipc = ipc
-        self._all = {*tcp, *ipc}
-        self._limit = limit
+        self._tcp: set[int] = set()  # descriptors
+        self._ipc: set[int] = set()
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
         self._look_again_at = math.inf  # monotonic; while they are paused
         self._said_at = -math.inf
+
+    def add(self, listeners: Iterable[socket.socket]) -> None:
+        """Look after these, which are libzmq's already, and stay open until :meth:`leave`."""
+        for listener in listeners:
+            kind = self._ipc if listener.family == socket.AF_UNIX else self._tcp
+            kind.add(listener.fileno())
         until = time.monotonic() + LOOKUP_S
         while not self._look_up() and time.monotonic() < until:
             time.sleep(LOOKUP_POLL_S)
+        if self._look_again_at == math.inf:
+            self._accept()
+        else:
+            self._wait_for(0, self._tcp | self._ipc)
 
     def accepted(self, fd: int) -> None:
         """A connection has this descriptor; the kernel gives out the lowest first."""
@@ -103,10 +111,10 @@ class Listeners:
     def attend(self) -> None:
         """To be called after every event: accept the next one where they come one at a time."""
         self._look_up()
-        if self._look_again_at == math.inf:
-            self._accept_next()
-        elif time.monotonic() >= self._look_again_at:
+        if time.monotonic() >= self._look_again_at:
             self._resume()
+        elif self._ipc and self._look_again_at == math.inf:
+            self._accept()
 
     def leave(self) -> None:
         """Do nothing any more, as libzmq is about to close them; at ``ipc`` nobody is accepted.
@@ -114,18 +122,18 @@ class Listeners:
         One too many there would be the end of a stop that still has to drain.
         """
         if self._look_again_at == math.inf:
-            self._wait_for(select.EPOLLIN, *self._tcp)
-        self._wait_for(0, *self._ipc)
+            self._wait_for(select.EPOLLIN, self._tcp)
+        self._wait_for(0, self._ipc)
         self._entries = {}
-        self._all = set()
-        self._ipc = ()
+        self._tcp = set()
+        self._ipc = set()
         self._look_again_at = math.inf
 
     def _pause(self, reason: str) -> None:
         """Leave those who connect in the kernel's queue."""
         if not self._entries:
             return
-        self._wait_for(0, *self._all)
+        self._wait_for(0, self._tcp | self._ipc)
         now = time.monotonic()
         self._look_again_at = now + PAUSE_S
         if now > self._said_at + SAY_EVERY_S:
@@ -142,29 +150,28 @@ class Listeners:
             self._look_again_at = time.monotonic() + PAUSE_S
             return
         self._look_again_at = math.inf
-        if not self._ipc:
-            self._wait_for(select.EPOLLIN, *self._tcp)
-        self._accept_next()
+        self._accept()
 
-    def _accept_next(self) -> None:
+    def _accept(self) -> None:
         if self._ipc:
-            self._wait_for(select.EPOLLIN | select.EPOLLONESHOT, *self._all)
+            self._wait_for(select.EPOLLIN | select.EPOLLONESHOT, self._tcp | self._ipc)
+        else:
+            self._wait_for(select.EPOLLIN, self._tcp)
 
     def _look_up(self) -> bool:
         """Find the epoll of each while there still are descriptors for that; whether it is done.
 
         An I/O thread takes a listening socket on some moments after it was bound.
         """
-        if self._entries.keys() != self._all:
+        listeners = self._tcp | self._ipc
+        if self._entries.keys() != listeners:
             with contextlib.suppress(OSError):  # there are no descriptors already
-                entries = {
-                    fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in self._all
+                self._entries = {
+                    fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in listeners
                 }
-                self._entries = entries
-                self._accept_next()
-        return self._entries.keys() == self._all
+        return self._entries.keys() == listeners
 
-    def _wait_for(self, events: int, *listeners: int) -> None:
+    def _wait_for(self, events: int, listeners: Iterable[int]) -> None:
         for fd in listeners:
             if fd in self._entries:
                 epoll, data = self._entries[fd]

@@ -12,7 +12,7 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fedmsg_relay.endpoints import WILDCARDS, Endpoint
@@ -132,6 +132,14 @@ def own_sockets() -> Iterator[socket.socket]:
     for fd in fds:
         with contextlib.suppress(OSError), borrow(fd) as borrowed:
             yield borrowed
+
+
+def listeners(endpoints: Sequence[Endpoint]) -> Iterator[tuple[Endpoint, socket.socket]]:
+    """Every socket of this process that listens at one of these, as :func:`own_sockets` has it."""
+    for listener in own_sockets():
+        for endpoint in endpoints:
+            if endpoint.listened_at_by(listener):
+                yield endpoint, listener
 
 
 @contextlib.contextmanager

@@ -11,14 +11,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import time
 
 import zmq
 
-from fedmsg_relay import listening
+from fedmsg_relay import events, listening
+from fedmsg_relay.descriptors import Listeners
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.report import Report
 from fedmsg_relay.sockets import bind
+from fedmsg_relay.wakeup import Timer
 
 OURS = "fedmsg_relay"
 CONSUMER = "RelayConsumer"
@@ -33,11 +36,8 @@ PAUSE_S = 0.1
 WAITING_MAX = 10
 """Reports that may wait for a listener that reads none."""
 
-LISTENS_MAX = 1024
-"""Bytes of what a listener may send, which is its subscription."""
-
-AT_ONCE = 1000
-"""How many subscriptions are taken in before the main thread looks after something else."""
+SUBSCRIPTION_MAX_BYTES = 1024
+"""All that a listener may send."""
 
 
 class MonitoringSocket:
@@ -46,39 +46,58 @@ class MonitoringSocket:
     Raises :class:`fedmsg_relay.errors.BindError`.
     """
 
-    def __init__(self, endpoints: tuple[Endpoint, ...], mode: int) -> None:
-        self._due_at = self._sent_at = time.monotonic()
+    def __init__(self, endpoints: tuple[Endpoint, ...], mode: int, listeners: Listeners) -> None:
+        self._every = Timer(EVERY_S)
+        self._due_at = self._sent_at = time.monotonic()  # the first is at once
         self._frames = (0, 0)  # in and out, at the last report
+        self._listeners = listeners
         with contextlib.ExitStack() as closing:
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             closing.callback(context.destroy, linger=0)
-            self.socket = context.socket(zmq.XPUB)
-            self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-            self.socket.setsockopt(zmq.SNDHWM, WAITING_MAX)
-            self.socket.setsockopt(zmq.MAXMSGSIZE, LISTENS_MAX)
-            self.socket.setsockopt(zmq.IPV6, 1)
+            self._socket = context.socket(zmq.XPUB)
+            self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+            self._socket.setsockopt(zmq.SNDHWM, WAITING_MAX)
+            self._socket.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_MAX_BYTES)
+            self._socket.setsockopt(zmq.IPV6, 1)
+            self._events = events.reader(self._socket, events.ACCEPTED | events.ACCEPT_FAILED)
             for endpoint in endpoints:
                 listener = listening.listen(endpoint, mode)
                 closing.callback(endpoint.remove)
-                bind(self.socket, [(endpoint, listener)])
-            self.close = closing.pop_all().close
-            """Let go of the addresses; what waits for a listener is dropped."""
+                bind(self._socket, [(endpoint, listener)])
+            listeners.add(listener for _, listener in listening.listeners(endpoints))
+            self._closing = closing.pop_all()
+        self.sockets = (self._socket, self._events)
+        """To be polled: :meth:`attend` reads both."""
+
+    def close(self) -> None:
+        """Let go of the addresses; what waits for a listener is dropped."""
+        self._closing.close()
 
     def due_s(self) -> float:
         """Within how many seconds there is to be a report."""
-        return max(0.0, self._due_at - time.monotonic())
+        return min(self._every.due_s(), max(0.0, self._due_at - time.monotonic()))
+
+    def is_due(self) -> bool:
+        """Whether there is to be one now."""
+        return self._every.is_due() or time.monotonic() >= self._due_at
 
     def attend(self) -> None:
         """Take in who listens: somebody new gets a report soon."""
+        for event, value in events.happened(self._events):
+            if event == events.ACCEPTED:
+                self._listeners.accepted(fd=value)
+            else:
+                self._listeners.failed(error=value)
+        self._listeners.attend()
         with contextlib.suppress(zmq.Again):
-            for _ in range(AT_ONCE):
-                if self.socket.recv(zmq.NOBLOCK)[:1] == b"\1":
+            for _ in range(events.AT_ONCE):
+                if self._socket.recv(zmq.NOBLOCK)[:1] == b"\1":
                     self._due_at = min(self._due_at, self._sent_at + PAUSE_S)
 
     def publish(self, report: Report) -> None:
         """Send a report to whoever listens."""
         self._sent_at = time.monotonic()
-        self._due_at = self._sent_at + EVERY_S
+        self._due_at = math.inf
         before_in, before_out = self._frames
         self._frames = report.frames_in, report.frames_out
         consumer = {
@@ -108,4 +127,4 @@ class MonitoringSocket:
             "producers": [producer],
             OURS: dataclasses.asdict(report),
         }
-        self.socket.send_string(json.dumps(said))
+        self._socket.send_string(json.dumps(said))

@@ -6,25 +6,20 @@ neither waits for it nor does anything for it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import socket
-import struct
 import time
 
 import zmq
 
 from fedmsg_relay.config import Settings
 from fedmsg_relay.descriptors import Listeners
+from fedmsg_relay.events import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, happened
 from fedmsg_relay.peers import Side
 from fedmsg_relay.relay import Relay
 from fedmsg_relay.wakeup import Timer
 
 log = logging.getLogger("fedmsg.relay")
-
-AT_ONCE = 1000
-"""How many events are taken in before the main thread looks after something else."""
 
 REFUSED_EVERY_S = 60.0
 """How often a line about refusals may be in the log, for each side."""
@@ -42,19 +37,16 @@ times as long, and more, to give one up."""
 class Monitor:
     """Reads what happens at the sockets of a relay that is open, until it is stopped."""
 
-    def __init__(self, relay: Relay, settings: Settings, descriptor_limit: int) -> None:
+    def __init__(self, relay: Relay, settings: Settings) -> None:
         self.publishers = Side("publisher", relay.inbound, settings.inbound_allow is not None)
         self.consumers = Side("consumer", relay.outbound, settings.outbound_allow is not None)
-        self.events = {
-            relay.monitors["relay_inbound"]: self.publishers,
-            relay.monitors["relay_outbound"]: self.consumers,
+        self._sides = {
+            relay.events["relay_inbound"]: self.publishers,
+            relay.events["relay_outbound"]: self.consumers,
         }
-        found = [(each.fileno(), each.family) for _, each in relay.listeners()]
-        self._listeners = Listeners(
-            tcp=[fd for fd, family in found if family != socket.AF_UNIX],
-            ipc=[fd for fd, family in found if family == socket.AF_UNIX],
-            limit=descriptor_limit,
-        )
+        self.listeners = Listeners()
+        """Those of the relay, and what else is added to them."""
+        self.listeners.add(listener for _, listener in relay.listeners())
         self._poller: zmq.Poller | None = None  # while watching
         self._refusals = (
             _Refusals("relay_inbound_allow", self.publishers),
@@ -68,7 +60,7 @@ class Monitor:
     def watch(self, poller: zmq.Poller) -> None:
         """Have :meth:`attend` called when something happens."""
         self._poller = poller
-        for events in self.events:
+        for events in self._sides:
             poller.register(events, zmq.POLLIN)
 
     def rest(self) -> None:
@@ -77,7 +69,7 @@ class Monitor:
         Parting with thousands of publishers takes all of Python's time.  From here on what listens
         is the relay's own affair.
         """
-        self._listeners.leave()
+        self.listeners.leave()
         for refusals in self._refusals:
             refusals.tell_at = -math.inf
         self.attend()
@@ -85,7 +77,7 @@ class Monitor:
 
     def _unregister(self) -> None:
         if self._poller is not None:
-            for events in self.events:
+            for events in self._sides:
                 self._poller.unregister(events)
         self._poller = None
 
@@ -94,42 +86,35 @@ class Monitor:
         if self._poller is None:
             return math.inf
         look_s = self._look.due_s() if self.consumers.connected else math.inf
-        return min(self._listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
+        return min(self.listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
 
     def attend(self) -> None:
         """Take in what has happened, and do what is due."""
         if self._poller is None:
             return
-        for events, side in self.events.items():
+        for events, side in self._sides.items():
             self._read(events, side)
-        self._listeners.attend()
+        self.listeners.attend()
         if self._look.is_due():
-            self.look()
+            self.consumers.look()
         if self._comings.is_due():
             self._told = 0
         for refusals in self._refusals:
             refusals.tell()
 
-    def look(self) -> None:
-        """See what waits for each consumer, and which of them takes nothing."""
-        self.consumers.look()
-
     def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
-        with contextlib.suppress(zmq.Again):
-            for _ in range(AT_ONCE):
-                told, _endpoint = events.recv_multipart(zmq.NOBLOCK)
-                event, value = struct.unpack("=HI", told)  # see zmq_socket_monitor(3)
-                if event == zmq.EVENT_ACCEPTED:
-                    self._listeners.accepted(fd=value)
-                    peer = side.came(fd=value)
-                    self._tell(side, "connected: %s", peer.address)
-                elif event == zmq.EVENT_DISCONNECTED:
-                    self._left(side, fd=value)
-                elif event != zmq.EVENT_ACCEPT_FAILED:
-                    side.handshakes_failed += 1
-                # The errno of accept(2), or whatever it was before if the filter refused somebody.
-                elif not self._listeners.failed(error=value) and side.is_filtered:
-                    side.refused += 1
+        for event, value in happened(events):
+            if event == ACCEPTED:
+                self.listeners.accepted(fd=value)
+                peer = side.came(fd=value)
+                self._tell(side, "connected: %s", peer.address)
+            elif event == DISCONNECTED:
+                self._left(side, fd=value)
+            elif event != ACCEPT_FAILED:
+                side.handshakes_failed += 1
+            # The errno of accept(2), or whatever it was before if the filter refused somebody.
+            elif not self.listeners.failed(error=value) and side.is_filtered:
+                side.refused += 1
 
     def _left(self, side: Side, fd: int) -> None:
         peer = side.left(fd)
@@ -154,11 +139,11 @@ class Monitor:
 
     def close(self) -> None:
         """Let go of the relay's sockets, as their context is terminated."""
-        self._listeners.leave()
+        self.listeners.leave()
         self._unregister()
-        for events in self.events:
+        for events in self._sides:
             events.close(linger=0)
-        self.events.clear()
+        self._sides.clear()
 
 
 class _Refusals:

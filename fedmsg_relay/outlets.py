@@ -17,6 +17,7 @@ import zmq
 
 from fedmsg_relay import systemd
 from fedmsg_relay.config import Settings
+from fedmsg_relay.descriptors import Listeners
 from fedmsg_relay.endpoints import Plan
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.moksha import MonitoringSocket
@@ -44,6 +45,7 @@ class Outlets:
         settings: Settings,
         wakeup: Wakeup,
         poller: zmq.Poller,
+        listeners: Listeners,
         report: Callable[[], Report],
     ) -> None:
         self._wakeup = wakeup
@@ -55,10 +57,13 @@ class Outlets:
         self._listening = contextlib.ExitStack()
         if plan.monitoring:
             with _going_without():
-                self._monitoring = MonitoringSocket(plan.monitoring, settings.monitoring_mode)
+                self._monitoring = MonitoringSocket(
+                    plan.monitoring, settings.monitoring_mode, listeners
+                )
                 self._listening.callback(self._monitoring.close)
-                poller.register(self._monitoring.socket, zmq.POLLIN)
-                self._listening.callback(poller.unregister, self._monitoring.socket)
+                for each in self._monitoring.sockets:
+                    poller.register(each, zmq.POLLIN)
+                    self._listening.callback(poller.unregister, each)
         for endpoint in plan.prometheus:
             with _going_without():
                 from fedmsg_relay.prometheus import Exporter  # only here, as it takes a package
@@ -74,7 +79,7 @@ class Outlets:
         """Say what is due."""
         if self._monitoring:
             self._monitoring.attend()
-            if self._monitoring.due_s() == 0:
+            if self._monitoring.is_due():
                 self._monitoring.publish(self._report())
         if self._status.is_due():
             self.tell_systemd()

@@ -92,11 +92,11 @@ def serve(
                 pidfile.take()
             ours.callback(pidfile.release)
         set_name(NAME)
-        descriptor_limit = descriptors.raise_limit()
+        descriptors.raise_limit()
         try:
             relay = Relay(settings, wanted, wakeup.post, listen)
             relay.open()
-            monitor = Monitor(relay, settings, descriptor_limit)
+            monitor = Monitor(relay, settings)
         except (OSError, zmq.ZMQError) as error:
             raise RelayError(
                 f"cannot start: {error}; `ulimit -a` shows what may be short"

@@ -4,7 +4,7 @@
 the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
 starts no thread: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
 on a thread that does nothing else, and ``stop``, ``is_alive``, ``traffic``, ``listeners`` and
-``monitors`` are for another.
+``events`` are for another.
 
 On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
 gets its subscription only when the thread that owns the SUB runs, and discards what it sent before.
@@ -24,8 +24,9 @@ from enum import Enum
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint, Plan
 from fedmsg_relay.errors import Died
-from fedmsg_relay.listening import own_sockets
-from fedmsg_relay.sockets import PACED_S, Sockets, Traffic, statistics
+from fedmsg_relay.listening import listeners, own_sockets
+from fedmsg_relay.proxy import Traffic
+from fedmsg_relay.sockets import PACED_S, Sockets
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -102,10 +103,10 @@ class Relay:
         self._changed = changed
         self._listen = listen
         self._sockets = Sockets(settings)
-        self.monitors = self._sockets.monitors  # for the other thread to close, at the end
+        self._proxy = self._sockets.proxy
+        self.events = self._sockets.events  # for the other thread to close, at the end
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
-        self._proxied = Traffic(0, 0, 0, 0)  # as the proxy last said
         self._looked_at = time.monotonic()  # when run() looked for messages outside the proxy
 
     def open(self) -> None:
@@ -138,11 +139,8 @@ class Relay:
         return made
 
     def listeners(self) -> Iterator[tuple[Endpoint, socket.socket]]:
-        """Every socket that listens for this relay, borrowed as with :func:`own_sockets`."""
-        for listener in own_sockets():
-            for endpoint in self.inbound + self.outbound:
-                if endpoint.listened_at_by(listener):
-                    yield endpoint, listener
+        """Every socket that listens for this relay; see :func:`listening.listeners`."""
+        return listeners(self.inbound + self.outbound)
 
     # -- beside run() ----------------------------------------------------------------------------
 
@@ -153,34 +151,22 @@ class Relay:
             return
         self._deadline = time.monotonic() + self._settings.drain_s
         # A pause comes first, or frames pass between the count and the end.
-        self._sockets.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
+        self._proxy.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
 
     def is_alive(self) -> bool:
         """Whether :meth:`run` does its work: the proxy answers, or messages are looked for."""
         if self.phase is Phase.FORWARD and self._deadline is None:
-            self._hear()  # what was answered too late
-            self._sockets.tell(b"STATISTICS")
-            return self._hear(ANSWER_MS)
+            self._proxy.listen()  # what was answered too late
+            self._proxy.tell(b"STATISTICS")
+            return self._proxy.listen(ANSWER_MS)
         if self.phase in (Phase.CLOSE, Phase.CLOSED):
             return True  # libzmq delivers, within zmq_linger
         return time.monotonic() - self._looked_at < SIGN_S
 
     def traffic(self) -> Traffic:
         """What had passed when :meth:`is_alive` was called; all of it when :meth:`run` is over."""
-        self._hear()
-        frames_in, bytes_in, frames_out, bytes_out = self._proxied
-        return Traffic(
-            self._sockets.frames_in + frames_in,
-            self._sockets.bytes_in + bytes_in,
-            self._sockets.frames_out + frames_out,
-            self._sockets.bytes_out + bytes_out,
-        )
-
-    def _hear(self, patience_ms: int = 0) -> bool:
-        answers = self._sockets.answers(patience_ms)
-        for traffic in filter(None, map(statistics, answers)):
-            self._proxied = traffic
-        return bool(answers)
+        self._proxy.listen()
+        return self._sockets.traffic()
 
     # -- hold, forward, drain, close: on a thread of their own ----------------------------------
 

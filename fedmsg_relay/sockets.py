@@ -1,44 +1,30 @@
-"""The two sockets of a relay and libzmq's proxy between them.
+"""The two sockets of a relay: their options, binding, and messages by hand.
 
 Everything here belongs to one thread at a time, first to the one that binds and then to the one
-that forwards; only :meth:`Sockets.tell`, :meth:`Sockets.answers` and :attr:`Sockets.monitors` are
-for a thread beside it.
+that forwards; only :attr:`Sockets.proxy` and :attr:`Sockets.events` are for a thread beside it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import zmq
 
-from fedmsg_relay import allowlist
+from fedmsg_relay import allowlist, events
 from fedmsg_relay.allowlist import Network
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
+from fedmsg_relay.proxy import Proxy, Traffic, announcement
 
-EVENTS = (
-    zmq.EVENT_ACCEPTED
-    | zmq.EVENT_ACCEPT_FAILED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_DISCONNECTED
-)
-"""What the monitors tell."""
+EVENTS = events.ACCEPTED | events.ACCEPT_FAILED | events.HANDSHAKE_FAILED | events.DISCONNECTED
 
 FIRST_THREAD = 1
 """A mask: of several threads of libzmq it serves the publishers, the others the consumers.  Left to
 itself libzmq gives a connection to the thread that has fewest, whatever passes through it."""
-
-FORWARDS = b"\0fedmsg-relay forwards to"
-"""How a topic begins that nobody publishes, see :func:`announcement`."""
 
 PATIENCE_MS = 20
 """How long a message sent by hand waits for a consumer that is at its high-water mark."""
@@ -47,21 +33,12 @@ PACED_S = 5.0
 """How long consumers may set the pace at all; from then on it is as with any PUB."""
 
 
-class Traffic(NamedTuple):
-    """What came in from publishers, and what was sent on, once for all consumers."""
-
-    frames_in: int
-    bytes_in: int
-    frames_out: int
-    bytes_out: int
-
-
 class Sockets:
     """A SUB that is subscribed to everything, and a PUB."""
 
     def __init__(self, settings: Settings) -> None:
-        self.frames_in = self.bytes_in = 0  # received by hand, that is not through the proxy
-        self.frames_out = self.bytes_out = 0  # sent by hand
+        self._frames_in = self._bytes_in = 0  # received by hand, that is not through the proxy
+        self._frames_out = self._bytes_out = 0  # sent by hand
         self._settings = settings
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
         self._sub = self._make(zmq.SUB, settings.inbound_allow)
@@ -69,21 +46,15 @@ class Sockets:
         if settings.io_threads > 1:
             self._sub.setsockopt(zmq.AFFINITY, FIRST_THREAD)
             self._pub.setsockopt(zmq.AFFINITY, ~FIRST_THREAD)
-        # What happens at each, see zmq_socket_monitor(3): for another thread to read, and to close
-        # when the context is terminated.
-        self.monitors = {
-            "relay_inbound": self._monitor("relay_inbound", self._sub),
-            "relay_outbound": self._monitor("relay_outbound", self._pub),
+        # What happens at each: for another thread to read, and to close when the context is
+        # terminated.
+        self.events = {
+            "relay_inbound": events.reader(self._sub, EVENTS),
+            "relay_outbound": events.reader(self._pub, EVENTS),
         }
+        self.proxy = Proxy()
         self._bound: list[str] = []  # what _sub is bound to, in libzmq's words
         self._announcement = b""
-        # The control of the proxy, see zmq_proxy_steerable(3): the first is the end to tell.  In a
-        # context of its own it can be read when the sockets are gone.
-        control = zmq.Context(0)
-        self._telling = control.socket(zmq.PAIR)
-        self._told = control.socket(zmq.PAIR)
-        self._told.bind("inproc://control")
-        self._telling.connect("inproc://control")
 
     def _make(self, kind: int, allowed: tuple[Network, ...] | None) -> zmq.Socket[bytes]:
         made = self._context.socket(kind)
@@ -103,13 +74,6 @@ class Sockets:
         made.setsockopt(zmq.IPV6, 1)
         return made
 
-    def _monitor(self, name: str, monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-        monitored.monitor(f"inproc://{name}", EVENTS)
-        reader = self._context.socket(zmq.PAIR)
-        reader.setsockopt(zmq.RCVHWM, 0)  # or a late reader would stop libzmq's threads
-        reader.connect(f"inproc://{name}")
-        return reader
-
     def bind(
         self,
         outbound: Sequence[tuple[Endpoint, socket.socket]],
@@ -127,31 +91,27 @@ class Sockets:
             self._sub.unbind(name)
 
     def forward(self) -> None:
-        """Let libzmq forward, without any Python for a message, until told to TERMINATE."""
+        """Let libzmq's proxy forward, until it is told to ``TERMINATE``."""
         self._sub.subscribe(self._announcement)
-        zmq.proxy_steerable(self._sub, self._pub, None, self._told)
+        self.proxy.run(self._sub, self._pub)
 
-    def tell(self, *words: bytes) -> None:
-        """Say ``PAUSE``, ``STATISTICS`` or ``TERMINATE`` to the proxy; never blocks."""
-        with contextlib.suppress(zmq.Again):  # it does not listen any more
-            for word in words:
-                self._telling.send(word, zmq.NOBLOCK)
-
-    def answers(self, patience_ms: int = 0) -> list[list[bytes]]:
-        """What the proxy has answered since the last call, after ``patience_ms`` at the latest."""
-        found = []
-        while self._telling.poll(patience_ms):
-            patience_ms = 0
-            found.append(self._telling.recv_multipart())
-        return found
+    def traffic(self) -> Traffic:
+        """What has passed, by hand and, as far as it has said, through the proxy."""
+        proxied = self.proxy.traffic
+        return Traffic(
+            self._frames_in + proxied.frames_in,
+            self._bytes_in + proxied.bytes_in,
+            self._frames_out + proxied.frames_out,
+            self._bytes_out + proxied.bytes_out,
+        )
 
     def receive(self, timeout_ms: float) -> list[bytes] | None:
         """The next message, as its frames; None if there is none within ``timeout_ms``."""
         if not self._sub.poll(math.ceil(timeout_ms)):
             return None
         frames = self._sub.recv_multipart()
-        self.frames_in += len(frames)
-        self.bytes_in += sum(map(len, frames))
+        self._frames_in += len(frames)
+        self._bytes_in += sum(map(len, frames))
         return frames
 
     def send(self, messages: Iterable[list[bytes]], out_of_time: Callable[[], bool]) -> None:
@@ -172,15 +132,15 @@ class Sockets:
                 paced = time.monotonic() < until and not out_of_time()
                 self._pub.setsockopt(zmq.XPUB_NODROP, paced)
             self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
-            self.frames_out += len(frames)
-            self.bytes_out += sum(map(len, frames))
+            self._frames_out += len(frames)
+            self._bytes_out += sum(map(len, frames))
         self._pub.setsockopt(zmq.XPUB_NODROP, 0)
 
     def close(self, linger_ms: int) -> None:
         """Close both, and with them their addresses; what was sent is still being delivered."""
         self._sub.close(linger=0)
         self._pub.close(linger=linger_ms)
-        self._told.close()
+        self.proxy.close()
 
     def wait_until_delivered(self) -> None:
         """After :meth:`close`: return when the consumers have it all, or their linger is over."""
@@ -189,33 +149,6 @@ class Sockets:
     def abandon(self) -> None:
         """Instead of a :meth:`close`, when nothing was ever bound."""
         self._context.destroy(linger=0)
-
-
-def announcement(outbound: Iterable[str]) -> bytes:
-    """To what the SUB subscribes, beside everything, when it goes over to forwarding.
-
-    By that a peer at the inbound can tell it from a hold, and knows where the relay's outbound is.
-    """
-    return b"\0".join([FORWARDS, *map(str.encode, outbound)])
-
-
-def announced(topic: bytes) -> tuple[str, ...]:
-    """The addresses of the outbound that a relay announces; none if ``topic`` is another one."""
-    if not topic.startswith(FORWARDS):
-        return ()
-    return tuple(uri.decode() for uri in topic[len(FORWARDS) :].split(b"\0")[1:])
-
-
-def statistics(answer: list[bytes]) -> Traffic | None:
-    """What has passed through the proxy, if this is its answer to ``STATISTICS``.
-
-    That is eight 64-bit counters: frames and bytes in, frames and bytes out, of the SUB, then of
-    the PUB (zmq_proxy_steerable(3) calls the frames messages).
-    """
-    if len(answer) != 8:
-        return None
-    counters = [int.from_bytes(each, sys.byteorder) for each in answer]
-    return Traffic(*counters[:2], *counters[6:])
 
 
 def bind(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import signal
 import socket
@@ -56,11 +57,20 @@ class Wakeup:
 
 
 class Timer:
-    """Something to do every ``period_s`` seconds, however often one is woken; never if infinite."""
+    """Something to do every ``period_s`` seconds, however often one is woken; never if infinite.
+
+    All timers of the same period, and of a multiple of it, are due at the same moments, so that an
+    idle process wakes up for them together.
+    """
 
     def __init__(self, period_s: float) -> None:
         self._period_s = period_s
-        self._next = time.monotonic() + period_s
+        self._begin()
+
+    def _begin(self) -> None:
+        now = time.monotonic()
+        periods = now // self._period_s + 1
+        self._next = periods * self._period_s if math.isfinite(self._period_s) else math.inf
 
     def due_s(self) -> float:
         """Within how many seconds it is due."""
@@ -70,5 +80,5 @@ class Timer:
         """Whether the time has come; if so, the next period begins."""
         if time.monotonic() < self._next:
             return False
-        self._next = time.monotonic() + self._period_s
+        self._begin()
         return True

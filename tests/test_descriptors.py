@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import load
 import pytest
-from harness import RELAY, Process, Site, wait_for
+from harness import RELAY, Process, Site, free_port, wait_for
 
 LIMIT = 200
 SHORT = "descriptors are short"
@@ -22,14 +22,26 @@ def limited(soft: int, hard: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.fixture(params=["tcp in", "tcp out", "ipc in", "ipc out"])
+@pytest.fixture(
+    params=["tcp in", "tcp out", "tcp monitoring", "ipc in", "ipc out", "ipc monitoring"]
+)
 def address(site: Site, request: pytest.FixtureRequest) -> str:
     """Where the flood goes."""
     if request.param == "ipc in":
         site.inbound = f"ipc://{site.root}/in.sock"
     elif request.param == "ipc out":
         site.outbound = f"ipc://{site.root}/out.sock"
-    site.write(relay_inbound=site.inbound, endpoints={"relay_outbound": site.outbound})
+    monitoring = {
+        "tcp monitoring": f"tcp://127.0.0.1:{free_port()}",
+        "ipc monitoring": f"ipc://{site.root}/monitoring.sock",
+    }.get(request.param)
+    site.write(
+        relay_inbound=site.inbound,
+        endpoints={"relay_outbound": site.outbound},
+        **{"moksha.monitoring.socket": monitoring},
+    )
+    if monitoring:
+        return monitoring
     return site.inbound if request.param.endswith("in") else site.outbound
 
 

@@ -1,0 +1,41 @@
+"""What happens at a socket of libzmq, see zmq_socket_monitor(3): told to whoever reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator
+
+import zmq
+
+ACCEPTED, ACCEPT_FAILED = zmq.EVENT_ACCEPTED, zmq.EVENT_ACCEPT_FAILED
+DISCONNECTED = zmq.EVENT_DISCONNECTED
+HANDSHAKE_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+AT_ONCE = 1000
+"""How many events are taken in before the main thread looks after something else."""
+
+
+def reader(monitored: zmq.Socket[bytes], kinds: int) -> zmq.Socket[bytes]:
+    """A socket of the same context from which :func:`happened` reads; close it before the context.
+
+    ``kinds`` is a mask.
+    """
+    address = f"inproc://events-{monitored.underlying}"
+    monitored.monitor(address, kinds)
+    made: zmq.Socket[bytes] = monitored.context.socket(zmq.PAIR)
+    made.setsockopt(zmq.RCVHWM, 0)  # or a late reader would stop libzmq's threads
+    made.connect(address)
+    return made
+
+
+def happened(events: zmq.Socket[bytes]) -> Iterator[tuple[int, int]]:
+    """Each event, in order, and its value: a descriptor or an errno.  Never blocks."""
+    with contextlib.suppress(zmq.Again):
+        for _ in range(AT_ONCE):
+            told, _endpoint = events.recv_multipart(zmq.NOBLOCK)
+            yield struct.unpack("=HI", told)
