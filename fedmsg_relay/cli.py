@@ -138,7 +138,7 @@ def _status(site: Mapping[str, Any]) -> int:
     from fedmsg_relay import status  # a start must not wait for it
 
     logging.disable()  # what a start would warn of is not the question
-    report = status.ask(config.settings(site), site["timeout"])
+    report = status.ask(config.settings(site), config.timeout_s(site["timeout"]))
     if site["json"]:
         print(json.dumps(report, indent=2))
     else:
@@ -153,7 +153,8 @@ def _check() -> int:
     logging.disable()  # what a start would warn of is not the question
     try:
         site = _load()
-        status, line = check.check(config.settings(site), site, site["timeout"], site["roundtrip"])
+        timeout_s = config.timeout_s(site["timeout"])
+        status, line = check.check(config.settings(site), site, timeout_s, site["roundtrip"])
     except RelayError as error:
         status, line = check.UNKNOWN, f"UNKNOWN - {error}"
     except Exception as error:  # noqa: BLE001 (with a traceback it would be a mere warning)

@@ -69,6 +69,7 @@ The relay's own:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -204,6 +205,14 @@ def _addresses(key: str, value: object) -> tuple[str, ...]:
     ):
         raise ConfigError(f"{key} = {value!r}: must be an address or a list of addresses")
     return tuple(addresses)
+
+
+def timeout_s(value: object, may_be_infinite: bool = False) -> float:
+    """How long to wait, as fedmsg's ``timeout`` or ``--timeout``.  Raises :class:`ConfigError`."""
+    maximum = math.inf if may_be_infinite else SECONDS_MAX
+    if type(value) in (int, float) and 0 < (seconds := float(str(value))) <= maximum:
+        return seconds
+    raise ConfigError(f"timeout = {value!r}: must be a number of seconds, up to {SECONDS_MAX}")
 
 
 def _whole(

@@ -1,7 +1,7 @@
 """What the main thread does while a relay runs: sleep in one poll, and attend to what wakes it.
 
 That is a signal, a new phase of the relay, something at its sockets, somebody who wants to know how
-it is, or a timer.  It waits for nothing else; signal handlers do but wake it.
+it is, or a timer.  It waits for nothing else; signal handlers only wake it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MainLoop:
         self._settings = settings
         self._log_file = log_file
         self._release = release
-        self._at = Phase.OPEN  # of the relay, as far as the events tell
+        self._phase = Phase.OPEN  # of the relay, as far as it has told
         self._closed_at = math.inf  # monotonic
         self._stops: list[float] = []  # when we were asked to, monotonic
         self._poller = zmq.Poller()
@@ -75,7 +75,7 @@ class MainLoop:
     def run(self) -> None:
         """Until the end of the relay.  Raises :class:`Died` if that came of itself."""
         is_hastened = False
-        while self._at is not Phase.CLOSED and not is_hastened:
+        while self._phase is not Phase.CLOSED and not is_hastened:
             for event in self._sleep():
                 if isinstance(event, Phase):
                     self._enter(event)
@@ -87,11 +87,11 @@ class MainLoop:
                     self._stop(event)
                 elif callable(event):  # from another thread
                     event()
-            is_hastened = self._at is Phase.CLOSE and len(self._stops) > 1
+            is_hastened = self._phase is Phase.CLOSE and len(self._stops) > 1
         self._end()
 
     def _sleep(self) -> list[object]:
-        """Return what has happened, when something has; do what is due beside."""
+        """Sleep until something happens or is due, do what is due, and return what happened."""
         timers = (self._watchdog, self._trim, self._monitor, self._outlets)
         happened: list[object] = []
         try:
@@ -109,7 +109,7 @@ class MainLoop:
 
     def _enter(self, phase: Phase) -> None:
         """Say in the log what a new phase of the relay means to an administrator."""
-        self._at = phase
+        self._phase = phase
         self._outlets.tell_systemd()
         if phase is Phase.HOLD:
             log.info(
@@ -134,10 +134,10 @@ class MainLoop:
         if self._stops and time.monotonic() <= self._stops[-1] + ECHO_S:
             return
         self._stops.append(time.monotonic())
-        self._monitor.rest()
+        self._monitor.unwatch()
         self._relay.stop()
         systemd.notify("STOPPING=1")
-        what = "without waiting" if len(self._stops) > 1 else self._report().who
+        what = "without waiting" if len(self._stops) > 1 else self._report().connections
         log.info("%s: stopping; %s", asked_by.name, what)
 
     def _reopen_log(self) -> None:
@@ -156,12 +156,13 @@ class MainLoop:
                 self._settings.drain_s,
                 PARTING_S,
             )
-        if time.monotonic() >= self._closed_at + self._settings.linger_ms / 1000 > self._closed_at:
+        waited_ms = (time.monotonic() - self._closed_at) * 1000
+        if 0 < self._settings.linger_ms <= waited_ms:
             log.warning(
                 "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
                 self._settings.linger_ms,
             )
-        log.info("stopped; %s", self._report().what)
+        log.info("stopped; %s", self._report().forwarded)
         if self._relay.error is not None:
             raise Died(
                 f"the relay died: {self._relay.error!r}; start it again"

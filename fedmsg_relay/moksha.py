@@ -2,8 +2,8 @@
 
 What is published there is read by ``fedmsg-check``, by Fedora's Nagios plugins and by
 ``fedmsg-relay --status``: JSON of the shape that moksha.hub 1.5 gives it (``moksha.hub.monitoring``
-and ``Consumer.__json__``), with the report under :data:`OURS` beside it.  There the relay is one
-consumer, :data:`CONSUMER`, and the sender of these reports one producer.
+and ``Consumer.__json__``), with the report under :data:`REPORT_KEY` beside it.  There the relay is
+one consumer, :data:`CONSUMER`, and the sender of these reports one producer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedmsg_relay.report import Report
 from fedmsg_relay.sockets import bind
 from fedmsg_relay.wakeup import Timer
 
-OURS = "fedmsg_relay"
+REPORT_KEY = "fedmsg_relay"
 CONSUMER = "RelayConsumer"
 PRODUCER = "MonitoringProducer"
 
@@ -34,7 +34,7 @@ PAUSE_S = 0.1
 """How soon after one report the next may be, however many begin to listen."""
 
 WAITING_MAX = 10
-"""Reports that may wait for a listener that reads none."""
+"""Reports, of up to 0.2 MB, that may wait for a listener that reads none."""
 
 SUBSCRIPTION_MAX_BYTES = 1024
 """All that a listener may send."""
@@ -122,9 +122,9 @@ class MonitoringSocket:
             "now": False,
             "last_ran": time.time(),
         }
-        said = {
+        document = {
             "consumers": [consumer],
             "producers": [producer],
-            OURS: dataclasses.asdict(report),
+            REPORT_KEY: dataclasses.asdict(report),
         }
-        self._socket.send_string(json.dumps(said))
+        self._socket.send_string(json.dumps(document))

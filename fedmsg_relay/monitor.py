@@ -55,24 +55,24 @@ class Monitor:
         self._stall_timeout_s = settings.stall_timeout_s or math.inf
         self._look = Timer(max(LOOK_MIN_S, self._stall_timeout_s / 4))
         self._comings = Timer(COMINGS_S)
-        self._told = 0  # lines about that, in this period
+        self._lines = 0  # about that, in this period
 
     def watch(self, poller: zmq.Poller) -> None:
-        """Have :meth:`attend` called when something happens."""
+        """Have the poll of ``poller`` wake up for what :meth:`attend` takes in."""
         self._poller = poller
         for events in self._sides:
             poller.register(events, zmq.POLLIN)
 
-    def rest(self) -> None:
-        """To be called before the relay is stopped: what happens is read when :meth:`watch` is.
+    def unwatch(self) -> None:
+        """To be called before the relay is stopped: what happens queues until the next `watch`.
 
         Parting with thousands of publishers takes all of Python's time.  From here on what listens
         is the relay's own affair.
         """
         self.listeners.leave()
-        for refusals in self._refusals:
-            refusals.tell_at = -math.inf
         self.attend()
+        for refusals in self._refusals:
+            refusals.tell()
         self._unregister()
 
     def _unregister(self) -> None:
@@ -98,9 +98,10 @@ class Monitor:
         if self._look.is_due():
             self.consumers.look()
         if self._comings.is_due():
-            self._told = 0
+            self._lines = 0
         for refusals in self._refusals:
-            refusals.tell()
+            if refusals.due_s() == 0:
+                refusals.tell()
 
     def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
         for event, value in happened(events):
@@ -131,11 +132,11 @@ class Monitor:
         line = f"{side.who} {what}; %d connected"
         if side is self.publishers:
             log.debug(line, *values, len(side.connected))
-        elif self._told < COMINGS:
-            self._told += 1
+        elif self._lines < COMINGS:
+            self._lines += 1
             log.info(line, *values, len(side.connected))
-            if self._told == COMINGS:
-                log.info("no more about consumers for the rest of a minute")
+            if self._lines == COMINGS:
+                log.info("no more about consumers for up to a minute")
 
     def close(self) -> None:
         """Let go of the relay's sockets, as their context is terminated."""
@@ -150,22 +151,20 @@ class _Refusals:
     """The lines of the log about those whom an allow list has refused, at a bounded rate."""
 
     def __init__(self, key: str, side: Side) -> None:
-        self.tell_at = -math.inf  # monotonic
         self._key = key
         self._side = side
-        self._told = 0
+        self._logged = 0
+        self._tell_at = -math.inf  # monotonic
 
     def due_s(self) -> float:
         """Within how many seconds there is something to tell."""
-        if self._side.refused == self._told:
+        if self._side.refused == self._logged:
             return math.inf
-        return max(0.0, self.tell_at - time.monotonic())
+        return max(0.0, self._tell_at - time.monotonic())
 
     def tell(self) -> None:
-        """Write to the log how many there were, if that is due."""
-        if self.due_s() == 0:
-            log.warning(
-                "%s: refused %d from outside it", self._key, self._side.refused - self._told
-            )
-            self._told = self._side.refused
-            self.tell_at = time.monotonic() + REFUSED_EVERY_S
+        """Write to the log how many there were since the last time, if there were any."""
+        if refused := self._side.refused - self._logged:
+            log.warning("%s: refused %d from outside it", self._key, refused)
+            self._logged = self._side.refused
+            self._tell_at = time.monotonic() + REFUSED_EVERY_S

@@ -33,11 +33,12 @@ STATUS_EVERY_S = 5.0
 """How often systemd is told the rate."""
 
 ASK_S = 2.0
-"""How long another thread waits for a report."""
+"""How long another thread waits for a report: longer than a proxy may take to answer, so that one
+that hangs is reported."""
 
 
 class Outlets:
-    """All of them.  ``report`` makes a report; it is called by the main thread alone."""
+    """The outlets of one relay.  ``report`` makes a report; only the main thread calls it."""
 
     def __init__(
         self,
@@ -104,10 +105,13 @@ class Outlets:
         self._listening.close()
 
     def _ask(self) -> Report:
-        """For another thread; raises :class:`queue.Empty` if the main one does not answer."""
+        """For another thread; raises TimeoutError if the main one does not answer."""
         answers: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._wakeup.post(lambda: answers.put(self._report()))
-        return answers.get(timeout=ASK_S)
+        try:
+            return answers.get(timeout=ASK_S)
+        except queue.Empty:
+            raise TimeoutError("the main thread does not answer") from None
 
 
 @contextlib.contextmanager

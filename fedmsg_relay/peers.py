@@ -41,6 +41,7 @@ class Peer:
     acked: int = 0
     """Bytes that it has taken, when it was last looked at."""
     looked_at: float = field(init=False)
+    """When that was, or since when it is connected."""
 
     def __post_init__(self) -> None:
         self.looked_at = self.since
@@ -74,7 +75,7 @@ class Side:
     """Whether there is an allow list."""
     connected: dict[int, Peer] = field(default_factory=dict)
     """By descriptor."""
-    ever: int = 0
+    accepted: int = 0
     refused: int = 0
     """Because of the allow list."""
     handshakes_failed: int = 0
@@ -83,7 +84,7 @@ class Side:
 
     def came(self, fd: int) -> Peer:
         """Remember a connection that was accepted just now."""
-        self.ever += 1
+        self.accepted += 1
         peer = self.connected[fd] = Peer(_address(fd, self.endpoints), time.monotonic())
         return peer
 

@@ -36,10 +36,10 @@ class PidFile:
     def take_over(self, name: str, passing: Collection[str], patience_s: float) -> None:
         """Take the file, from the relay that holds it if there is one: it is asked to stop.
 
-        ``name`` is what a relay calls itself in the process list, ``passing`` what it does while it
-        is about to have the file, or to let go.  Several that want to take over
-        do so one after the other.  Raises :class:`RelayError` if the holder is something else, may
-        not be signalled, or does not let go within ``patience_s``.
+        ``name`` is what a relay calls itself in the process list, ``passing`` are the names that
+        it has before and after that.  Several that want to take over do so one after the other.
+        Raises :class:`RelayError` if the holder is something else, may not be signalled, or does
+        not let go within ``patience_s``.
         """
         with open(_open(f"{self.path}.next")) as turnstile:
             fcntl.flock(turnstile, fcntl.LOCK_EX)

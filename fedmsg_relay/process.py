@@ -38,7 +38,8 @@ FLUSHING = "relay-flushing"
 """What a process is called before and after it is the relay: of that name there is just one."""
 
 MARGIN_S = 2.0
-"""What a relay may take to make way beyond its drain and linger times."""
+"""What a relay may take to make way beyond twice its drain time (that of a hold, and its own): to
+close what it listens at, and to get a processor."""
 
 
 def set_name(name: str) -> None:
@@ -86,7 +87,7 @@ def serve(
             if replace:
                 _check(wanted, pidfile.holder())
                 # The times of the one that runs are not known; that they are ours is likely.
-                patience_s = settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
+                patience_s = 2 * settings.drain_s + MARGIN_S
                 pidfile.take_over(NAME, (COMMAND, FLUSHING), patience_s)
             else:
                 pidfile.take()

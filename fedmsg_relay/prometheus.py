@@ -8,7 +8,6 @@ other scrapers.
 from __future__ import annotations
 
 import contextlib
-import queue
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +35,7 @@ REQUEST_S = 5
 class Exporter:
     """Listens at ``endpoint``, and answers every request with the report that ``ask`` returns.
 
-    ``ask`` is called by the exporter's thread; if it raises :class:`queue.Empty`, the answer is
+    ``ask`` is called by the exporter's thread; if it raises TimeoutError, the answer is
     "503 Service Unavailable".  Raises :class:`fedmsg_relay.errors.BindError`.
     """
 
@@ -61,7 +60,7 @@ class Exporter:
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         try:
             report = self._ask()
-        except queue.Empty:
+        except TimeoutError:
             start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
             return [b"the relay does not say how it is\n"]
         registry = CollectorRegistry()
@@ -155,7 +154,7 @@ class _Metrics(Collector):
         )
         for family, name, documentation, field in (
             (GaugeMetricFamily, "connected_peers", "Peers that are connected.", "connected"),
-            (CounterMetricFamily, "connections_total", "Connections accepted.", "ever"),
+            (CounterMetricFamily, "connections_total", "Connections accepted.", "accepted"),
             (
                 CounterMetricFamily,
                 "refused_connections_total",

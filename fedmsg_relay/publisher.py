@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import math
 import os
 import sys
 import threading
@@ -113,10 +112,7 @@ class Script:
 
         Raises :class:`ConfigError` for a time that is none, or without an address to listen at.
         """
-        if not (0 < timeout_s <= config.SECONDS_MAX or timeout_s == math.inf):
-            raise ConfigError(
-                f"timeout = {timeout_s!r}: must be a number of seconds, up to {config.SECONDS_MAX}"
-            )
+        timeout_s = config.timeout_s(timeout_s, may_be_infinite=True)
         self._delivery.timeout_s = timeout_s
         if confirm and self._confirmation is None:
             key, outbound = config.outbound(self._site)

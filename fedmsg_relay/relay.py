@@ -107,7 +107,7 @@ class Relay:
         self.events = self._sockets.events  # for the other thread to close, at the end
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
-        self._looked_at = time.monotonic()  # when run() looked for messages outside the proxy
+        self._looked_at = time.monotonic()  # outside the proxy: its last sign of life
 
     def open(self) -> None:
         """Bind outbound, then inbound, so that nothing comes in that could not go out.
@@ -150,6 +150,7 @@ class Relay:
             self._hastened = True
             return
         self._deadline = time.monotonic() + self._settings.drain_s
+        self._looked_at = time.monotonic()
         # A pause comes first, or frames pass between the count and the end.
         self._proxy.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
 
@@ -188,6 +189,7 @@ class Relay:
         self._enter(Phase.CLOSED)
 
     def _enter(self, phase: Phase) -> None:
+        self._looked_at = time.monotonic()
         self.phase = phase
         self._changed(phase)
 

@@ -20,7 +20,7 @@ STATES = (*(phase.value for phase in Phase), HUNG)
 """The phases of a relay, and that it does nothing though it should."""
 
 PEERS_MAX = 1000
-"""How many peers of a side are in a report by name; all of them are counted."""
+"""How many peers of a side are in a report by address, which is 0.1 MB then; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SideReport:
 
     connected: int
     """Now."""
-    ever: int
+    accepted: int
     refused: int
     """Because of an allow list."""
     handshakes_failed: int
@@ -50,7 +50,7 @@ class SideReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.connected} connected, {self.ever} ever, {self.refused} refused,"
+            f"{self.connected} connected, {self.accepted} accepted, {self.refused} refused,"
             f" {self.handshakes_failed} failed handshakes"
         )
 
@@ -70,7 +70,7 @@ class Report:
     """Each once, however many consumers there are."""
     bytes_out: int
     held: int
-    """Messages kept for consumers that were not back; none is any more once it forwards."""
+    """Messages kept during the hold, in all; while it forwards, none of them waits."""
     behind_bytes: int
     """What the kernel has for the consumer that is furthest behind."""
     publishers: SideReport
@@ -94,13 +94,13 @@ class Report:
         return math.ceil(self.behind_bytes / max(on_the_wire, 1) * self.frames_out / 2)
 
     @property
-    def what(self) -> str:
-        """What was forwarded, for the log."""
+    def forwarded(self) -> str:
+        """How much, for the log."""
         return f"forwarded {self.frames_out} frames, {self.bytes_out} bytes"
 
     @property
-    def who(self) -> str:
-        """Who was there, for the log."""
+    def connections(self) -> str:
+        """Who is there and was, for the log."""
         return (
             f"publishers: {self.publishers}; consumers: {self.consumers},"
             f" {self.consumers.stalled} stalled"
@@ -108,8 +108,8 @@ class Report:
 
     @property
     def totals(self) -> str:
-        """Both."""
-        return f"{self.what}; {self.who}"
+        """Both of these, for the log."""
+        return f"{self.forwarded}; {self.connections}"
 
 
 def report(relay: Relay, monitor: Monitor) -> Report:
@@ -134,7 +134,7 @@ def _side(side: Side) -> SideReport:
     peers = list(side.connected.values())
     return SideReport(
         connected=len(peers),
-        ever=side.ever,
+        accepted=side.accepted,
         refused=side.refused,
         handshakes_failed=side.handshakes_failed,
         stalled=side.stalled,

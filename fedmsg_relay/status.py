@@ -13,7 +13,7 @@ import zmq
 from fedmsg_relay import reach
 from fedmsg_relay.config import MONITORING, Settings
 from fedmsg_relay.errors import ConfigError, RelayError
-from fedmsg_relay.moksha import OURS
+from fedmsg_relay.moksha import REPORT_KEY
 
 
 def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
@@ -39,11 +39,11 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
             listener.connect(uri)
         except zmq.ZMQError as error:
             raise RelayError(f"{MONITORING}: cannot connect to {uri}: {error}") from error
-        if not listener.poll(math.ceil(timeout_s * 1000)):
+        if not listener.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000))):
             raise RelayError(f"{MONITORING} {reach.why_silent([uri], timeout_s)}")
         said = listener.recv()
     try:
-        report: dict[str, Any] = json.loads(said)[OURS]
+        report: dict[str, Any] = json.loads(said)[REPORT_KEY]
     except (ValueError, TypeError, KeyError):
         raise RelayError(f"{MONITORING} {uri}: who answers there is not this relay") from None
     return report
@@ -64,7 +64,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     yield _row("messages held", report["held"], "")
     yield ""
     yield _row("", "publishers", "consumers")
-    for what in ("connected", "ever", "refused", "handshakes_failed", "stalled"):
+    for what in ("connected", "accepted", "refused", "handshakes_failed", "stalled"):
         yield _row(what.replace("_", " "), *(side[what] for side in sides))
     for who, side in ("publisher", publishers), ("consumer", consumers):
         if side["peers"]:

@@ -18,7 +18,6 @@ import rude
 import zmtp
 from figure import Failed
 from harness import Process, Site, free_port, wait_for
-from harness import site as make_site
 
 STOPPED_MESSAGES = 1_000_000
 RUDE_CONNECTIONS = 10_000
@@ -238,7 +237,7 @@ def _speed(root: Path, scraped: str = "", **config: Any) -> float:
     root.mkdir()
     stream = load.Stream()
     with contextlib.ExitStack() as stack:
-        site = stack.enter_context(make_site(root, **config))
+        site = stack.enter_context(Site(root, **config))
         site.relay()
         if scraped:
             socket = config["moksha.monitoring.socket"]

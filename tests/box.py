@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -108,7 +107,7 @@ def install(layer: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-class Box:
+class Box(contextlib.AbstractContextManager["Box"]):
     """A machine with SysV init scripts and nothing running."""
 
     def __init__(
@@ -168,6 +167,9 @@ class Box:
         env = ["env", "-i", f"PATH={PATH}", "HOME=/root", *pip]
         return [*enter, *env, "sh", "-c", 'cd "$0" && exec "$@"', str(directory), *command]
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(self._pid), signal.SIGKILL)  # and so everything in it
@@ -223,11 +225,3 @@ def _is_removed(cgroup: str) -> bool:
     with contextlib.suppress(OSError):  # not before its last process is gone
         os.rmdir(cgroup)
     return not os.path.exists(cgroup)
-
-
-@contextlib.contextmanager
-def closing(box: Box) -> Iterator[Box]:
-    try:
-        yield box
-    finally:
-        box.close()

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[harness.Site]:
-    with harness.site(tmp_path) as made:
+    with harness.Site(tmp_path) as made:
         yield made
 
 

@@ -15,7 +15,7 @@ LINE = "Hello from a script that lived for half a second"
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as root, harness.site(Path(root)) as site:
+    with tempfile.TemporaryDirectory() as root, harness.Site(Path(root)) as site:
         relay = site.relay()
         print("$ fedmsg-relay &", relay.output, sep="\n")
         tail = site.start(harness.BIN / "fedmsg-tail")

@@ -20,7 +20,6 @@ import bounds_figures
 import script_figures
 from figure import Failed
 from harness import Process, Site
-from harness import site as make_site
 
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds_figures.stopped_consumer,
@@ -44,7 +43,7 @@ def main(names: list[str]) -> int:
         if names and figure.__name__ not in names:
             continue
         print(f"{figure.__doc__} ({figure.__name__})", flush=True)
-        with tempfile.TemporaryDirectory() as root, make_site(Path(root)) as site:
+        with tempfile.TemporaryDirectory() as root, Site(Path(root)) as site:
             relay = site.relay()
             try:
                 for line in figure(site, relay):

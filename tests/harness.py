@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def listens(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-class Site:
+class Site(contextlib.AbstractContextManager["Site"]):
     """A directory with a global fedmsg config, and what is run with it."""
 
     def __init__(self, root: Path, **config: Any) -> None:
@@ -133,7 +133,7 @@ class Site:
         self._publishers.append(made)
         return made
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self._processes:
             process.close()
         for publisher in self._publishers:
@@ -240,12 +240,3 @@ class Publisher:
 
     def close(self, linger_ms: int = int(DEADLINE_S * 1000)) -> None:
         self._socket.close(linger_ms)
-
-
-@contextlib.contextmanager
-def site(root: Path, **config: Any) -> Iterator[Site]:
-    made = Site(root, **config)
-    try:
-        yield made
-    finally:
-        made.close()

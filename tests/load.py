@@ -127,7 +127,7 @@ def two_consumers(
 
 
 BACK_MB = 20
-"""With so much more than before, memory is as it was before."""
+"""Memory counts as given back if it is at most this much above what it was before."""
 
 
 def resident_mb(pid: int) -> float:

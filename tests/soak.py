@@ -31,7 +31,6 @@ import rude
 import zmq
 import zmtp
 from harness import RELAY, Process, Site, listens, wait_for
-from harness import site as make_site
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", 300))
 SEED = int(os.environ.get("SEED", random.randrange(2**32)))
@@ -290,7 +289,7 @@ def main() -> int:
         "relay_inbound_allow": ["127.0.0.1"],
         "relay_outbound_allow": ["127.0.0.1"],
     }
-    with tempfile.TemporaryDirectory() as root, make_site(Path(root), **config) as site:
+    with tempfile.TemporaryDirectory() as root, Site(Path(root), **config) as site:
         soak = Soak(site)
         threading.excepthook = lambda failed: soak.failures.append(repr(failed.exc_value))
         soak.run()

@@ -159,7 +159,7 @@ class TestKeepalive:
             zmq_tcp_keepalive_intvl=1,
             relay_stall_timeout=2,
         )
-        with box.closing(box.Box()) as machine:
+        with box.Box() as machine:
             machine.check(box.LINK)
             relay = site.start(*machine.command(*RELAY, directory=site.root))
             relay.wait_for("forwarding;")

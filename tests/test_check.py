@@ -15,7 +15,6 @@ import box
 import pytest
 import zmq
 from harness import RELAY, Site, free_port
-from harness import site as make_site
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3
 
@@ -169,7 +168,7 @@ def test_the_first_outbound_address_is_another_publishers(site: Site) -> None:
 
 def test_two_relays_that_are_one_in_the_config(site: Site, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with make_site(tmp_path / "other") as other:
+    with Site(tmp_path / "other") as other:
         site.relay()
         other.relay()
         both = [site.inbound, other.inbound]
@@ -232,7 +231,7 @@ def test_the_addresses_of_another_host_are_asked_as_scripts_do(site: Site) -> No
 def test_a_name_server_that_does_not_answer(site: Site) -> None:
     box.require_boxes()
     site.write(relay_inbound="tcp://relay.example.com:2003")
-    with box.closing(box.Box()) as machine:
+    with box.Box() as machine:
         resolver = site.start(*machine.command(sys.executable, "-c", DEAF))
         resolver.wait_for("deaf")
         command = (*RELAY, "--check", "--timeout", "1")

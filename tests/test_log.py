@@ -36,14 +36,17 @@ def test_a_consumer_comes_and_goes(site: Site) -> None:
         relay.wait_for(f"INFO] consumer connected: 127.0.0.1:{port}; 1 connected")
         with zmtp.Peer(site.outbound, b"SUB"):
             relay.wait_for("; 2 connected")
-    relay.wait_for(f"INFO] consumer disconnected: 127.0.0.1:{port}, after 0 s; 0 connected")
+    relay.wait_for("; 0 connected")
+    assert re.search(rf"INFO\] consumer disconnected: 127.0.0.1:{port}, after \d+ s;", relay.output)
 
 
 def test_publishers_are_too_many_to_be_told(site: Site) -> None:
     relay = site.relay()
     for _ in range(10):
         site.publisher().close()
-    wait_for(lambda: "publishers: 0 connected, 10 ever" in totals(relay), "the last one to be gone")
+    wait_for(
+        lambda: "publishers: 0 connected, 10 accepted" in totals(relay), "the last one to be gone"
+    )
     assert "publisher connected" not in relay.output
 
 
@@ -61,9 +64,11 @@ def test_consumers_that_come_and_go_do_not_fill_it(site: Site) -> None:
     for _ in range(200):
         with zmtp.Peer(site.outbound, b"SUB"):
             pass
-    wait_for(lambda: "consumers: 0 connected, 200 ever" in totals(relay), "the last one to be gone")
+    wait_for(
+        lambda: "consumers: 0 connected, 200 accepted" in totals(relay), "the last one to be gone"
+    )
     assert relay.output.count("consumer connected") + relay.output.count("disconnected:") == 60
-    assert relay.output.count("no more about consumers for the rest of a minute") == 1
+    assert relay.output.count("no more about consumers for up to a minute") == 1
 
 
 @pytest.mark.parametrize("timeout_s", [1, 3])
@@ -76,7 +81,9 @@ def test_one_that_stalls_is_told_apart_from_one_that_leaves(site: Site, timeout_
         port = stalled.socket.getsockname()[1]
         relay.wait_for(f"consumer disconnected: 127.0.0.1:{port}")
         relay.wait_for(f"as it took nothing for relay_stall_timeout = {timeout_s} s; 1 connected")
-        assert re.search(r"consumers: 1 connected, 2 ever, .* 1 stalled$", totals(relay).strip())
+        assert re.search(
+            r"consumers: 1 connected, 2 accepted, .* 1 stalled$", totals(relay).strip()
+        )
     relay.wait_for("; 0 connected")
     assert relay.output.count("as it took nothing") == 1
 
@@ -102,19 +109,14 @@ def test_totals_at_usr1_and_at_a_stop(site: Site) -> None:
     for _ in range(5):
         publisher.send(b"topic", b"body")
     subscriber.wait(5)
-    with zmtp.connect(site.inbound, "127.0.0.2") as outsider:
-        assert outsider.recv(1) == b""
-    with zmtp.connect(site.inbound) as rude:
-        rude.sendall(zmtp.greeting(mechanism=b"PLAIN"))
-        while rude.recv(100):
-            pass
+    zmtp.be_turned_away(site.inbound)
     said = totals(relay)
     assert said.startswith(
-        "forwarded 10 frames, 45 bytes; publishers: 1 connected, 2 ever, 1 refused,"
+        "forwarded 10 frames, 45 bytes; publishers: 1 connected, 2 accepted, 1 refused,"
     )
-    assert ", 1 failed handshakes; consumers: 1 connected, 1 ever, 0 refused" in said
+    assert ", 1 failed handshakes; consumers: 1 connected, 1 accepted, 0 refused" in said
     assert relay.end() == 0
-    assert "SIGTERM: stopping; publishers: 1 connected, 2 ever, 1 refused" in relay.output
+    assert "SIGTERM: stopping; publishers: 1 connected, 2 accepted, 1 refused" in relay.output
 
 
 def test_usr1_during_a_hold(site: Site) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import box
 import pytest
-from harness import Process, Site, free_port, listens
-from harness import site as make_site
+from harness import Process, Site, free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 WITHOUT_CLIENT = """
@@ -29,7 +28,7 @@ sys.exit(main())
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with make_site(tmp_path, relay_prometheus=free_port()) as made:
+    with Site(tmp_path, relay_prometheus=free_port()) as made:
         yield made
 
 
@@ -116,10 +115,13 @@ def test_a_host_can_be_chosen(site: Site, host: str) -> None:
 
 
 def test_it_is_off_by_default(site: Site) -> None:
-    port = site.config.pop("relay_prometheus")
+    box.require("ss")
+    del site.config["relay_prometheus"]
     site.write()
-    site.relay()
-    assert not listens(f"tcp://127.0.0.1:{port}")
+    relay = site.relay()
+    found = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
+    own = [line.split()[3] for line in found.splitlines() if f"pid={relay.pid}," in line]
+    assert sorted(own) == sorted(uri[len("tcp://") :] for uri in (site.inbound, site.outbound))
 
 
 def test_a_relay_forwards_without_it(site: Site) -> None:

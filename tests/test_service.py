@@ -30,7 +30,7 @@ WRONG = "config = {'relay_hold': 'long'}"  # to the relay; scripts do not mind
 
 @pytest.fixture
 def machine(installed: Path) -> Iterator[box.Box]:
-    with box.closing(box.Box(installed)) as made:
+    with box.Box(installed) as made:
         yield made
 
 
@@ -237,7 +237,7 @@ class TestPlaces:
 class TestInstall:
     @pytest.fixture
     def networked(self, installed: Path) -> Iterator[box.Box]:
-        with box.closing(box.Box(installed, network="host")) as made:
+        with box.Box(installed, network="host") as made:
             yield made
 
     def test_again_it_keeps_what_the_administrator_changed(self, networked: box.Box) -> None:

@@ -15,7 +15,7 @@ UNIT = "/etc/systemd/system/fedmsg-relay.service"
 
 @pytest.fixture
 def machine(installed: Path, tmp_path: Path) -> Iterator[box.Box]:
-    with box.closing(box.SystemdBox(installed, root=tmp_path)) as made:
+    with box.SystemdBox(installed, root=tmp_path) as made:
         yield made
 
 

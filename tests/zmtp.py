@@ -52,6 +52,16 @@ def connect(address: str, source: str = "") -> socket.socket:
     )
 
 
+def be_turned_away(address: str) -> None:
+    """By a list that allows 127.0.0.1, as 127.0.0.2; and with a mechanism that is not NULL."""
+    with connect(address, "127.0.0.2") as outsider:
+        assert outsider.recv(1) == b""
+    with connect(address) as rude:
+        rude.sendall(greeting(mechanism=b"PLAIN"))
+        while rude.recv(100):
+            pass
+
+
 class Peer(contextlib.AbstractContextManager["Peer"]):
     """A connection to a relay's socket, greeted and ready, as a socket of ``kind`` (PUB or SUB)."""
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import load
 from harness import DEADLINE_S, Process, Site, listens
-from harness import site as make_site
 
 from bench import wires
 
@@ -56,7 +55,7 @@ class Peer(abc.ABC):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Running]:
-        with tempfile.TemporaryDirectory() as root, make_site(Path(root)) as site:
+        with tempfile.TemporaryDirectory() as root, Site(Path(root)) as site:
             running = Running(self, site)
             running.start()
             yield running
