@@ -83,9 +83,9 @@ def test_of_several_threads_one_serves_the_publishers(site: Site) -> None:
         return [after - number for after, number in zip(wakeups(), before)]
 
     first, second, third = woken_by(site.publisher)
-    assert first > 50 > max(second, third)
+    assert first > 20 > max(second, third)
     first, second, third = woken_by(site.subscriber)
-    assert first < 50 < min(second, third)
+    assert first < 20 < min(second, third)  # each has half of the connections
 
 
 def test_a_consumer_gets_the_topics_it_asked_for(site: Site) -> None:
