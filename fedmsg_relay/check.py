@@ -22,6 +22,7 @@ from fedmsg_relay import endpoints, reach
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import NotHere, RelayError
+from fedmsg_relay.plan import bindable
 from fedmsg_relay.proxy import announced
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3
@@ -80,7 +81,7 @@ def _addresses(
     and each that may be the outbound of another host.
     """
     try:
-        plan = endpoints.plan(settings, patience_s)
+        plan = bindable(settings, patience_s)
     except NotHere:
         deadline = time.monotonic() + patience_s
         return [reach.first("relay_inbound", settings.inbound[0], deadline)], [

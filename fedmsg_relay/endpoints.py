@@ -1,4 +1,4 @@
-"""Configured addresses -> endpoints of this host.
+"""A configured address -> the endpoints that it stands for.
 
 Owns the meaning of an address.  A host name is resolved here, and "local" is decided by the only
 authority on it, the kernel: an address to which a socket can be bound.
@@ -13,25 +13,19 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from fedmsg_relay.config import MONITORING, Settings
-from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
+from fedmsg_relay.errors import ConfigError, RelayError
 
 log = logging.getLogger("fedmsg.relay")
-
-RESOLVER_PATIENCE_S = 30.0
-"""How long a resolver may answer "try again", as it does at boot before the network is up."""
 
 LABEL = r"[\w-]{1,63}"
 HOST = rf"\*|\[[\da-fA-F:.]+(%[\w.-]+)?\]|{LABEL}(\.{LABEL})*\.?"
 TCP = re.compile(rf"tcp://(?P<host>{HOST}):(?P<port>\d{{1,5}})", re.ASCII)
 IPC = re.compile(r"ipc://(?P<path>/[^\0\ud800-\udfff]*[^\0/\ud800-\udfff])")
 WILDCARDS = ("::", "0.0.0.0")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -78,78 +72,6 @@ class Endpoint:
         if self.family == socket.AF_UNIX:
             with contextlib.suppress(OSError):
                 os.unlink(str(self.address))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a start would bind: every endpoint, but of outbound those of the first free group."""
-
-    inbound: tuple[Endpoint, ...]
-    outbound: tuple[tuple[Endpoint, ...], ...]
-    monitoring: tuple[Endpoint, ...]
-    prometheus: tuple[Endpoint, ...]
-
-    def first_outbound(
-        self, attempt: Callable[[tuple[Endpoint, ...]], _T]
-    ) -> tuple[_T, list[BindError]]:
-        """What ``attempt`` returns for the first group of outbound for which it does not fail.
-
-        With it comes what those before failed with; raises :class:`BindError` if all of them do.
-        """
-        errors: list[BindError] = []
-        for group in self.outbound:
-            try:
-                return attempt(group), errors
-            except BindError as error:
-                errors.append(error)
-        raise BindError("; ".join(map(str, errors)))
-
-
-def plan(settings: Settings, patience_s: float = RESOLVER_PATIENCE_S) -> Plan:
-    """Find the addresses of this host among the configured ones, asking the resolver for names.
-
-    Raises :class:`ConfigError` for one that is malformed, or if none is of this host.
-    """
-    deadline = time.monotonic() + patience_s
-    inbound = _required("relay_inbound", settings.inbound, deadline)
-    outbound = _required(settings.outbound_key, settings.outbound, deadline)
-    return Plan(
-        inbound=_flat(inbound),
-        outbound=tuple(outbound),
-        monitoring=_flat(_local(MONITORING, settings.monitoring, deadline)),
-        prometheus=_flat(_local("relay_prometheus", settings.prometheus, deadline)),
-    )
-
-
-def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
-    groups = _local(key, addresses, deadline)
-    if not groups:
-        raise NotHere(
-            f"{key} = {list(addresses)}: none is an address of this host;"
-            " add one that is, or run the relay where they are"
-        )
-    return groups
-
-
-def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
-    """For each address that is of this host, its endpoints; a warning for every other one."""
-    groups = []
-    for address in addresses:
-        group = [e for e in resolve(key, address, deadline) if is_local(e)]
-        if group:
-            groups.append(_distinct(group))
-        else:
-            log.warning("%s: %s is not an address of this host; skipped", key, address)
-    return groups
-
-
-def _flat(groups: list[tuple[Endpoint, ...]]) -> tuple[Endpoint, ...]:
-    return _distinct([endpoint for group in groups for endpoint in group])
-
-
-def _distinct(endpoints: list[Endpoint]) -> tuple[Endpoint, ...]:
-    once = dict.fromkeys(endpoints)
-    return tuple(e for e in once if not any(other.covers(e) for other in once))
 
 
 def parse(key: str, address: str) -> tuple[str, int]:

@@ -17,12 +17,13 @@ import zmq
 
 from fedmsg_relay import memory, systemd
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Plan
 from fedmsg_relay.errors import Died
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.outlets import Outlets
-from fedmsg_relay.relay import HOLD_LIMIT_BYTES, PARTING_S, Phase, Relay
+from fedmsg_relay.parting import PARTING_S
+from fedmsg_relay.plan import Plan
+from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
 from fedmsg_relay.report import report
 from fedmsg_relay.wakeup import Timer, Wakeup
 

@@ -18,9 +18,9 @@ import zmq
 from fedmsg_relay import systemd
 from fedmsg_relay.config import Settings
 from fedmsg_relay.descriptors import Listeners
-from fedmsg_relay.endpoints import Plan
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.moksha import MonitoringSocket
+from fedmsg_relay.plan import Plan
 from fedmsg_relay.report import Report
 from fedmsg_relay.wakeup import Timer, Wakeup
 

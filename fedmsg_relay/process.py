@@ -17,14 +17,15 @@ from pathlib import Path
 
 import zmq
 
-from fedmsg_relay import __version__, descriptors, endpoints, listening, systemd
+from fedmsg_relay import __version__, descriptors, listening, systemd
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint, Plan
+from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.mainloop import SIGNALS, MainLoop
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.pidfile import PidFile
+from fedmsg_relay.plan import Plan, bindable
 from fedmsg_relay.relay import Relay
 from fedmsg_relay.wakeup import Wakeup
 
@@ -55,7 +56,7 @@ def plan(settings: Settings) -> Plan:
             "relay_prometheus: the Python package prometheus-client is not installed;"
             " install it beside the relay with pip, or remove the key"
         )
-    return endpoints.plan(settings)
+    return bindable(settings)
 
 
 def serve(

@@ -22,9 +22,11 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint, Plan
+from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import Died
-from fedmsg_relay.listening import listeners, own_sockets
+from fedmsg_relay.listening import listeners
+from fedmsg_relay.parting import part
+from fedmsg_relay.plan import Plan
 from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.sockets import PACED_S, Sockets
 
@@ -35,17 +37,6 @@ HOLD_LIMIT_BYTES = 64 * 2**20
 
 HOLD_POLL_MS = 100
 """How often a hold looks up to see whether it is to stop."""
-
-PARTING_S = 0.1
-"""How long publishers get to hang up at a stop.  One that is up does so within a round trip, and is
-back no sooner than this (libzmq's default ZMQ_RECONNECT_IVL): back before we have stopped
-listening, what it sends now could overtake what it sent before."""
-
-PARTINGS_S = 0.5
-"""How long that may go on if there are so many that every moment one of them hangs up."""
-
-PARTING_POLL_MS = 2
-"""How often to see whether they have."""
 
 QUIET_MS = 20
 """No frame for this long after the last connection ended: libzmq has delivered all it had read."""
@@ -225,40 +216,19 @@ class Relay:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._enter(Phase.DRAIN)
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
-        start = patient_since = time.monotonic()
-        before = math.inf
-        while connected := self._half_close_publishers():
-            now = time.monotonic()
-            if connected < before:  # so many hang up that it takes its time
-                before, patient_since = connected, now
-            if now > min(patient_since, start + PARTINGS_S) + PARTING_S or self._out_of_time():
-                break
-            self._sockets.send(
-                self._received(PARTING_POLL_MS, now + PARTING_POLL_MS / 1000), self._out_of_time
-            )
+        connected = part(self.inbound, self._pass_on, self._out_of_time)
         for endpoint in self.inbound:
             endpoint.remove()
         self._sockets.unbind_inbound()
-        self._sockets.send(self._received(QUIET_MS), self._out_of_time)
+        self._pass_on(QUIET_MS)
         self.undrained = connected > 0 or self._sockets.receive(0) is not None
 
-    def _half_close_publishers(self) -> int:
-        """Ask every publisher to hang up; how many connections there are until all is read.
+    def _pass_on(self, quiet_ms: int, for_s: float = math.inf) -> None:
+        """Send what comes in, for so long, or until nothing does for ``quiet_ms``."""
+        until = time.monotonic() + for_s
+        self._sockets.send(self._received(quiet_ms, until), self._out_of_time)
 
-        The end of our half of a connection makes the publisher close the other half, behind
-        everything that it has written: were it closed from here, what is still on the wire would
-        be lost.  A publisher connects again with what it still has in its queue.
-        """
-        found = 0
-        for connection in own_sockets():
-            if any(endpoint.accepted(connection) for endpoint in self.inbound):
-                found += 1  # if it has hung up, libzmq has still to read what it wrote
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_WR)
-        return found
-
-    def _received(self, quiet_ms: int, until: float = math.inf) -> Iterator[list[bytes]]:
-        """What has come in: ends when nothing does for ``quiet_ms``, or at ``until``."""
+    def _received(self, quiet_ms: int, until: float) -> Iterator[list[bytes]]:
         while time.monotonic() < until and not self._out_of_time():
             self._looked_at = time.monotonic()
             frames = self._sockets.receive(quiet_ms)

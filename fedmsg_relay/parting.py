@@ -1,0 +1,61 @@
+"""Parting with the publishers of a relay that stops, so that what they have written is read."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.listening import own_sockets
+
+PARTING_S = 0.1
+"""How long publishers get to hang up.  One that is up does so within a round trip, and is back no
+sooner than this (libzmq's default ZMQ_RECONNECT_IVL): back before we have stopped listening, what
+it sends now could overtake what it sent before."""
+
+PARTINGS_S = 0.5
+"""How long that may go on if there are so many that every moment one of them hangs up."""
+
+POLL_MS = 2
+"""How often to see whether they have."""
+
+
+def part(
+    inbound: Sequence[Endpoint],
+    pass_on: Callable[[int, float], None],
+    out_of_time: Callable[[], bool],
+) -> int:
+    """Ask all publishers to hang up, and give them the time; returns how many have not.
+
+    Meanwhile ``pass_on`` is called, to send what they have written: for how many milliseconds it
+    may be quiet, and for how many seconds at most.
+    """
+    start = patient_since = time.monotonic()
+    before = math.inf
+    while connected := _half_close(inbound):
+        now = time.monotonic()
+        if connected < before:  # so many hang up that it takes its time
+            before, patient_since = connected, now
+        if now > min(patient_since, start + PARTINGS_S) + PARTING_S or out_of_time():
+            break
+        pass_on(POLL_MS, POLL_MS / 1000)
+    return connected
+
+
+def _half_close(inbound: Sequence[Endpoint]) -> int:
+    """Ask every publisher to hang up; how many connections there are until all is read.
+
+    The end of our half of a connection makes the publisher close the other half, behind everything
+    that it has written: were it closed from here, what is still on the wire would be lost.  A
+    publisher connects again with what it still has in its queue.
+    """
+    found = 0
+    for connection in own_sockets():
+        if any(endpoint.accepted(connection) for endpoint in inbound):
+            found += 1  # if it has hung up, libzmq has still to read what it wrote
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+    return found
