@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -26,10 +27,16 @@ def uri(endpoint: Endpoint) -> str:
 
 
 def first(key: str, address: str, deadline: float) -> Endpoint:
-    """Of what a configured address stands for.  Raises :class:`RelayError` if that is unknown."""
-    for endpoint in endpoints.resolve(key, address, deadline):
-        return endpoint
-    raise RelayError(f"{key}: cannot resolve {address}")
+    """Of what a configured address stands for, that which stock peers take: IPv4 if there is.
+
+    Raises :class:`RelayError` if the name is unknown.
+    """
+    found = sorted(
+        endpoints.resolve(key, address, deadline), key=lambda e: e.family == socket.AF_INET6
+    )
+    if not found:
+        raise RelayError(f"{key}: cannot resolve {address}")
+    return found[0]
 
 
 def in_time(find: Callable[[], _T], timeout_s: float) -> _T:

@@ -337,6 +337,8 @@ def test_idle_it_wakes_once_a_second_at_most(site: Site, for_s: int) -> None:
         socket = f"ipc://{site.root}/monitoring.socket"
         site.write(relay_prometheus=free_port(), **{"moksha.monitoring.socket": socket})
     relay = site.relay()
+    site.subscriber()
+    site.publisher()
 
     def switches() -> int:
         tasks = Path(f"/proc/{relay.pid}/task").glob("*/status")
