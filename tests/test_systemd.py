@@ -100,6 +100,16 @@ def test_reload_reopens_the_log(machine: box.Box) -> None:
     wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
 
 
+def test_prometheus_sees_the_process_too(machine: box.Box) -> None:
+    """For which prometheus-client reads /proc/stat."""
+    machine.check('sed -i \'s/# "relay_prometheus"/"relay_prometheus"/\' /etc/fedmsg.d/relay.py')
+    machine.check("service fedmsg-relay start")
+    scrape = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9411/metrics').read())"
+    metrics = machine.check(f'{box.INTERPRETER} -c "{scrape}"')
+    assert "fedmsg_relay_forwarding " in metrics
+    assert "process_resident_memory_bytes " in metrics
+
+
 def test_the_unit_is_sound_and_closed(machine: box.Box) -> None:
     assert machine.check(f"systemd-analyze verify {UNIT}") == ""
     machine.check(f"systemd-analyze security --offline=true --threshold=20 {UNIT}")
