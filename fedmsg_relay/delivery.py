@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from fedmsg_relay import zmtp
+from fedmsg_relay import wire, zmtp
 from fedmsg_relay.errors import RelayUnavailable
 
 ATTEMPT_S = 1.0
@@ -39,7 +39,7 @@ WINDOW_BYTES = 2**20
 """How much may be on its way."""
 
 NUMBER = struct.Struct(">Q")
-SUBSCRIPTIONS = ((0, b"\x01"), (zmtp.COMMAND, b"\x09SUBSCRIBE"))
+SUBSCRIPTIONS = ((0, b"\x01"), (wire.COMMAND, b"\x09SUBSCRIBE"))
 """To everything, as libzmq sends it to peers of ZMTP 3.0 and 3.1."""
 
 
@@ -66,7 +66,7 @@ class Delivery:
 
     def send(self, *frames: bytes) -> None:
         """Send a message; returns when there is room for more."""
-        self._kept.append(zmtp.message(*frames))
+        self._kept.append(wire.message(*frames))
         self._kept_bytes += len(self._kept[-1])
         self._deliver(WINDOW_BYTES)
 

@@ -33,9 +33,9 @@ SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What accept(2) fails with for want of something."""
 
 RESERVE_MAX = 1000
-"""Descriptors that are for the relay itself, and for the peers that libzmq accepts until the main
-thread has told it to pause: a quarter, as small limits leave little, but no more than this, as that
-takes libzmq longer than any thread waits for a processor."""
+"""Descriptors that are for the relay itself, for who listens to how it is, and for the peers that
+libzmq accepts until the main thread has told it to pause: a quarter, as small limits leave little,
+but no more than this, as that takes libzmq longer than any thread waits for a processor."""
 
 PAUSE_S = 1.0
 """How long nobody is accepted before another look."""
@@ -51,6 +51,12 @@ def raise_limit() -> None:
     """Raise the soft limit to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def reserve() -> int:
+    """How many are not for the relay's peers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(hard // 4, RESERVE_MAX)
 
 
 class _Event(ctypes.Structure):
@@ -69,28 +75,24 @@ class Listeners:
     time, and the next when that one has been seen to leave enough.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Iterable[socket.socket]) -> None:
+        """``listeners`` are libzmq's already, and stay open until :meth:`leave`."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = hard - min(hard // 4, RESERVE_MAX)  # who has a higher number comes too late
+        self._limit = hard - reserve()  # who has a higher number comes too late
         self._libc = ctypes.CDLL(None)
         self._tcp: set[int] = set()  # descriptors
         self._ipc: set[int] = set()
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
         self._look_again_at = math.inf  # monotonic; while they are paused
         self._said_at = -math.inf
-
-    def add(self, listeners: Iterable[socket.socket]) -> None:
-        """Look after these, which are libzmq's already, and stay open until :meth:`leave`."""
         for listener in listeners:
             kind = self._ipc if listener.family == socket.AF_UNIX else self._tcp
             kind.add(listener.fileno())
         until = time.monotonic() + LOOKUP_S
         while not self._look_up() and time.monotonic() < until:
             time.sleep(LOOKUP_POLL_S)
-        if self._look_again_at == math.inf:
+        if self._ipc:
             self._accept()
-        else:
-            self._wait_for(0, self._tcp | self._ipc)
 
     def accepted(self, fd: int) -> None:
         """A connection has this descriptor; the kernel gives out the lowest first."""

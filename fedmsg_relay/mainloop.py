@@ -66,9 +66,7 @@ class MainLoop:
         self._poller.register(wakeup, zmq.POLLIN)
         monitor.watch(self._poller)
         self._report = functools.partial(report, relay, monitor)
-        self._outlets = Outlets(
-            plan, settings, wakeup, self._poller, monitor.listeners, self._report
-        )
+        self._outlets = Outlets(plan, settings, wakeup, self._poller, self._report)
         # Of two questions within the watchdog's time one may go unanswered.
         self._watchdog = Timer(systemd.watchdog_s() / 3)
         self._trim = Timer(memory.TRIM_EVERY_S)

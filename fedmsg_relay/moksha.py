@@ -14,13 +14,11 @@ import json
 import math
 import time
 
-import zmq
-
-from fedmsg_relay import events, listening
-from fedmsg_relay.descriptors import Listeners
+from fedmsg_relay import listening
+from fedmsg_relay.broadcast import Broadcast
+from fedmsg_relay.descriptors import reserve
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.report import Report
-from fedmsg_relay.sockets import bind
 from fedmsg_relay.wakeup import Timer
 
 REPORT_KEY = "fedmsg_relay"
@@ -33,41 +31,33 @@ EVERY_S = 5
 PAUSE_S = 0.1
 """How soon after one report the next may be, however many begin to listen."""
 
-WAITING_MAX = 10
-"""Reports, of up to 0.2 MB, that may wait for a listener that reads none."""
-
-SUBSCRIPTION_MAX_BYTES = 1024
-"""All that a listener may send."""
+LISTENERS_MAX = 100
+"""Who may listen at once: some daemons for monitoring, and some people."""
 
 
 class MonitoringSocket:
-    """An XPUB at ``endpoints``; their files, if they are ``ipc://`` ones, have the ``mode``.
+    """A PUB at ``endpoints``; their files, if they are ``ipc://`` ones, have the ``mode``.
 
     Raises :class:`fedmsg_relay.errors.BindError`.
     """
 
-    def __init__(self, endpoints: tuple[Endpoint, ...], mode: int, listeners: Listeners) -> None:
+    def __init__(self, endpoints: tuple[Endpoint, ...], mode: int) -> None:
         self._every = Timer(EVERY_S)
         self._due_at = self._sent_at = time.monotonic()  # the first is at once
         self._frames = (0, 0)  # in and out, at the last report
-        self._listeners = listeners
         with contextlib.ExitStack() as closing:
-            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-            closing.callback(context.destroy, linger=0)
-            self._socket = context.socket(zmq.XPUB)
-            self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-            self._socket.setsockopt(zmq.SNDHWM, WAITING_MAX)
-            self._socket.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_MAX_BYTES)
-            self._socket.setsockopt(zmq.IPV6, 1)
-            self._events = events.reader(self._socket, events.ACCEPTED | events.ACCEPT_FAILED)
+            doors = []
             for endpoint in endpoints:
-                listener = listening.listen(endpoint, mode)
+                doors.append(listening.listen(endpoint, mode))
                 closing.callback(endpoint.remove)
-                bind(self._socket, [(endpoint, listener)])
-            listeners.add(listener for _, listener in listening.listeners(endpoints))
+                closing.callback(doors[-1].close)
+            self._broadcast = Broadcast(doors, min(LISTENERS_MAX, reserve() // 2))
+            closing.callback(self._broadcast.close)
             self._closing = closing.pop_all()
-        self.sockets = (self._socket, self._events)
-        """To be polled: :meth:`attend` reads both."""
+
+    def fileno(self) -> int:
+        """To be polled for :meth:`attend`."""
+        return self._broadcast.fileno()
 
     def close(self) -> None:
         """Let go of the addresses; what waits for a listener is dropped."""
@@ -83,16 +73,8 @@ class MonitoringSocket:
 
     def attend(self) -> None:
         """Take in who listens: somebody new gets a report soon."""
-        for event, value in events.happened(self._events):
-            if event == events.ACCEPTED:
-                self._listeners.accepted(fd=value)
-            else:
-                self._listeners.failed(error=value)
-        self._listeners.attend()
-        with contextlib.suppress(zmq.Again):
-            for _ in range(events.AT_ONCE):
-                if self._socket.recv(zmq.NOBLOCK)[:1] == b"\1":
-                    self._due_at = min(self._due_at, self._sent_at + PAUSE_S)
+        if self._broadcast.attend():
+            self._due_at = min(self._due_at, self._sent_at + PAUSE_S)
 
     def publish(self, report: Report) -> None:
         """Send a report to whoever listens."""
@@ -127,4 +109,4 @@ class MonitoringSocket:
             "producers": [producer],
             REPORT_KEY: dataclasses.asdict(report),
         }
-        self._socket.send_string(json.dumps(document))
+        self._broadcast.send(json.dumps(document).encode())

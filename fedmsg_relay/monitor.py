@@ -44,9 +44,7 @@ class Monitor:
             relay.events["relay_inbound"]: self.publishers,
             relay.events["relay_outbound"]: self.consumers,
         }
-        self.listeners = Listeners()
-        """Those of the relay, and what else is added to them."""
-        self.listeners.add(listener for _, listener in relay.listeners())
+        self._listeners = Listeners(listener for _, listener in relay.listeners())
         self._poller: zmq.Poller | None = None  # while watching
         self._refusals = (
             _Refusals("relay_inbound_allow", self.publishers),
@@ -69,7 +67,7 @@ class Monitor:
         Parting with thousands of publishers takes all of Python's time.  From here on what listens
         is the relay's own affair.
         """
-        self.listeners.leave()
+        self._listeners.leave()
         self.attend()
         for refusals in self._refusals:
             refusals.tell()
@@ -86,7 +84,7 @@ class Monitor:
         if self._poller is None:
             return math.inf
         look_s = self._look.due_s() if self.consumers.connected else math.inf
-        return min(self.listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
+        return min(self._listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
 
     def attend(self) -> None:
         """Take in what has happened, and do what is due."""
@@ -94,7 +92,7 @@ class Monitor:
             return
         for events, side in self._sides.items():
             self._read(events, side)
-        self.listeners.attend()
+        self._listeners.attend()
         if self._look.is_due():
             self.consumers.look()
         if self._comings.is_due():
@@ -106,7 +104,7 @@ class Monitor:
     def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
         for event, value in happened(events):
             if event == ACCEPTED:
-                self.listeners.accepted(fd=value)
+                self._listeners.accepted(fd=value)
                 peer = side.came(fd=value)
                 self._tell(side, "connected: %s", peer.address)
             elif event == DISCONNECTED:
@@ -114,7 +112,7 @@ class Monitor:
             elif event != ACCEPT_FAILED:
                 side.handshakes_failed += 1
             # The errno of accept(2), or whatever it was before if the filter refused somebody.
-            elif not self.listeners.failed(error=value) and side.is_filtered:
+            elif not self._listeners.failed(error=value) and side.is_filtered:
                 side.refused += 1
 
     def _left(self, side: Side, fd: int) -> None:
@@ -140,7 +138,7 @@ class Monitor:
 
     def close(self) -> None:
         """Let go of the relay's sockets, as their context is terminated."""
-        self.listeners.leave()
+        self._listeners.leave()
         self._unregister()
         for events in self._sides:
             events.close(linger=0)

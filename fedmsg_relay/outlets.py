@@ -17,7 +17,6 @@ import zmq
 
 from fedmsg_relay import systemd
 from fedmsg_relay.config import Settings
-from fedmsg_relay.descriptors import Listeners
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.moksha import MonitoringSocket
 from fedmsg_relay.plan import Plan
@@ -46,7 +45,6 @@ class Outlets:
         settings: Settings,
         wakeup: Wakeup,
         poller: zmq.Poller,
-        listeners: Listeners,
         report: Callable[[], Report],
     ) -> None:
         self._wakeup = wakeup
@@ -58,13 +56,10 @@ class Outlets:
         self._listening = contextlib.ExitStack()
         if plan.monitoring:
             with _going_without():
-                self._monitoring = MonitoringSocket(
-                    plan.monitoring, settings.monitoring_mode, listeners
-                )
+                self._monitoring = MonitoringSocket(plan.monitoring, settings.monitoring_mode)
                 self._listening.callback(self._monitoring.close)
-                for each in self._monitoring.sockets:
-                    poller.register(each, zmq.POLLIN)
-                    self._listening.callback(poller.unregister, each)
+                poller.register(self._monitoring, zmq.POLLIN)
+                self._listening.callback(poller.unregister, self._monitoring)
         for endpoint in plan.prometheus:
             with _going_without():
                 from fedmsg_relay.prometheus import Exporter  # only here, as it takes a package

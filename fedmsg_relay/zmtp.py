@@ -12,17 +12,12 @@ import fcntl
 import math
 import select
 import socket
-import struct
 import termios
 import time
 
-MORE, LONG, COMMAND = 1, 2, 4
-"""Flags of a frame."""
+from fedmsg_relay import wire
 
-MINOR = 1
-GREETING = b"\xff" + bytes(8) + b"\x7f" + bytes([3, MINOR]) + b"NULL".ljust(20, b"\0") + bytes(32)
-
-PONG = COMMAND, b"\x04PONG"
+PONG = wire.COMMAND, b"\x04PONG"
 """The answer to a PING without context: flags and body."""
 
 NOW = -math.inf
@@ -38,31 +33,14 @@ POLL_S = 0.002
 """How often to see whether the other end has taken everything; no event tells."""
 
 
-def frame(body: bytes, flags: int = 0) -> bytes:
-    """A frame as it goes over the wire."""
-    if len(body) > 255:
-        return struct.pack(">BQ", flags | LONG, len(body)) + body
-    return struct.pack("BB", flags, len(body)) + body
-
-
-def message(*frames: bytes) -> bytes:
-    """A message as it goes over the wire."""
-    return b"".join(frame(body, MORE) for body in frames[:-1]) + frame(frames[-1])
-
-
-def command(name: bytes, data: bytes = b"") -> bytes:
-    """A command as it goes over the wire."""
-    return frame(bytes([len(name)]) + name + data, COMMAND)
-
-
 def ping(context: bytes) -> bytes:
     """A PING, to be answered by a PONG of the same ``context``, of 16 bytes at most."""
-    return command(b"PING", bytes(2) + context)  # without a time to live
+    return wire.command(b"PING", bytes(2) + context)  # without a time to live
 
 
 def subscribe(topic: bytes) -> bytes:
     """A subscription."""
-    return command(b"SUBSCRIBE", topic)
+    return wire.command(b"SUBSCRIBE", topic)
 
 
 def connect(uri: str, timeout_s: float) -> socket.socket:
@@ -98,14 +76,13 @@ class Connection:
             self._socket.setblocking(False)
             if self._socket.family != socket.AF_UNIX:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.send(GREETING, deadline)
-            theirs = self._exactly(len(GREETING), deadline)
-            if theirs[:1] != b"\xff" or theirs[9:10] != b"\x7f" or theirs[12:17] != b"NULL\0":
+            self.send(wire.GREETING, deadline)
+            theirs = self._exactly(len(wire.GREETING), deadline)
+            if theirs[:10:9] != wire.SIGNATURE[::9] or theirs[12:32] != wire.NULL:
                 raise ConnectionError("who listens is not a relay")
-            if (theirs[10], theirs[11]) < (3, MINOR):
+            if (theirs[10], theirs[11]) < (wire.MAJOR, wire.MINOR):
                 raise ConnectionError("who listens speaks ZMTP of less than 3.1")
-            size = struct.pack(">I", len(kind))
-            self.send(command(b"READY", b"\x0bSocket-Type" + size + kind), deadline)
+            self.send(wire.ready(kind), deadline)
             while not (got := self.receive(deadline))[1].startswith(b"\x05READY"):
                 if got[1].startswith(b"\x05ERROR"):
                     raise ConnectionError("who listens does not want us")
@@ -128,16 +105,9 @@ class Connection:
 
     def receive(self, deadline: float) -> tuple[int, bytes]:
         """The next frame: its flags and its body.  Raises TimeoutError, or :class:`Ended`."""
-        while True:
-            if len(self._read) >= 2:
-                flags, size, start = self._read[0], self._read[1], 2
-                if flags & LONG and len(self._read) >= 9:
-                    (size,), start = struct.unpack_from(">Q", self._read, 1), 9
-                if (not flags & LONG or start == 9) and len(self._read) >= start + size:
-                    body = bytes(self._read[start : start + size])
-                    del self._read[: start + size]
-                    return flags & ~LONG, body
+        while (frame := wire.take_frame(self._read)) is None:
             self._more(deadline)
+        return frame
 
     def finish(self, deadline: float) -> bool:
         """After the end of what the peer sends: whether it reads, or has read, all that was sent.

@@ -22,26 +22,14 @@ def limited(soft: int, hard: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.fixture(
-    params=["tcp in", "tcp out", "tcp monitoring", "ipc in", "ipc out", "ipc monitoring"]
-)
+@pytest.fixture(params=["tcp in", "tcp out", "ipc in", "ipc out"])
 def address(site: Site, request: pytest.FixtureRequest) -> str:
     """Where the flood goes."""
     if request.param == "ipc in":
         site.inbound = f"ipc://{site.root}/in.sock"
     elif request.param == "ipc out":
         site.outbound = f"ipc://{site.root}/out.sock"
-    monitoring = {
-        "tcp monitoring": f"tcp://127.0.0.1:{free_port()}",
-        "ipc monitoring": f"ipc://{site.root}/monitoring.sock",
-    }.get(request.param)
-    site.write(
-        relay_inbound=site.inbound,
-        endpoints={"relay_outbound": site.outbound},
-        **{"moksha.monitoring.socket": monitoring},
-    )
-    if monitoring:
-        return monitoring
+    site.write(relay_inbound=site.inbound, endpoints={"relay_outbound": site.outbound})
     return site.inbound if request.param.endswith("in") else site.outbound
 
 
@@ -154,3 +142,25 @@ def test_the_limit_is_raised_as_far_as_it_goes(site: Site) -> None:
     relay = site.start(*RELAY, preexec_fn=limited(100, 1000))
     relay.wait_for("forwarding;")
     assert resource.prlimit(relay.pid, resource.RLIMIT_NOFILE) == (1000, 1000)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ipc"])
+def test_who_listens_to_how_it_is_takes_none_from_others(site: Site, kind: str) -> None:
+    monitoring = {
+        "tcp": f"tcp://127.0.0.1:{free_port()}",
+        "ipc": f"ipc://{site.root}/monitoring.sock",
+    }[kind]
+    site.inbound = f"ipc://{site.root}/in.sock"  # where to have none would be the end
+    site.write(relay_inbound=site.inbound, **{"moksha.monitoring.socket": monitoring})
+    relay = start(site)
+    subscriber = site.subscriber()
+    with flood(monitoring):
+        before_s = load.cpu_s(relay.pid)
+        time.sleep(3)  # in which a thread that spins would use as much of a processor
+        assert load.cpu_s(relay.pid) - before_s < 1
+        for number in range(1, 4):
+            site.publisher().send(b"passes")
+            subscriber.wait(number)
+    assert site.run(*RELAY, "--status", "--timeout", "20").returncode == 0
+    assert SHORT not in relay.output
+    assert relay.end() == 0

@@ -153,3 +153,11 @@ while True:
         ]
         assert {topic for topic, _ in messages} == {"org.fedoraproject.dev.test.old"}
         assert relay.end() == 0
+
+    def test_who_listens_to_how_it_is(self, site: Site, python: list[str]) -> None:
+        monitoring = f"ipc://{site.root}/monitoring.sock"
+        site.write(**{"moksha.monitoring.socket": monitoring})
+        relay = site.relay()
+        listener = site.start(*python, "-c", self.CONSUME, monitoring)
+        listener.wait_for("RelayConsumer", times=2)
+        assert relay.end() == 0

@@ -217,14 +217,49 @@ class TestTheSocket:
         assert "going without" not in second.output
         assert status(site)["pid"] == second.pid
 
+    @pytest.mark.parametrize("revision", zmtp.REVISIONS)
+    def test_listeners_of_any_age(self, site: Site, revision: str) -> None:
+        site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
+        site.relay()
+        with zmtp.Peer(site.config[KEY], b"SUB", revision) as listener:
+            listener.subscribe()
+            flags, body = listener.frame()
+            assert flags == 0
+            assert json.loads(body)["fedmsg_relay"]["state"] == "forwarding"
+
     def test_one_that_does_not_read_holds_nothing_up(self, site: Site) -> None:
         site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
         relay = site.relay()
         with zmtp.Peer(site.config[KEY], b"SUB") as listener:
-            for _ in range(20_000):
+            for _ in range(10_000):
                 listener.subscribe()
             assert status(site)["state"] == "forwarding"
             assert relay.end() == 0
+
+    def test_one_that_subscribes_for_ever_is_hung_up_on(self, site: Site) -> None:
+        relay = site.relay()
+        before_mb = load.resident_mb(relay.pid)
+        for _ in range(20):
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.connect(site.config[KEY][len("ipc://") :])
+                listener.sendall(zmtp.greeting() + zmtp.ready(b"SUB"))
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(10_000):
+                        listener.sendall(zmtp.message(b"\1" + os.urandom(60)))
+                    pytest.fail("nobody hangs up")
+        assert load.resident_mb(relay.pid) < before_mb + load.BACK_MB
+        assert status(site)["state"] == "forwarding"
+
+    def test_what_else_connects_is_nobody(self, site: Site) -> None:
+        relay = site.relay()
+        with contextlib.ExitStack() as stack:
+            for says in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 100, zmtp.greeting()):
+                other = stack.enter_context(socket.socket(socket.AF_UNIX))
+                other.connect(site.config[KEY][len("ipc://") :])
+                other.sendall(says)
+            assert status(site)["state"] == "forwarding"
+        assert "Traceback" not in relay.output
+        assert relay.end() == 0
 
 
 class TestAHungRelay:

@@ -1,0 +1,58 @@
+"""What goes over the wire: the frames of ZMTP 2.0 and later (https://rfc.zeromq.org/spec/37/)."""
+
+from __future__ import annotations
+
+import struct
+
+MORE, LONG, COMMAND = 1, 2, 4
+"""Flags of a frame."""
+
+SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+"""How a greeting begins."""
+
+NULL = b"NULL".ljust(20, b"\0")
+"""The mechanism without security."""
+
+MAJOR, MINOR = 3, 1
+GREETING = SIGNATURE + bytes([MAJOR, MINOR]) + NULL + bytes(32)
+
+
+def frame(body: bytes, flags: int = 0) -> bytes:
+    """A frame as it goes over the wire."""
+    if len(body) > 255:
+        return struct.pack(">BQ", flags | LONG, len(body)) + body
+    return struct.pack("BB", flags, len(body)) + body
+
+
+def message(*frames: bytes) -> bytes:
+    """A message as it goes over the wire."""
+    return b"".join(frame(body, MORE) for body in frames[:-1]) + frame(frames[-1])
+
+
+def command(name: bytes, data: bytes = b"") -> bytes:
+    """A command as it goes over the wire."""
+    return frame(bytes([len(name)]) + name + data, COMMAND)
+
+
+def ready(kind: bytes) -> bytes:
+    """The command that ends a handshake, from a socket of ``kind``, such as ``PUB``."""
+    return command(b"READY", b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind)
+
+
+def take_frame(read: bytearray) -> tuple[int, bytes] | None:
+    """Take the first frame out of what was read: its flags, but for LONG, and its body.
+
+    None if it is not all there yet.
+    """
+    if len(read) < 2:
+        return None
+    flags, size, start = read[0], read[1], 2
+    if flags & LONG:
+        if len(read) < 9:
+            return None
+        (size,), start = struct.unpack_from(">Q", read, 1), 9
+    if len(read) < start + size:
+        return None
+    body = bytes(read[start : start + size])
+    del read[: start + size]
+    return flags & ~LONG, body
