@@ -1,9 +1,9 @@
 """Is the relay up?  Asked from outside, as a script and a consumer would.
 
-A connection to the inbound must receive the relay's subscription, and the announcement of where the
-relay forwards to (:func:`fedmsg_relay.proxy.announcement`), which only its forwarding thread can
-send.  That must be where the configuration has the outbound, and a connection to it must succeed in
-ZMTP's handshake.  No message is put on the bus.  The answer is one line and an exit status, as the
+A connection to the inbound must receive the relay's subscription, and the announcement of where it
+is bound (:class:`fedmsg_relay.proxy.Announcement`), which only its forwarding thread can send.
+That must be where the configuration has it, and a connection to the outbound must succeed in ZMTP's
+handshake.  No message is put on the bus.  The answer is one line and an exit status, as the
 `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios want them.
 """
 
@@ -13,17 +13,15 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import zmq
 
 from fedmsg_relay import endpoints, reach
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint
-from fedmsg_relay.errors import NotHere, RelayError
-from fedmsg_relay.plan import bindable
-from fedmsg_relay.proxy import announced
+from fedmsg_relay.errors import RelayError
+from fedmsg_relay.proxy import Announcement
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3
 
@@ -47,17 +45,18 @@ def check(
     """
     checking = _Check(timeout_s)
     try:
-        inbound, groups = reach.in_time(lambda: _addresses(settings, timeout_s), timeout_s)
-        for endpoint in inbound:
-            announcement = checking.inbound(reach.uri(endpoint))
-            groups = [group for group in groups if _is_bound(group, announcement)]
-            if not groups:
+        asked = endpoints.in_time(lambda: reach.here_or_elsewhere(settings, timeout_s), timeout_s)
+        groups = asked.outbound
+        for endpoint in asked.inbound:
+            relay = checking.inbound(reach.uri(endpoint, asked.inbound_allow))
+            groups = [each for each in groups if asked.are_bound(each, relay.outbound)]
+            if not groups or not asked.are_bound([endpoint], relay.inbound):
                 raise Failed(
-                    f"relay_inbound {endpoint.uri}: it forwards to {', '.join(announcement)}, and"
-                    f" not to {settings.outbound_key} = {list(settings.outbound)}; restart it if"
-                    " that was changed"
+                    f"relay_inbound {endpoint.uri}: it forwards {_both(*relay)}, and not"
+                    f" {_both(settings.inbound, settings.outbound)}; restart it if the"
+                    " configuration was changed"
                 )
-        outbound = [reach.uri(endpoint) for endpoint in groups[0]]
+        outbound = [reach.uri(endpoint, asked.outbound_allow) for endpoint in groups[0]]
         checking.outbound(outbound)
         if roundtrip:
             checking.round_trip(outbound[0], config)
@@ -68,40 +67,12 @@ def check(
     finally:
         checking.close()
     seen = " ".join(f"{name}={s:.6f}s;;;0;{timeout_s:g}" for name, s in checking.seconds.items())
-    both = " -> ".join(", ".join(e.uri for e in side) for side in (inbound, groups[0]))
+    both = _both(*([endpoint.uri for endpoint in side] for side in (asked.inbound, groups[0])))
     return OK, f"OK - forwarding {both} | {seen}"
 
 
-def _addresses(
-    settings: Settings, patience_s: float
-) -> tuple[Sequence[Endpoint], Sequence[Sequence[Endpoint]]]:
-    """The endpoints of inbound, and the groups of outbound, one of which must be bound.
-
-    On the host of the relay they are all that it binds; elsewhere the one that stock scripts take,
-    and each that may be the outbound of another host.
-    """
-    try:
-        plan = bindable(settings, patience_s)
-    except NotHere:
-        deadline = time.monotonic() + patience_s
-        return [reach.first("relay_inbound", settings.inbound[0], deadline)], [
-            [endpoint]
-            for address in settings.outbound
-            for endpoint in endpoints.resolve(settings.outbound_key, address, deadline)
-            if not endpoints.is_local(endpoint)
-        ]
-    return plan.inbound, plan.outbound
-
-
-def _is_bound(group: Iterable[Endpoint], announcement: Collection[str]) -> bool:
-    """Whether a relay that has bound what it announces listens at each of a group."""
-
-    def is_bound(uri: str) -> bool:
-        port = uri.rpartition(":")[2]
-        ways = (uri, f"tcp://[::]:{port}", f"tcp://0.0.0.0:{port}")
-        return any(way in announcement for way in ways)
-
-    return all(is_bound(endpoint.uri) for endpoint in group)
+def _both(inbound: Iterable[str], outbound: Iterable[str]) -> str:
+    return f"{', '.join(inbound)} -> {', '.join(outbound)}"
 
 
 class _Check:
@@ -115,23 +86,24 @@ class _Check:
         self._publishers: dict[str, zmq.Socket[bytes]] = {}
         self._consumers: list[zmq.Socket[bytes]] = []
 
-    def inbound(self, uri: str) -> Sequence[str]:
-        """Wait for the relay's subscriptions; the outbound addresses that it announces."""
+    def inbound(self, uri: str) -> Announcement:
+        """Wait for the relay's subscriptions; what it announces by one of them."""
         start = time.monotonic()
         publisher = self._publishers[uri] = self._socket(zmq.XPUB)
         publisher.connect(uri)
         is_subscribed = False
-        announcement: Sequence[str] = ()
-        while not (is_subscribed and announcement):
+        announcement: Announcement | None = None
+        while not is_subscribed or announcement is None:
             if not publisher.poll(self._left_ms()):
                 raise Failed(
-                    f"relay_inbound {uri}: it does not forward, but holds what comes in"
+                    f"relay_inbound {uri}: it does not forward, but holds what comes in, or is"
+                    " not this relay"
                     if is_subscribed
                     else f"relay_inbound {reach.why_silent([uri], self._waited_s())}"
                 )
             topic = publisher.recv()[1:]
             is_subscribed |= not topic
-            announcement = announcement or announced(topic)
+            announcement = announcement or Announcement.of(topic)
         self._took("subscription", start)
         return announcement
 

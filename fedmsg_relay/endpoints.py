@@ -12,10 +12,14 @@ import logging
 import os
 import re
 import socket
+import struct
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fedmsg_relay.errors import ConfigError, RelayError
 
@@ -26,6 +30,9 @@ HOST = rf"\*|\[[\da-fA-F:.]+(%[\w.-]+)?\]|{LABEL}(\.{LABEL})*\.?"
 TCP = re.compile(rf"tcp://(?P<host>{HOST}):(?P<port>\d{{1,5}})", re.ASCII)
 IPC = re.compile(r"ipc://(?P<path>/[^\0\ud800-\udfff]*[^\0/\ud800-\udfff])")
 WILDCARDS = ("::", "0.0.0.0")
+CREDENTIALS = struct.Struct("=3i")  # struct ucred, see unix(7)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,21 @@ class Endpoint:
         return name[1] == self.address[1] and self.address[0] in (name[0], *WILDCARDS)
 
     def remove(self) -> None:
-        """Take away the file of an ``ipc://`` endpoint that is no longer listened to."""
-        if self.family == socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                os.unlink(str(self.address))
+        """Take away the file of an ``ipc://`` endpoint, unless another process listens there.
+
+        To stop listening comes after that, or somebody else's new file could be the one.
+        """
+        if self.family != socket.AF_UNIX:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            if probe.connect_ex(self.address) == 0:
+                credentials = probe.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size
+                )
+                if CREDENTIALS.unpack(credentials)[0] != os.getpid():
+                    return
+            os.unlink(str(self.address))
 
 
 def parse(key: str, address: str) -> tuple[str, int]:
@@ -156,3 +174,20 @@ def _listens(sock: socket.socket) -> bool:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:  # closed meanwhile
         return False
+
+
+def in_time(find: Callable[[], _T], timeout_s: float) -> _T:
+    """What ``find`` returns or raises; :class:`RelayError` if a name server keeps it for longer."""
+    found: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(find())
+        except BaseException as error:  # noqa: BLE001 (it is raised where it was asked for)
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="names", daemon=True).start()
+    try:
+        return found.result(timeout_s)
+    except futures.TimeoutError:
+        raise RelayError(f"no name server has answered within {timeout_s:g} s") from None

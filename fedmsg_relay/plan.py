@@ -11,12 +11,15 @@ from typing import TypeVar
 from fedmsg_relay import endpoints
 from fedmsg_relay.config import MONITORING, Settings
 from fedmsg_relay.endpoints import Endpoint
-from fedmsg_relay.errors import BindError, NotHere
+from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
 
 log = logging.getLogger("fedmsg.relay")
 
 RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
+
+OPTIONAL_S = 0.5
+"""How long a name server may take for the name of something optional."""
 
 _T = TypeVar("_T")
 
@@ -57,9 +60,23 @@ def bindable(settings: Settings, patience_s: float = RESOLVER_PATIENCE_S) -> Pla
     return Plan(
         inbound=_flat(inbound),
         outbound=tuple(outbound),
-        monitoring=_flat(_local(MONITORING, settings.monitoring, deadline)),
-        prometheus=_flat(_local("relay_prometheus", settings.prometheus, deadline)),
+        monitoring=_optional(MONITORING, settings.monitoring),
+        prometheus=_optional("relay_prometheus", settings.prometheus),
     )
+
+
+def _optional(key: str, addresses: tuple[str, ...]) -> tuple[Endpoint, ...]:
+    """The endpoints of what a relay can go without: a start does not wait for their names."""
+    if not addresses:
+        return ()
+    try:
+        groups = endpoints.in_time(lambda: _local(key, addresses, deadline=0), OPTIONAL_S)
+    except ConfigError:
+        raise
+    except RelayError as error:
+        log.warning("%s = %s: %s; going without it", key, addresses[0], error)
+        return ()
+    return _flat(groups)
 
 
 def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:

@@ -6,14 +6,14 @@ It runs on a thread of its own, that of :meth:`Proxy.run`; all else here is for 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import zmq
 
-FORWARDS = b"\0fedmsg-relay forwards to"
-"""How a topic begins that nobody publishes, see :func:`announcement`."""
+ANNOUNCES = b"\0fedmsg-relay forwards "
+"""How a topic begins that nobody publishes, see :class:`Announcement`."""
 
 COUNTERS = 8
 """Frames in the answer to ``STATISTICS``; to any other word there is an answer of one."""
@@ -69,16 +69,24 @@ class Proxy:
         self._there.close()
 
 
-def announcement(outbound: Iterable[str]) -> bytes:
-    """To what the SUB subscribes, beside everything, when it goes over to forwarding.
+class Announcement(NamedTuple):
+    """The addresses that a relay has bound, as it says to whoever connects to its inbound."""
 
-    By that a peer at the inbound can tell it from a hold, and knows where the relay's outbound is.
-    """
-    return b"\0".join([FORWARDS, *map(str.encode, outbound)])
+    inbound: list[str]
+    outbound: list[str]
 
+    def topic(self) -> bytes:
+        """To what the SUB subscribes, beside everything, when it goes over to forwarding.
 
-def announced(topic: bytes) -> tuple[str, ...]:
-    """The addresses of the outbound that a relay announces; none if ``topic`` is another one."""
-    if not topic.startswith(FORWARDS):
-        return ()
-    return tuple(uri.decode(errors="replace") for uri in topic.split(b"\0")[2:])
+        By that a peer at the inbound can tell it from a hold, and knows where the outbound is.
+        """
+        return ANNOUNCES + json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def of(cls, topic: bytes) -> Announcement | None:
+        """What a topic announces; None if it is another one."""
+        if not topic.startswith(ANNOUNCES):
+            return None
+        with contextlib.suppress(ValueError, TypeError):
+            return cls(**json.loads(topic[len(ANNOUNCES) :]))
+        return None

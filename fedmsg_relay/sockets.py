@@ -18,7 +18,7 @@ from fedmsg_relay.allowlist import Network
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
-from fedmsg_relay.proxy import Proxy, Traffic, announcement
+from fedmsg_relay.proxy import Announcement, Proxy, Traffic
 
 EVENTS = events.ACCEPTED | events.ACCEPT_FAILED | events.HANDSHAKE_FAILED | events.DISCONNECTED
 
@@ -77,10 +77,11 @@ class Sockets:
     def bind(
         self,
         outbound: Sequence[tuple[Endpoint, socket.socket]],
-        inbound: Iterable[tuple[Endpoint, socket.socket]],
+        inbound: Sequence[tuple[Endpoint, socket.socket]],
     ) -> None:
         """Accept at sockets that listen already, which are libzmq's from then on."""
-        self._announcement = announcement(endpoint.uri for endpoint, _ in outbound)
+        inbound_uris, outbound_uris = ([e.uri for e, _ in side] for side in (inbound, outbound))
+        self._announcement = Announcement(inbound_uris, outbound_uris).topic()
         bind(self._pub, outbound)
         self._sub.subscribe(b"")
         self._bound = bind(self._sub, inbound)

@@ -10,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from fedmsg_relay import reach
+from fedmsg_relay import endpoints, reach
 from fedmsg_relay.config import MONITORING, Settings
 from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.moksha import REPORT_KEY
@@ -29,7 +29,7 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
         )
     (address, *_) = settings.monitoring
     deadline = time.monotonic() + timeout_s
-    first = reach.in_time(lambda: reach.first(MONITORING, address, deadline), timeout_s)
+    first = endpoints.in_time(lambda: reach.first(MONITORING, address, deadline), timeout_s)
     uri = reach.uri(first)
     with zmq.Context() as context, context.socket(zmq.SUB) as listener:
         listener.setsockopt(zmq.IPV6, 1)

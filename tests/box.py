@@ -82,6 +82,14 @@ def require_boxes() -> None:
         skip(f"this machine cannot make boxes: {works.stderr.strip()}")
 
 
+def powerless() -> list[str]:
+    """Before a command: permissions of files count even for root."""
+    if os.geteuid() != 0:
+        return []
+    require("setpriv")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
 def unshare(network: str = "own", systemd: bool = False) -> list[str]:
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
     return command + ["--net"] * (network == "own") + ["--cgroup"] * systemd

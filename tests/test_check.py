@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import box
@@ -147,7 +148,10 @@ def test_a_relay_with_another_outbound(site: Site) -> None:
     site.relay()
     away = f"tcp://127.0.0.1:{free_port()}"
     site.write(endpoints={"relay_outbound": away})
-    says = f"relay_inbound {site.inbound}: it forwards to {site.outbound}, and not to"
+    says = (
+        f"relay_inbound {site.inbound}: it forwards {site.inbound} -> {site.outbound}, and not"
+        f" {site.inbound} -> {away}; restart it"
+    )
     is_critical(site, says)
     with zmq.Context() as context, context.socket(zmq.PUB) as another:
         another.bind(away)
@@ -174,7 +178,7 @@ def test_two_relays_that_are_one_in_the_config(site: Site, tmp_path: Path) -> No
         both = [site.inbound, other.inbound]
         outbounds = [site.outbound, other.outbound]
         site.write(relay_inbound=both, endpoints={"relay_outbound": outbounds})
-        is_critical(site, f"relay_inbound {other.inbound}: it forwards to {other.outbound}, and")
+        is_critical(site, f"relay_inbound {other.inbound}: it forwards {other.inbound} -> ")
 
 
 @pytest.mark.parametrize("address", ["tcp://*", "tcp://0.0.0.0"])
@@ -189,8 +193,24 @@ def test_a_wildcard_is_asked_as_stock_scripts_do(site: Site, address: str) -> No
     )
     site.relay()
     assert check(site, "--roundtrip").returncode == OK
-    site.write(endpoints={"relay_outbound": site.outbound})  # is among what it has bound
-    assert check(site, "--roundtrip").returncode == OK
+    site.write(relay_inbound=site.inbound, endpoints={"relay_outbound": site.outbound})
+    assert check(site, "--roundtrip").returncode == OK, "these are among what it has bound"
+
+
+def test_what_is_bound_is_less_than_a_wildcard(site: Site) -> None:
+    site.relay()
+    port = site.inbound.rpartition(":")[2]
+    site.write(relay_inbound=f"tcp://*:{port}")
+    is_critical(site, f"relay_inbound tcp://[::]:{port}: it forwards {site.inbound} -> ")
+
+
+def test_a_wildcard_of_ipv4_is_none_of_ipv6(site: Site) -> None:
+    port = site.outbound.rpartition(":")[2]
+    site.write(endpoints={"relay_outbound": f"tcp://0.0.0.0:{port}"})
+    site.relay()
+    site.write(endpoints={"relay_outbound": f"tcp://[::1]:{port}"})
+    with socket.create_server(("::1", int(port)), family=socket.AF_INET6):
+        is_critical(site, f"relay_inbound {site.inbound}: it forwards {site.inbound} -> ")
 
 
 def test_a_host_name_stands_for_all_its_addresses(site: Site) -> None:
@@ -220,7 +240,9 @@ def test_something_else_listens(site: Site, says: bytes) -> None:
 def test_who_is_not_allowed_cannot_say_that_it_is_well(site: Site) -> None:
     site.write(relay_inbound_allow=["192.0.2.1"])
     site.relay()
-    is_critical(site, f"relay_inbound {site.inbound}: no answer within 1 s, though somebody")
+    done = check(site)
+    assert done.returncode == UNKNOWN
+    assert f"{site.inbound}: its allow list lets in nobody from this host" in done.stdout
 
 
 def test_the_addresses_of_another_host_are_asked_as_scripts_do(site: Site) -> None:
@@ -244,6 +266,81 @@ def test_the_option_may_be_abbreviated(site: Site) -> None:
     done = site.run(*RELAY, "--chec", "--timeout", "1")
     assert done.returncode == CRITICAL
     assert done.stdout.startswith("FEDMSG-RELAY CRITICAL - ")
+
+
+def test_the_name_of_what_is_optional_is_not_waited_for(site: Site) -> None:
+    box.require_boxes()
+    site.write(relay_prometheus="prometheus.example.com:9411")
+    with box.Box() as machine:
+        resolver = site.start(*machine.command(sys.executable, "-c", DEAF))
+        resolver.wait_for("deaf")
+        relay = site.start(*machine.command(*RELAY, directory=site.root))
+        relay.wait_for("relay_prometheus = tcp://prometheus.example.com:9411: no name server has")
+        relay.wait_for("forwarding;")
+        command = (*RELAY, "--check", "--timeout", "1")
+        asking = site.start(*machine.command(*command, directory=site.root))
+        assert asking.wait() == OK, asking.output
+
+
+class TestAnotherHost:
+    """The relay is here, and asked from there, and the reverse."""
+
+    INBOUND = f"tcp://{box.HERE_IP}:2003"
+    THERE = ("ip", "netns", "exec", "peer")
+
+    @pytest.fixture
+    def machine(self) -> Iterator[box.Box]:
+        box.require_boxes()
+        with box.Box() as made:
+            made.check(box.LINK)
+            yield made
+
+    def run(self, site: Site, machine: box.Box, *where: str) -> tuple[int, str]:
+        command = machine.command(*where, *RELAY, "--check", "--timeout", "5", directory=site.root)
+        done = site.start(*command)
+        return done.wait(), done.output
+
+    def test_a_wildcard_is_one_of_the_host_of_the_inbound(
+        self, site: Site, machine: box.Box
+    ) -> None:
+        config = {"relay_inbound": self.INBOUND, "endpoints": {"relay_outbound": "tcp://*:4001"}}
+        site.write(**config)
+        site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
+        for where in ((), self.THERE):
+            assert self.run(site, machine, *where)[0] == OK
+        site.write(endpoints={"relay_outbound": f"tcp://{box.HERE_IP}:4001"})
+        for where in ((), self.THERE):
+            assert self.run(site, machine, *where)[0] == OK
+        # Somebody else's, at the same port of another host.
+        listen = f"import socket; socket.create_server(('{box.THERE_IP}', 4001)).accept()"
+        site.start(*machine.command(*self.THERE, sys.executable, "-c", listen))
+        site.write(endpoints={"relay_outbound": f"tcp://{box.THERE_IP}:4001"})
+        for where in ((), self.THERE):
+            status, output = self.run(site, machine, *where)
+            assert status == CRITICAL
+            assert f"it forwards {self.INBOUND} -> tcp://[::]:4001, and not" in output
+
+    def test_an_allow_list_without_loopback(self, site: Site, machine: box.Box) -> None:
+        site.write(relay_inbound="tcp://*:2003", relay_inbound_allow=[f"{box.HERE_IP[:-1]}0/24"])
+        site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
+        assert self.run(site, machine)[0] == OK
+
+
+def test_a_socket_file_that_may_not_be_written_to(site: Site) -> None:
+    path = site.root / "in.sock"
+    site.write(relay_inbound=f"ipc://{path}", relay_ipc_mode="0600")
+    site.relay()
+    path.chmod(0)
+    done = site.start(*box.powerless(), *RELAY, "--check", "--timeout", "1")
+    assert done.wait() == UNKNOWN
+    assert f"cannot ask: ipc://{path}: Permission denied" in done.output
+
+
+def test_nobody_can_be_told(site: Site) -> None:
+    site.relay()
+    with open("/dev/full", "w") as full:
+        done = site.start(*RELAY, "--check", stdout=full)
+        assert done.wait() == UNKNOWN
 
 
 @pytest.mark.parametrize("options", [["--no-such-option"], ["--timeout", "soon"]], ids=str)

@@ -58,8 +58,9 @@ def test_what_is_published_is_seen_and_nothing_else(site: Site) -> None:
             consumer.subscribe()
         for publisher in publishers:
             publisher.wait_for_subscription()
-            announcement = b"\0fedmsg-relay forwards to\0" + site.outbound.encode()
-            publisher.wait_for_subscription(announcement)
+            addresses = {"inbound": [site.inbound], "outbound": [site.outbound]}
+            announcement = f"\0fedmsg-relay forwards {json.dumps(addresses)}"
+            publisher.wait_for_subscription(announcement.encode())
 
         def are_heard() -> bool:
             publishers[0].send(b"canary")
