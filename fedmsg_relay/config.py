@@ -94,7 +94,7 @@ OUR_KEYS = (
     "relay_prometheus",
 )
 MONITORING = "moksha.monitoring.socket"
-PROMETHEUS = re.compile(r"(?:(?P<host>[^\s/]+):)?(?P<port>\d+)")
+PROMETHEUS = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
 C_INT_MAX = 2**31 - 1
 SECONDS_MAX = 86_400
 OCTAL = re.compile("(0o?)?[0-7]{3}")
@@ -253,8 +253,10 @@ def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:
     if value is None:
         return ()
     found = PROMETHEUS.fullmatch(str(value))
-    if found is None or isinstance(value, bool):
-        raise ConfigError(f"relay_prometheus = {value!r}: must be 'HOST:PORT', or a port")
+    if found is None or isinstance(value, bool) or not 0 < int(found["port"]) < 65536:
+        raise ConfigError(
+            f"relay_prometheus = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port"
+        )
     return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)
 
 

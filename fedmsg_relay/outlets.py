@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import zmq
 
 from fedmsg_relay import systemd
-from fedmsg_relay.config import Settings
+from fedmsg_relay.config import MONITORING, Settings
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.moksha import MonitoringSocket
 from fedmsg_relay.plan import Plan
@@ -55,13 +55,13 @@ class Outlets:
         self._monitoring: MonitoringSocket | None = None
         self._listening = contextlib.ExitStack()
         if plan.monitoring:
-            with _going_without():
+            with _going_without(MONITORING):
                 self._monitoring = MonitoringSocket(plan.monitoring, settings.monitoring_mode)
                 self._listening.callback(self._monitoring.close)
                 poller.register(self._monitoring, zmq.POLLIN)
                 self._listening.callback(poller.unregister, self._monitoring)
         for endpoint in plan.prometheus:
-            with _going_without():
+            with _going_without("relay_prometheus"):
                 from fedmsg_relay.prometheus import Exporter  # only here, as it takes a package
 
                 self._listening.callback(Exporter(endpoint, self._ask).close)
@@ -110,8 +110,10 @@ class Outlets:
 
 
 @contextlib.contextmanager
-def _going_without() -> Iterator[None]:
+def _going_without(key: str) -> Iterator[None]:
     try:
         yield
-    except (BindError, OSError, zmq.ZMQError, ImportError) as error:
+    except BindError as error:  # which names the key
         log.warning("%s; going without it", error)
+    except (OSError, ImportError) as error:
+        log.warning("%s: %s; going without it", key, error)

@@ -21,7 +21,7 @@ TCP_INFO = struct.Struct("=24x I 16x I 8x I 60x Q 16x I")
 """Of <linux/tcp.h>: ``tcpi_unacked``, ``tcpi_last_data_sent``, ``tcpi_last_ack_recv``,
 ``tcpi_bytes_acked`` and ``tcpi_notsent_bytes``."""
 
-GONE = "gone already"
+GONE = "one that is gone already"
 """The address of one that was disconnected before it could be asked for."""
 
 

@@ -1,8 +1,7 @@
 """The report as metrics for Prometheus, over HTTP.
 
 Needs the package prometheus-client, and so is imported only where a site has ``relay_prometheus``
-set.  A thread serves one request after the other: who scrapes slowly is in the way of nobody but
-other scrapers.
+set.  Each request has a thread, for a bounded time, and there is a bound for their number.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -30,6 +30,10 @@ from fedmsg_relay.report import STATES, Report
 
 REQUEST_S = 5
 """How long a request may take to come in, and its answer to be taken."""
+
+
+REQUESTS_MAX = 10
+"""How many are answered at once; others wait."""
 
 
 class Exporter:
@@ -75,16 +79,30 @@ class _Handler(WSGIRequestHandler):
         """Write nothing about a request."""
 
 
-class _Server(WSGIServer):
+class _Server(ThreadingMixIn, WSGIServer):
     """One that listens already."""
 
+    daemon_threads = True
+
     def __init__(self, listener: socket.socket, application: Any) -> None:
+        self._free = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.server_name, self.server_port = listener.getsockname()[:2]
         self.setup_environ()
         self.set_app(application)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have it answered by a thread, when there are few enough of them."""
+        self._free.acquire()  # for REQUEST_S at most
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer, within :data:`REQUEST_S` in all: a timeout of the socket is one of each read."""

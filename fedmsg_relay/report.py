@@ -64,6 +64,9 @@ class Report:
     state: str
     """One of :data:`STATES`."""
     uptime_s: float
+    inbound: list[str]
+    """The addresses that are bound."""
+    outbound: list[str]
     frames_in: int
     bytes_in: int
     frames_out: int
@@ -86,7 +89,8 @@ class Report:
         """Messages that wait: all that is held, or for the consumer that is furthest behind.
 
         Of the latter only what is in the kernel can be known, in bytes; a message is taken to be of
-        two frames, as fedmsg's are, of the mean size, each with a header of two bytes.
+        two frames, as fedmsg's are, of the mean size since the start, each with a header of two
+        bytes.
         """
         if self.state in (Phase.OPEN.value, Phase.HOLD.value):
             return self.held
@@ -122,6 +126,8 @@ def report(relay: Relay, monitor: Monitor) -> Report:
         pid=os.getpid(),
         state=relay.phase.value if is_alive else HUNG,
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
+        inbound=[endpoint.uri for endpoint in relay.inbound],
+        outbound=[endpoint.uri for endpoint in relay.outbound],
         held=relay.held,
         behind_bytes=max(waiting, default=0),
         publishers=_side(monitor.publishers),

@@ -14,6 +14,10 @@ from fedmsg_relay import endpoints, reach
 from fedmsg_relay.config import MONITORING, Settings
 from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.moksha import REPORT_KEY
+from fedmsg_relay.report import PEERS_MAX
+
+PEERS_SHOWN = 20
+"""Lines of a table for each side."""
 
 
 def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
@@ -44,8 +48,11 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
         said = listener.recv()
     try:
         report: dict[str, Any] = json.loads(said)[REPORT_KEY]
+        list(table(report))
     except (ValueError, TypeError, KeyError):
-        raise RelayError(f"{MONITORING} {uri}: who answers there is not this relay") from None
+        raise RelayError(
+            f"{MONITORING} {uri}: who answers there is not this relay, or of another version"
+        ) from None
     return report
 
 
@@ -55,13 +62,14 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     yield (
         f"fedmsg-relay {report['version']}, pid {report['pid']}, up"
         f" {_time(report['uptime_s'])}: {report['state']};"
-        f" {publishers['connected']:,} publishers, {consumers['connected']:,} consumers"
+        f" {_count(publishers, 'publisher')}, {_count(consumers, 'consumer')}"
     )
+    yield f"{', '.join(report['inbound'])} -> {', '.join(report['outbound'])}"
     yield ""
     yield _row("", "in", "out")
     for what in ("frames", "bytes"):
         yield _row(what, report[f"{what}_in"], report[f"{what}_out"])
-    yield _row("messages held", report["held"], "")
+    yield _row("held at the start", report["held"], "")
     yield ""
     yield _row("", "publishers", "consumers")
     for what in ("connected", "accepted", "refused", "handshakes_failed", "stalled"):
@@ -69,11 +77,17 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     for who, side in ("publisher", publishers), ("consumer", consumers):
         if side["peers"]:
             yield ""
-        for peer in side["peers"]:
+        # Those who are furthest behind, and those who have been there for longest.
+        peers = sorted(side["peers"], key=lambda peer: (-peer["waiting_bytes"], -peer["for_s"]))
+        for peer in peers[:PEERS_SHOWN]:
             waiting = f"{peer['waiting_bytes']:,} bytes waiting" if peer["waiting_bytes"] else ""
             yield f"{who}  {peer['address']:<32}{_time(peer['for_s']):>10}  {waiting}".rstrip()
-        if more := side["connected"] - len(side["peers"]):
-            yield f"and {more:,} {who}s more"
+        if (more := side["connected"] - PEERS_SHOWN) > 0:
+            yield f"and {more:,} {who}s more; --json has up to {PEERS_MAX:,} of them"
+
+
+def _count(side: dict[str, Any], who: str) -> str:
+    return f"{side['connected']:,} {who}{'' if side['connected'] == 1 else 's'}"
 
 
 def _row(name: str, *values: int | str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import zmq
 from harness import RELAY, Site, free_port
 
 ELSEWHERE = "tcp://192.0.2.1:2003"  # RFC 5737: never an address of this host
@@ -228,3 +229,22 @@ class TestNames:
         hosts.write_text("127.0.0.1 relay.test\n")
         relay.wait_for("forwarding;")
         passes(site, site.inbound, site.outbound)
+
+
+def test_another_programs_socket_file_outlives_a_stop(site: Site) -> None:
+    """As libzmq takes a path that somebody else listens at."""
+    keys = ("in", "out", "monitoring")
+    paths = {key: f"ipc://{site.root}/{key}.sock" for key in keys}
+    site.write(
+        relay_inbound=paths["in"],
+        endpoints={"relay_outbound": paths["out"]},
+        **{"moksha.monitoring.socket": paths["monitoring"]},
+    )
+    relay = site.relay()
+    with zmq.Context() as context, context.socket(zmq.PUB) as other:
+        for uri in paths.values():
+            other.bind(uri)
+        assert relay.end() == 0
+        assert sorted(path.name for path in site.root.glob("*.sock")) == sorted(
+            f"{key}.sock" for key in keys
+        )

@@ -361,10 +361,20 @@ class TestStatus:
             assert done.returncode == 0, done
             first, *lines = done.stdout.splitlines()
             assert f"pid {relay.pid}, up " in first
-            assert first.endswith(": forwarding; 0 publishers, 1 consumers")
+            assert lines[0] == f"{site.inbound} -> {site.outbound}"
+            assert first.endswith(": forwarding; 0 publishers, 1 consumer")
             port = consumer.socket.getsockname()[1]
             assert [line for line in lines if line.startswith(f"consumer  127.0.0.1:{port} ")]
             assert ["connected", "0", "1"] in [line.split() for line in lines]
+
+    def test_the_table_is_short_however_many_there_are(self, site: Site) -> None:
+        site.relay()
+        with contextlib.ExitStack() as stack:
+            for _ in range(60):
+                stack.enter_context(zmtp.Peer(site.inbound, b"PUB"))
+            done = site.run(*RELAY, "--status")
+        assert done.stdout.count("publisher  ") == 20
+        assert "and 40 publishers more; --json has" in done.stdout
 
     def test_a_consumer_in_another_network_namespace(self, site: Site) -> None:
         box.require_boxes()
@@ -407,12 +417,13 @@ class TestStatus:
         assert refused.returncode == 6
         assert f"{KEY}: not set" in refused.stderr
 
-    def test_another_daemon_has_it(self, site: Site) -> None:
+    @pytest.mark.parametrize("report", [{}, {"fedmsg_relay": None}, {"fedmsg_relay": {"pid": 1}}])
+    def test_another_daemon_has_it(self, site: Site, report: dict[str, object]) -> None:
         with zmq.Context() as context, context.socket(zmq.XPUB) as hub:
             hub.bind(site.config[KEY])
             asking = site.start(*RELAY, "--status", "--timeout", "20")
             assert hub.poll(20_000)
             hub.recv()
-            hub.send_json({"consumers": [], "producers": []})
+            hub.send_json({"consumers": [], "producers": [], **report})
             assert asking.wait() == 1
             assert "who answers there is not this relay" in asking.output
