@@ -9,6 +9,7 @@ handshake.  No message is put on the bus.  The answer is one line and an exit st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -22,6 +23,7 @@ from fedmsg_relay import endpoints, reach
 from fedmsg_relay.config import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.proxy import Announcement
+from fedmsg_relay.reach import Asked
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3
 
@@ -43,32 +45,37 @@ def check(
     To find out why there was no answer takes :data:`reach.EXPLAIN_S` more.  With ``roundtrip`` a
     message is sent, and waited for; ``config`` has the prefix of its topic.
     """
-    checking = _Check(timeout_s)
-    try:
-        asked = endpoints.in_time(lambda: reach.here_or_elsewhere(settings, timeout_s), timeout_s)
-        groups = asked.outbound
-        for endpoint in asked.inbound:
-            relay = checking.inbound(reach.uri(endpoint, asked.inbound_allow))
-            groups = [each for each in groups if asked.are_bound(each, relay.outbound)]
-            if not groups or not asked.are_bound([endpoint], relay.inbound):
-                raise Failed(
-                    f"relay_inbound {endpoint.uri}: it forwards {_both(*relay)}, and not"
-                    f" {_both(settings.inbound, settings.outbound)}; restart it if the"
-                    " configuration was changed"
-                )
-        outbound = [reach.uri(endpoint, asked.outbound_allow) for endpoint in groups[0]]
-        checking.outbound(outbound)
-        if roundtrip:
-            checking.round_trip(outbound[0], config)
-    except Failed as failed:
-        return CRITICAL, f"CRITICAL - {failed}"
-    except (RelayError, OSError, zmq.ZMQError) as error:
-        return UNKNOWN, f"UNKNOWN - cannot ask: {error}"
-    finally:
-        checking.close()
+    deadline = time.monotonic() + timeout_s
+    with contextlib.closing(_Check(deadline)) as checking:
+        try:
+            asked = endpoints.in_time(
+                lambda: reach.here_or_elsewhere(settings, deadline), timeout_s
+            )
+            said = _ask(checking, asked, settings)
+            if roundtrip:
+                checking.round_trip(config)
+        except Failed as failed:
+            return CRITICAL, f"CRITICAL - {failed}"
+        except (RelayError, OSError, zmq.ZMQError) as error:
+            return UNKNOWN, f"UNKNOWN - cannot ask: {error}"
     seen = " ".join(f"{name}={s:.6f}s;;;0;{timeout_s:g}" for name, s in checking.seconds.items())
-    both = _both(*([endpoint.uri for endpoint in side] for side in (asked.inbound, groups[0])))
-    return OK, f"OK - forwarding {both} | {seen}"
+    return OK, f"OK - forwarding {said} | {seen}"
+
+
+def _ask(checking: _Check, asked: Asked, settings: Settings) -> str:
+    """Every inbound that may be asked from here, and the outbound that it announces."""
+    groups = asked.outbound
+    for uri in asked.inbound_uris():
+        relay = checking.inbound(uri)
+        groups = [each for each in groups if asked.are_bound(each, relay.outbound)]
+        if not groups or not asked.are_bound(asked.inbound, relay.inbound):
+            raise Failed(
+                f"relay_inbound {uri}: it forwards {_both(*relay)}, and not"
+                f" {_both(settings.inbound, settings.outbound)}; restart it if the configuration"
+                " was changed"
+            )
+    checking.outbound(asked.outbound_uris(groups[0]))
+    return _both(*([endpoint.uri for endpoint in side] for side in (asked.inbound, groups[0])))
 
 
 def _both(inbound: Iterable[str], outbound: Iterable[str]) -> str:
@@ -78,10 +85,11 @@ def _both(inbound: Iterable[str], outbound: Iterable[str]) -> str:
 class _Check:
     """The sockets of a check, and how long each thing took."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, deadline: float) -> None:
         self.seconds: dict[str, float] = {}
         self._start = time.monotonic()
-        self._deadline = self._start + timeout_s
+        self._deadline = deadline
+        self._outbound = ""  # where round_trip() listens
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._publishers: dict[str, zmq.Socket[bytes]] = {}
         self._consumers: list[zmq.Socket[bytes]] = []
@@ -94,7 +102,7 @@ class _Check:
         is_subscribed = False
         announcement: Announcement | None = None
         while not is_subscribed or announcement is None:
-            if not publisher.poll(self._left_ms()):
+            if not self._left_ms() or not publisher.poll(self._left_ms()):
                 raise Failed(
                     f"relay_inbound {uri}: it does not forward, but holds what comes in, or is"
                     " not this relay"
@@ -110,6 +118,7 @@ class _Check:
     def outbound(self, uris: Sequence[str]) -> None:
         """Wait for a handshake at each."""
         start = time.monotonic()
+        self._outbound = uris[0]
         waiting = {self._handshake(uri): uri for uri in uris}
         poller = zmq.Poller()
         for monitor in waiting:
@@ -124,28 +133,28 @@ class _Check:
                 del waiting[monitor]
         self._took("handshake", start)
 
-    def round_trip(self, outbound: str, config: Mapping[str, Any]) -> None:
-        """Send a message at each inbound, and wait for it at ``outbound``."""
+    def round_trip(self, config: Mapping[str, Any]) -> None:
+        """Send a message at each inbound, and wait for it at the outbound."""
         topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}"
         consumer = self._socket(zmq.SUB)
         consumer.subscribe(topic.encode())
-        consumer.connect(outbound)
+        consumer.connect(self._outbound)
         for uri, publisher in self._publishers.items():
             sent: dict[bytes, float] = {}
-            while True:
-                body = _message(topic)
-                sent[body] = time.monotonic()
-                publisher.send_multipart([topic.encode(), body])
-                if consumer.poll(min(AGAIN_MS, self._left_ms())):
-                    came = consumer.recv_multipart()[-1]
-                    if came in sent:
-                        self._took("roundtrip", sent[came])
-                        break
-                elif not self._left_ms():
+            came = b""
+            while came not in sent:
+                if not self._left_ms():
                     raise Failed(
                         f"a message to relay_inbound {uri} did not come out at relay_outbound"
-                        f" {outbound}"
+                        f" {self._outbound}"
                     )
+                if not came:  # what came was somebody else's
+                    body = _message(topic)
+                    sent[body] = time.monotonic()
+                    publisher.send_multipart([topic.encode(), body])
+                waiting = consumer.poll(min(AGAIN_MS, self._left_ms()))
+                came = consumer.recv_multipart()[-1] if waiting else b""
+            self._took("roundtrip", sent[came])
 
     def close(self) -> None:
         self._context.destroy(linger=0)

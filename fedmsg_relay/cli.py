@@ -75,11 +75,10 @@ def main() -> int:
     streams.fill()
     try:
         try:
-            if "--check" in sys.argv:
+            # As argparse lets it be abbreviated, where another option begins with "--c".
+            if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
                 return _check()
             site = _load()
-            if site["check"]:  # argparse lets it be abbreviated
-                return _check()
             if site["test"]:
                 return _test(site)
             if site["status"]:
@@ -124,7 +123,7 @@ def _say(status: int, message: str) -> int:
 
 def _test(site: Mapping[str, Any]) -> int:
     logfile.configure(site)
-    plan = process.plan(config.settings(site))
+    plan = process.checked_plan(config.settings(site))
     for endpoint in plan.inbound:
         print(f"relay_inbound: {endpoint.uri}")
     for group in plan.outbound:

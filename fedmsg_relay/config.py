@@ -37,8 +37,8 @@ How (the keys and defaults are fedmsg's, and count for both sockets):
     The relay logs as ``fedmsg.relay``.
 ``moksha.monitoring.socket`` (address; default: none)
     Where every daemon of fedmsg says how it is, every 5 seconds and to whoever begins to listen:
-    what ``fedmsg-check`` and ``fedmsg-relay --status`` read.  If it cannot be bound, the relay says
-    so in its log, and goes without.
+    what ``fedmsg-check`` and ``fedmsg-relay --status`` read.  If it cannot be bound, or its name is
+    not known within half a second, the relay says so in its log, and goes without.
 ``moksha.monitoring.socket.mode`` (permissions in octal, ``"770"``; default ``relay_ipc_mode``)
     Of its socket file, if it is an ``ipc://`` address; to listen takes the permission to write.
 
@@ -209,9 +209,10 @@ def _addresses(key: str, value: object) -> tuple[str, ...]:
 
 def timeout_s(value: object, may_be_infinite: bool = False) -> float:
     """How long to wait, as fedmsg's ``timeout`` or ``--timeout``.  Raises :class:`ConfigError`."""
-    maximum = math.inf if may_be_infinite else SECONDS_MAX
-    if type(value) in (int, float) and 0 < (seconds := float(str(value))) <= maximum:
-        return seconds
+    if may_be_infinite and value == math.inf:
+        return math.inf
+    if isinstance(value, (int, float)) and value is not True and 0 < value <= SECONDS_MAX:
+        return float(value)
     raise ConfigError(f"timeout = {value!r}: must be a number of seconds, up to {SECONDS_MAX}")
 
 

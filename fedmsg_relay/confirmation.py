@@ -8,7 +8,7 @@ import select
 import time
 from collections.abc import Sequence
 
-from fedmsg_relay import zmtp
+from fedmsg_relay import wire, zmtp
 from fedmsg_relay.errors import NotConfirmed
 
 ATTEMPT_S = 1.0
@@ -92,7 +92,7 @@ class Confirmation:
         deadline = time.monotonic() + ATTEMPT_S
         self._connections[uri] = connection
         try:
-            connection.send(b"".join(map(zmtp.subscribe, topics)) + zmtp.ping(b""), deadline)
+            connection.send(b"".join(map(wire.subscribe, topics)) + wire.ping(b""), deadline)
             while (received := connection.receive(deadline)) != zmtp.PONG:
                 self._look_at(received)
         except OSError as error:

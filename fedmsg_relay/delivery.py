@@ -39,8 +39,6 @@ WINDOW_BYTES = 2**20
 """How much may be on its way."""
 
 NUMBER = struct.Struct(">Q")
-SUBSCRIPTIONS = ((0, b"\x01"), (wire.COMMAND, b"\x09SUBSCRIBE"))
-"""To everything, as libzmq sends it to peers of ZMTP 3.0 and 3.1."""
 
 
 class Delivery:
@@ -93,7 +91,7 @@ class Delivery:
                 self._take_what_is_there(connection)
                 while self._written < len(self._kept):
                     number = NUMBER.pack(self.taken + self._written)
-                    message = self._kept[self._written] + zmtp.ping(number)
+                    message = self._kept[self._written] + wire.ping(number)
                     connection.send(message, self._deadline)
                     self._written += 1
                 while self._kept_bytes > may_be_kept:
@@ -182,8 +180,9 @@ def _subscribed(uri: str, deadline: float) -> zmtp.Connection:
     """A connection whose peer has subscribed to everything: what it is sent now, it receives."""
     connection = zmtp.Connection(uri, b"PUB", deadline)
     try:
-        while connection.receive(deadline) not in SUBSCRIPTIONS:
-            pass
+        while wire.subscribed(*connection.receive(deadline)) != b"":
+            if time.monotonic() > deadline:
+                raise TimeoutError("it does not subscribe")
     except BaseException:
         connection.close()
         raise

@@ -6,13 +6,10 @@ authority on it, the kernel: an address to which a socket can be bound.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
 import re
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +27,6 @@ HOST = rf"\*|\[[\da-fA-F:.]+(%[\w.-]+)?\]|{LABEL}(\.{LABEL})*\.?"
 TCP = re.compile(rf"tcp://(?P<host>{HOST}):(?P<port>\d{{1,5}})", re.ASCII)
 IPC = re.compile(r"ipc://(?P<path>/[^\0\ud800-\udfff]*[^\0/\ud800-\udfff])")
 WILDCARDS = ("::", "0.0.0.0")
-CREDENTIALS = struct.Struct("=3i")  # struct ucred, see unix(7)
 
 _T = TypeVar("_T")
 
@@ -73,23 +69,6 @@ class Endpoint:
         if self.family == socket.AF_UNIX:
             return bool(name == self.address)
         return name[1] == self.address[1] and self.address[0] in (name[0], *WILDCARDS)
-
-    def remove(self) -> None:
-        """Take away the file of an ``ipc://`` endpoint, unless another process listens there.
-
-        To stop listening comes after that, or somebody else's new file could be the one.
-        """
-        if self.family != socket.AF_UNIX:
-            return
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            if probe.connect_ex(self.address) == 0:
-                credentials = probe.getsockopt(
-                    socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size
-                )
-                if CREDENTIALS.unpack(credentials)[0] != os.getpid():
-                    return
-            os.unlink(str(self.address))
 
 
 def parse(key: str, address: str) -> tuple[str, int]:

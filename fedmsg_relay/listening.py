@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import stat
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from fedmsg_relay.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.errors import BindError
 
 TCP_LISTEN = "0A"  # in /proc/net/tcp, see proc(5)
+
+CREDENTIALS = struct.Struct("=3i")  # struct ucred, see unix(7)
 
 RANGE_MAX = 2**16
 """Descriptors to look at one by one; that takes 0.1 s, and the limit may be a billion."""
@@ -111,12 +114,33 @@ def _remove_stale(path: str) -> None:
             raise OSError(errno.EEXIST, "there is a file that is not a socket")
     except FileNotFoundError:
         return
+    if _listener_at(path) != 0:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    os.unlink(path)
+
+
+def remove(endpoint: Endpoint) -> None:
+    """Take away the file of an ``ipc://`` endpoint, unless another process listens there by now.
+
+    To be called before its socket is closed, or the file could be somebody else's new one.
+    """
+    if endpoint.family == socket.AF_UNIX and _listener_at(str(endpoint.address)) == os.getpid():
+        with contextlib.suppress(OSError):
+            os.unlink(str(endpoint.address))
+
+
+def _listener_at(path: str) -> int | None:
+    """The pid of who listens at a socket file; 0 if nobody does, and None if that is not told."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         answer = probe.connect_ex(path)
-    if answer != errno.ECONNREFUSED:
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
+        if answer == errno.ECONNREFUSED:
+            return 0
+        if answer:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid, _uid, _gid = CREDENTIALS.unpack(credentials)
+    return int(pid)
 
 
 def own_sockets() -> Iterator[socket.socket]:

@@ -29,10 +29,10 @@ EVERY_S = 5
 """As moksha's producer, whose ``frequency`` this is."""
 
 PAUSE_S = 0.1
-"""How soon after one report the next may be, however many begin to listen."""
+"""How soon after one report the next may be, however many subscribe."""
 
-LISTENERS_MAX = 100
-"""Who may listen at once: some daemons for monitoring, and some people."""
+SUBSCRIBERS_MAX = 100
+"""How many may be connected at once: some daemons for monitoring, and some people."""
 
 
 class MonitoringSocket:
@@ -46,12 +46,12 @@ class MonitoringSocket:
         self._due_at = self._sent_at = time.monotonic()  # the first is at once
         self._frames = (0, 0)  # in and out, at the last report
         with contextlib.ExitStack() as closing:
-            doors = []
+            listeners = []
             for endpoint in endpoints:
-                doors.append(listening.listen(endpoint, mode))
-                closing.callback(endpoint.remove)
-                closing.callback(doors[-1].close)
-            self._broadcast = Broadcast(doors, min(LISTENERS_MAX, reserve() // 2))
+                listeners.append(listening.listen(endpoint, mode))
+                closing.callback(listeners[-1].close)
+                closing.callback(listening.remove, endpoint)
+            self._broadcast = Broadcast(listeners, min(SUBSCRIBERS_MAX, reserve() // 2))
             closing.callback(self._broadcast.close)
             self._closing = closing.pop_all()
 
@@ -60,7 +60,7 @@ class MonitoringSocket:
         return self._broadcast.fileno()
 
     def close(self) -> None:
-        """Let go of the addresses; what waits for a listener is dropped."""
+        """Let go of the addresses; what waits for a subscriber is dropped."""
         self._closing.close()
 
     def due_s(self) -> float:
@@ -72,12 +72,12 @@ class MonitoringSocket:
         return self._every.is_due() or time.monotonic() >= self._due_at
 
     def attend(self) -> None:
-        """Take in who listens: somebody new gets a report soon."""
+        """Take in who subscribes: somebody new gets a report soon."""
         if self._broadcast.attend():
             self._due_at = min(self._due_at, self._sent_at + PAUSE_S)
 
     def publish(self, report: Report) -> None:
-        """Send a report to whoever listens."""
+        """Send a report to whoever has subscribed."""
         self._sent_at = time.monotonic()
         self._due_at = math.inf
         before_in, before_out = self._frames

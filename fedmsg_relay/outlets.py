@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -49,6 +50,7 @@ class Outlets:
     ) -> None:
         self._wakeup = wakeup
         self._report = report
+        self._asking = threading.Lock()
         self._totals = Timer(TOTALS_EVERY_S)
         self._status = Timer(STATUS_EVERY_S if systemd.is_there() else math.inf)
         self._sent = (time.monotonic(), 0)  # when systemd was told, and the frames until then
@@ -101,12 +103,13 @@ class Outlets:
 
     def _ask(self) -> Report:
         """For another thread; raises TimeoutError if the main one does not answer."""
-        answers: queue.SimpleQueue[Report] = queue.SimpleQueue()
-        self._wakeup.post(lambda: answers.put(self._report()))
-        try:
-            return answers.get(timeout=ASK_S)
-        except queue.Empty:
-            raise TimeoutError("the main thread does not answer") from None
+        with self._asking:  # or the answers to all would hold up the main thread, if a proxy hangs
+            answers: queue.SimpleQueue[Report] = queue.SimpleQueue()
+            self._wakeup.post(lambda: answers.put(self._report()))
+            try:
+                return answers.get(timeout=ASK_S)
+            except queue.Empty:
+                raise TimeoutError("the main thread does not answer") from None
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,9 +13,6 @@ from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
 
 log = logging.getLogger("fedmsg.relay")
-
-RESOLVER_PATIENCE_S = 30.0
-"""How long a resolver may answer "try again", as it does at boot before the network is up."""
 
 OPTIONAL_S = 0.5
 """How long a name server may take for the name of something optional."""
@@ -49,12 +45,13 @@ class Plan:
         raise BindError("; ".join(map(str, errors)))
 
 
-def bindable(settings: Settings, patience_s: float = RESOLVER_PATIENCE_S) -> Plan:
-    """The addresses of this host among the configured ones; the resolver is asked for names.
+def bindable(settings: Settings, deadline: float) -> Plan:
+    """The addresses of this host among the configured ones.
+
+    Names are asked for until ``deadline`` (monotonic).
 
     Raises :class:`ConfigError` for one that is malformed, or if none is of this host.
     """
-    deadline = time.monotonic() + patience_s
     inbound = _required("relay_inbound", settings.inbound, deadline)
     outbound = _required(settings.outbound_key, settings.outbound, deadline)
     return Plan(
@@ -74,7 +71,7 @@ def _optional(key: str, addresses: tuple[str, ...]) -> tuple[Endpoint, ...]:
     except ConfigError:
         raise
     except RelayError as error:
-        log.warning("%s = %s: %s; going without it", key, addresses[0], error)
+        log.warning("%s: %s: %s; going without it", key, addresses[0], error)
         return ()
     return _flat(groups)
 

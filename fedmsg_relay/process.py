@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -38,6 +39,9 @@ COMMAND = "relay-command"
 FLUSHING = "relay-flushing"
 """What a process is called before and after it is the relay: of that name there is just one."""
 
+RESOLVER_PATIENCE_S = 30.0
+"""How long a resolver may answer "try again", as it does at boot before the network is up."""
+
 MARGIN_S = 2.0
 """What a relay may take to make way beyond twice its drain time (that of a hold, and its own): to
 close what it listens at, and to get a processor."""
@@ -48,7 +52,7 @@ def set_name(name: str) -> None:
     Path("/proc/self/comm").write_text(name)
 
 
-def plan(settings: Settings) -> Plan:
+def checked_plan(settings: Settings) -> Plan:
     """What a start would bind.  Raises :class:`ConfigError` for what cannot be, or is missing."""
     # Not imported before it is used: a start must not wait for it.
     if settings.prometheus and importlib.util.find_spec("prometheus_client") is None:
@@ -56,7 +60,7 @@ def plan(settings: Settings) -> Plan:
             "relay_prometheus: the Python package prometheus-client is not installed;"
             " install it beside the relay with pip, or remove the key"
         )
-    return bindable(settings)
+    return bindable(settings, time.monotonic() + RESOLVER_PATIENCE_S)
 
 
 def serve(
@@ -72,7 +76,7 @@ def serve(
     ``ready`` is called once it is bound.  With ``replace`` the relay that holds the pid file is
     asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
     """
-    wanted = plan(settings)
+    wanted = checked_plan(settings)
     kept = systemd.kept()
 
     def listen(endpoint: Endpoint) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -32,6 +33,9 @@ REQUEST_S = 5
 """How long a request may take to come in, and its answer to be taken."""
 
 
+SHORT_S = 0.1
+"""How long to wait for a descriptor before another look."""
+
 REQUESTS_MAX = 10
 """How many are answered at once; others wait."""
 
@@ -39,7 +43,7 @@ REQUESTS_MAX = 10
 class Exporter:
     """Listens at ``endpoint``, and answers every request with the report that ``ask`` returns.
 
-    ``ask`` is called by the exporter's thread; if it raises TimeoutError, the answer is
+    ``ask`` is called by the thread of each request; if it raises TimeoutError, the answer is
     "503 Service Unavailable".  Raises :class:`fedmsg_relay.errors.BindError`.
     """
 
@@ -93,10 +97,22 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
         self.set_app(application)
 
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept somebody; without a descriptor for that, not at once again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(SHORT_S)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have it answered by a thread, when there are few enough of them."""
         self._free.acquire()  # for REQUEST_S at most
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # there is no thread for it
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import socket
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+from typing import Union
 
 from fedmsg_relay import endpoints, zmtp
 from fedmsg_relay.allowlist import Network
@@ -17,11 +19,18 @@ from fedmsg_relay.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.errors import NotHere, RelayError
 from fedmsg_relay.plan import bindable
 
+Address = Union[IPv4Address, IPv6Address]
+
+LOOPBACK = IPv4Address("127.0.0.1")
+"""The address as which one connects to any of 127.0.0.0/8."""
+
 EXPLAIN_S = 0.2
 """How long to try to find out why there was no answer."""
 
-DISCARD = 9
-"""A port, to which nothing is sent."""
+FIB_TRIE = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
+"""Of /proc/net/fib_trie, the addresses of this host."""
+
+LINK_LOCAL = IPv6Network("fe80::/10")
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,19 @@ class Asked:
     outbound_allow: Sequence[Network] | None
     host: str | None = None
     """Of the relay, its address; None if it is this one."""
+
+    def inbound_uris(self) -> list[str]:
+        """What to connect to, at least one.  Raises :class:`RelayError` if there is nothing."""
+        return _uris("relay_inbound", self.inbound, self.inbound_allow)
+
+    def outbound_uris(self, group: Sequence[Endpoint]) -> list[str]:
+        """Likewise, for one of the groups."""
+        if self.host is not None and all(map(endpoints.is_local, group)):
+            raise RelayError(
+                f"relay_outbound {', '.join(endpoint.uri for endpoint in group)}: cannot be reached"
+                " from this host; ask on that of the relay"
+            )
+        return _uris("relay_outbound", group, self.outbound_allow)
 
     def are_bound(self, group: Iterable[Endpoint], bound: Collection[str]) -> bool:
         """Whether a relay that has bound what it says listens at each of a group."""
@@ -52,18 +74,18 @@ class Asked:
         return any(f"tcp://{wildcard}:{port}" in bound for wildcard in wildcards)
 
 
-def here_or_elsewhere(settings: Settings, patience_s: float) -> Asked:
+def here_or_elsewhere(settings: Settings, deadline: float) -> Asked:
     """On the host of the relay, all that it binds; elsewhere, what stock peers take."""
     try:
         # A name of the others, which it can go without, is not waited for.
-        plan = bindable(dataclasses.replace(settings, monitoring=(), prometheus=()), patience_s)
+        plan = bindable(dataclasses.replace(settings, monitoring=(), prometheus=()), deadline)
     except NotHere:
-        return _elsewhere(settings, time.monotonic() + patience_s)
+        return _elsewhere(settings, deadline)
     return Asked(plan.inbound, plan.outbound, settings.inbound_allow, settings.outbound_allow)
 
 
 def _elsewhere(settings: Settings, deadline: float) -> Asked:
-    """The first inbound, and each that may be the outbound of its host or of another one."""
+    """The first inbound, and each that may be the outbound."""
     inbound = first("relay_inbound", settings.inbound[0], deadline)
     groups = []
     for address in settings.outbound:
@@ -71,43 +93,53 @@ def _elsewhere(settings: Settings, deadline: float) -> Asked:
             if endpoint.address[0] in WILDCARDS:
                 there = f"{inbound.uri.rpartition(':')[0]}:{endpoint.address[1]}"
                 groups.append([first(settings.outbound_key, there, deadline)])
-            elif not endpoints.is_local(endpoint):
+            else:
                 groups.append([endpoint])
     return Asked([inbound], groups, None, None, host=str(inbound.address[0]))
 
 
-def uri(endpoint: Endpoint, allowed: Sequence[Network] | None = None) -> str:
-    """The address of this host to connect to, as one whom an allow list lets in.
+def _uris(key: str, bound: Sequence[Endpoint], allowed: Sequence[Network] | None) -> list[str]:
+    found = [address for endpoint in bound if (address := uri(endpoint, allowed))]
+    if not found:
+        raise RelayError(
+            f"{key} {', '.join(endpoint.uri for endpoint in bound)}: {key}_allow lets in nobody"
+            " from this host"
+        )
+    return found
 
-    Of a wildcard that is the address of stock peers, which speak IPv4, or one that is allowed.
-    Raises :class:`RelayError` if nobody here is.
+
+def uri(endpoint: Endpoint, allowed: Sequence[Network] | None = None) -> str | None:
+    """The address to connect to, as one whom an allow list lets in; None if nobody here is.
+
+    Of a wildcard that is the one of stock peers, which speak IPv4, or else one that is allowed.
     """
     if isinstance(endpoint.address, str):
         return endpoint.uri
     host, port, *_ = endpoint.address
-    if allowed is None:
-        return f"tcp://127.0.0.1:{port}" if host in WILDCARDS else endpoint.uri
-    for own in _own_addresses(allowed) if host in WILDCARDS else [host]:
-        source = ip_address(_source(own).partition("%")[0])
-        if any(source in network for network in allowed):
-            return f"tcp://[{own}]:{port}" if ":" in own else f"tcp://{own}:{port}"
-    raise RelayError(f"{endpoint.uri}: its allow list lets in nobody from this host")
+    if host not in WILDCARDS:
+        return endpoint.uri if _is_allowed(ip_address(host.partition("%")[0]), allowed) else None
+    for own in _own_addresses():
+        if _is_allowed(own, allowed) and (own.version == 4 or host == "::"):
+            return f"tcp://{own}:{port}" if own.version == 4 else f"tcp://[{own}]:{port}"
+    return None
 
 
-def _own_addresses(allowed: Sequence[Network]) -> Iterator[str]:
-    """Of this host: those from which it reaches itself, and the networks."""
-    yield "127.0.0.1"
-    for network in allowed:
-        with contextlib.suppress(OSError):  # there is no way to it
-            yield _source(str(network[min(1, network.num_addresses - 1)]))
+def _is_allowed(own: Address, allowed: Sequence[Network] | None) -> bool:
+    """Whether who connects to an address of this host may, which is as the same address."""
+    source = LOOPBACK if own.is_loopback and own.version == 4 else own
+    return allowed is None or any(source in network for network in allowed)
 
 
-def _source(host: str) -> str:
-    """From which address this host would connect to another.  Raises OSError if there is no way."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, DISCARD))
-        return str(probe.getsockname()[0])
+def _own_addresses() -> Iterator[Address]:
+    """Those of this host, that of loopback first, and IPv4 before IPv6."""
+    yield LOOPBACK
+    with contextlib.suppress(OSError):
+        yield from map(IPv4Address, FIB_TRIE.findall(Path("/proc/net/fib_trie").read_text()))
+    with contextlib.suppress(OSError):  # there is no IPv6
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            own = IPv6Address(bytes.fromhex(line.split()[0]))
+            if own not in LINK_LOCAL:  # which takes the name of an interface
+                yield own
 
 
 def first(key: str, address: str, deadline: float) -> Endpoint:

@@ -24,7 +24,7 @@ from enum import Enum
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import Died
-from fedmsg_relay.listening import listeners
+from fedmsg_relay.listening import listeners, remove
 from fedmsg_relay.parting import part
 from fedmsg_relay.plan import Plan
 from fedmsg_relay.proxy import Traffic
@@ -119,14 +119,14 @@ class Relay:
     def _listen_at(
         self, endpoints: Iterable[Endpoint], undo: contextlib.ExitStack
     ) -> list[tuple[Endpoint, socket.socket]]:
-        with contextlib.ExitStack() as listening:
+        with contextlib.ExitStack() as undoing:
             made = []
             for endpoint in endpoints:
                 listener = self._listen(endpoint)
                 made.append((endpoint, listener))
-                listening.callback(endpoint.remove)
-                listening.callback(listener.close)
-            undo.push(listening.pop_all())
+                undoing.callback(listener.close)
+                undoing.callback(remove, endpoint)
+            undo.push(undoing.pop_all())
         return made
 
     def listeners(self) -> Iterator[tuple[Endpoint, socket.socket]]:
@@ -218,7 +218,7 @@ class Relay:
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
         connected = part(self.inbound, self._pass_on, self._out_of_time)
         for endpoint in self.inbound:
-            endpoint.remove()
+            remove(endpoint)
         self._sockets.unbind_inbound()
         self._pass_on(QUIET_MS)
         self.undrained = connected > 0 or self._sockets.receive(0) is not None
@@ -243,7 +243,7 @@ class Relay:
         """Close everything; returns when the consumers have what was sent, or linger is over."""
         linger_ms = self._settings.linger_ms
         for endpoint in self.outbound:
-            endpoint.remove()
+            remove(endpoint)
         self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if self.error else linger_ms)
         # libzmq closes in a thread of its own; before that the next relay could not bind.
         until = time.monotonic() + CLOSING_S

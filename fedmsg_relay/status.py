@@ -34,7 +34,7 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
     (address, *_) = settings.monitoring
     deadline = time.monotonic() + timeout_s
     first = endpoints.in_time(lambda: reach.first(MONITORING, address, deadline), timeout_s)
-    uri = reach.uri(first)
+    uri = reach.uri(first) or first.uri
     with zmq.Context() as context, context.socket(zmq.SUB) as listener:
         listener.setsockopt(zmq.IPV6, 1)
         listener.setsockopt(zmq.LINGER, 0)

@@ -39,6 +39,29 @@ def ready(kind: bytes) -> bytes:
     return command(b"READY", b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind)
 
 
+def ping(context: bytes) -> bytes:
+    """A PING, to be answered by a PONG of the same ``context``, of 16 bytes at most."""
+    return command(b"PING", bytes(2) + context)  # without a time to live
+
+
+def pong(flags: int, body: bytes) -> bytes | None:
+    """The answer to a PING; None if the frame is none."""
+    start = len(b"\x04PING") + 2
+    return command(b"PONG", body[start:]) if flags == COMMAND and body[:5] == b"\x04PING" else None
+
+
+def subscribe(topic: bytes) -> bytes:
+    """A subscription."""
+    return command(b"SUBSCRIBE", topic)
+
+
+def subscribed(flags: int, body: bytes) -> bytes | None:
+    """The topic of a subscription, of ZMTP 3.1 or before; None if the frame is none."""
+    if flags == 0 and body[:1] == b"\1":
+        return body[1:]
+    return body[10:] if flags == COMMAND and body[:10] == b"\x09SUBSCRIBE" else None
+
+
 def take_frame(read: bytearray) -> tuple[int, bytes] | None:
     """Take the first frame out of what was read: its flags, but for LONG, and its body.
 

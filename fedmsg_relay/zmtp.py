@@ -33,16 +33,6 @@ POLL_S = 0.002
 """How often to see whether the other end has taken everything; no event tells."""
 
 
-def ping(context: bytes) -> bytes:
-    """A PING, to be answered by a PONG of the same ``context``, of 16 bytes at most."""
-    return wire.command(b"PING", bytes(2) + context)  # without a time to live
-
-
-def subscribe(topic: bytes) -> bytes:
-    """A subscription."""
-    return wire.command(b"SUBSCRIBE", topic)
-
-
 def connect(uri: str, timeout_s: float) -> socket.socket:
     """A plain connection to a ``tcp://`` or ``ipc://`` address; raises OSError if there is none."""
     if uri.startswith("ipc://"):
@@ -116,7 +106,7 @@ class Connection:
         closed both answers what we send by a reset.
         """
         try:
-            self.send(ping(b""), deadline)
+            self.send(wire.ping(b""), deadline)
             self._socket.shutdown(socket.SHUT_WR)
             while fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)) != bytes(4):
                 if self._has_failed() or time.monotonic() > deadline:

@@ -26,6 +26,7 @@ LINK = f"""
     ip link set here up
     ip -n peer address add {THERE_IP}/24 dev there
     ip -n peer link set there up
+    ip -n peer link set lo up
 """
 """Makes another host, in a network namespace of the box."""
 

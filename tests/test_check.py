@@ -99,7 +99,8 @@ def test_every_inbound_address_is_asked(site: Site) -> None:
     assert all(address in done.stdout for address in both)
     third = f"tcp://127.0.0.1:{free_port()}"
     site.write(relay_inbound=[*both, third])
-    is_critical(site, f"relay_inbound {third}: no answer within 1 s: Connection refused")
+    both_are_bound = f"{', '.join(both)} -> {site.outbound}"
+    is_critical(site, f"relay_inbound {both[0]}: it forwards {both_are_bound}, and not")
 
 
 def test_one_outbound_address_is_enough(site: Site) -> None:
@@ -178,7 +179,7 @@ def test_two_relays_that_are_one_in_the_config(site: Site, tmp_path: Path) -> No
         both = [site.inbound, other.inbound]
         outbounds = [site.outbound, other.outbound]
         site.write(relay_inbound=both, endpoints={"relay_outbound": outbounds})
-        is_critical(site, f"relay_inbound {other.inbound}: it forwards {other.inbound} -> ")
+        is_critical(site, f"relay_inbound {site.inbound}: it forwards {site.inbound} -> ")
 
 
 @pytest.mark.parametrize("address", ["tcp://*", "tcp://0.0.0.0"])
@@ -201,7 +202,7 @@ def test_what_is_bound_is_less_than_a_wildcard(site: Site) -> None:
     site.relay()
     port = site.inbound.rpartition(":")[2]
     site.write(relay_inbound=f"tcp://*:{port}")
-    is_critical(site, f"relay_inbound tcp://[::]:{port}: it forwards {site.inbound} -> ")
+    is_critical(site, f"relay_inbound tcp://127.0.0.1:{port}: it forwards {site.inbound} -> ")
 
 
 def test_a_wildcard_of_ipv4_is_none_of_ipv6(site: Site) -> None:
@@ -242,7 +243,7 @@ def test_who_is_not_allowed_cannot_say_that_it_is_well(site: Site) -> None:
     site.relay()
     done = check(site)
     assert done.returncode == UNKNOWN
-    assert f"{site.inbound}: its allow list lets in nobody from this host" in done.stdout
+    assert f"{site.inbound}: relay_inbound_allow lets in nobody from this host" in done.stdout
 
 
 def test_the_addresses_of_another_host_are_asked_as_scripts_do(site: Site) -> None:
@@ -275,7 +276,7 @@ def test_the_name_of_what_is_optional_is_not_waited_for(site: Site) -> None:
         resolver = site.start(*machine.command(sys.executable, "-c", DEAF))
         resolver.wait_for("deaf")
         relay = site.start(*machine.command(*RELAY, directory=site.root))
-        relay.wait_for("relay_prometheus = tcp://prometheus.example.com:9411: no name server has")
+        relay.wait_for("relay_prometheus: tcp://prometheus.example.com:9411: no name server has")
         relay.wait_for("forwarding;")
         command = (*RELAY, "--check", "--timeout", "1")
         asking = site.start(*machine.command(*command, directory=site.root))
@@ -312,18 +313,45 @@ class TestAnotherHost:
         for where in ((), self.THERE):
             assert self.run(site, machine, *where)[0] == OK
         # Somebody else's, at the same port of another host.
-        listen = f"import socket; socket.create_server(('{box.THERE_IP}', 4001)).accept()"
-        site.start(*machine.command(*self.THERE, sys.executable, "-c", listen))
+        listen = f"""
+import socket
+with socket.create_server(('{box.THERE_IP}', 4001)) as server:
+    print("listening", flush=True)
+    server.accept()
+"""
+        other = site.start(*machine.command(*self.THERE, sys.executable, "-c", listen))
+        other.wait_for("listening")
         site.write(endpoints={"relay_outbound": f"tcp://{box.THERE_IP}:4001"})
         for where in ((), self.THERE):
             status, output = self.run(site, machine, *where)
             assert status == CRITICAL
             assert f"it forwards {self.INBOUND} -> tcp://[::]:4001, and not" in output
 
-    def test_an_allow_list_without_loopback(self, site: Site, machine: box.Box) -> None:
-        site.write(relay_inbound="tcp://*:2003", relay_inbound_allow=[f"{box.HERE_IP[:-1]}0/24"])
+    @pytest.mark.parametrize("wildcard", ["*", "0.0.0.0"])
+    def test_an_allow_list_without_loopback(
+        self, site: Site, machine: box.Box, wildcard: str
+    ) -> None:
+        network = f"{box.HERE_IP[:-1]}0/24"
+        site.write(relay_inbound=f"tcp://{wildcard}:2003", relay_inbound_allow=["::1", network])
         site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
         assert self.run(site, machine)[0] == OK
+
+    def test_a_name_of_which_one_address_is_allowed(self, site: Site, machine: box.Box) -> None:
+        machine.check("printf '127.0.0.1 localhost\\n::1 localhost\\n' > /etc/hosts")
+        site.write(relay_inbound="tcp://localhost:2003", relay_inbound_allow=["127.0.0.1"])
+        relay = site.start(*machine.command(*RELAY, directory=site.root))
+        relay.wait_for("tcp://[::1]:2003")
+        relay.wait_for("forwarding;")
+        status, output = self.run(site, machine)
+        assert status == OK
+        assert "OK - forwarding tcp://" in output
+
+    def test_an_outbound_that_is_nobody_elses(self, site: Site, machine: box.Box) -> None:
+        site.write(relay_inbound=self.INBOUND)
+        site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
+        status, output = self.run(site, machine, *self.THERE)
+        assert status == UNKNOWN
+        assert f"relay_outbound {site.outbound}: cannot be reached from this host" in output
 
 
 def test_a_socket_file_that_may_not_be_written_to(site: Site) -> None:

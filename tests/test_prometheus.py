@@ -34,7 +34,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def scrape(site: Site) -> str:
     address = f"http://127.0.0.1:{site.config['relay_prometheus']}/metrics"
-    with urllib.request.urlopen(address, timeout=20) as answer:
+    with urllib.request.urlopen(address, timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -156,13 +156,16 @@ def test_who_asks_nothing_holds_nothing_up(site: Site) -> None:
 
 def test_who_asks_for_ever_holds_nothing_up_for_ever(site: Site) -> None:
     site.relay()
+    address = "127.0.0.1", site.config["relay_prometheus"]
     over = threading.Event()
-    with socket.create_connection(("127.0.0.1", site.config["relay_prometheus"])) as slow:
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(address)) for _ in range(30)]
 
         def ask() -> None:
-            with contextlib.suppress(ConnectionError):
-                while not over.wait(0.5):
-                    slow.sendall(b"G")
+            while not over.wait(0.5):
+                for each in slow:
+                    with contextlib.suppress(ConnectionError):
+                        each.sendall(b"G")
 
         asking = threading.Thread(target=ask)
         asking.start()

@@ -250,6 +250,14 @@ class TestTheSocket:
         assert load.resident_mb(relay.pid) < before_mb + load.BACK_MB
         assert status(site)["state"] == "forwarding"
 
+    def test_those_who_say_nothing_make_way(self, site: Site) -> None:
+        site.relay()
+        with contextlib.ExitStack() as stack:
+            for _ in range(150):  # more than may be connected
+                silent = stack.enter_context(socket.socket(socket.AF_UNIX))
+                silent.connect(site.config[KEY][len("ipc://") :])
+            assert status(site, "--timeout", "60")["state"] == "forwarding"
+
     def test_what_else_connects_is_nobody(self, site: Site) -> None:
         relay = site.relay()
         with contextlib.ExitStack() as stack:
