@@ -122,11 +122,13 @@ def _remove_stale(path: str) -> None:
 def remove(endpoint: Endpoint) -> None:
     """Take away the file of an ``ipc://`` endpoint, unless another process listens there by now.
 
-    To be called before its socket is closed, or the file could be somebody else's new one.
+    To be called before its socket is closed, or the file could be somebody else's new one.  Where
+    it cannot be known whose it is, it stays; the next start replaces it.
     """
-    if endpoint.family == socket.AF_UNIX and _listener_at(str(endpoint.address)) == os.getpid():
+    if endpoint.family == socket.AF_UNIX:
         with contextlib.suppress(OSError):
-            os.unlink(str(endpoint.address))
+            if _listener_at(str(endpoint.address)) == os.getpid():
+                os.unlink(str(endpoint.address))
 
 
 def _listener_at(path: str) -> int | None:
