@@ -40,20 +40,19 @@ class Broadcast:
 
     def attend(self) -> bool:
         """Take in what has happened; whether somebody has subscribed."""
-        before = self._subscribed()
+        is_new = False
         for key, ready in self._selector.select(0):
             if key.data is None:
                 self._accept(key.fileobj)
                 continue
             with self._bearing(key.data) as subscriber:
+                before = subscriber.is_subscribed
                 if ready & _READ:
                     subscriber.read()
                 if ready & _WRITE:
                     subscriber.write()
-        return not self._subscribed() <= before
-
-    def _subscribed(self) -> set[Subscriber]:
-        return {each for each in self._subscribers if each.is_subscribed}
+                is_new |= subscriber.is_subscribed > before
+        return is_new
 
     def send(self, body: bytes) -> None:
         """Send a message of one frame to everybody, and part with who is of no use."""
