@@ -164,7 +164,7 @@ def _check() -> int:
         raise
     try:
         print(f"FEDMSG-RELAY {line}", flush=True)
-    except OSError:  # nobody can be told
+    except (OSError, UnicodeError):  # nobody can be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return check.UNKNOWN
     return status

@@ -25,7 +25,7 @@ log = logging.getLogger("fedmsg.relay")
 LABEL = r"[\w-]{1,63}"
 HOST = rf"\*|\[[\da-fA-F:.]+(%[\w.-]+)?\]|{LABEL}(\.{LABEL})*\.?"
 TCP = re.compile(rf"tcp://(?P<host>{HOST}):(?P<port>\d{{1,5}})", re.ASCII)
-IPC = re.compile(r"ipc://(?P<path>/[^\0\ud800-\udfff]*[^\0/\ud800-\udfff])")
+IPC = re.compile(r"ipc://(?P<path>/[^\0-\x1f\ud800-\udfff]*[^\0-\x1f/\ud800-\udfff])")
 WILDCARDS = ("::", "0.0.0.0")
 
 _T = TypeVar("_T")

@@ -103,13 +103,17 @@ class Outlets:
 
     def _ask(self) -> Report:
         """For another thread; raises TimeoutError if the main one does not answer."""
-        with self._asking:  # or the answers to all would hold up the main thread, if a proxy hangs
+        # One at a time, or the answers to all would hold up the main thread if a proxy hangs.
+        if not self._asking.acquire(timeout=ASK_S):
+            raise TimeoutError("others ask already")
+        try:
             answers: queue.SimpleQueue[Report] = queue.SimpleQueue()
             self._wakeup.post(lambda: answers.put(self._report()))
-            try:
-                return answers.get(timeout=ASK_S)
-            except queue.Empty:
-                raise TimeoutError("the main thread does not answer") from None
+            return answers.get(timeout=ASK_S)
+        except queue.Empty:
+            raise TimeoutError("the main thread does not answer") from None
+        finally:
+            self._asking.release()
 
 
 @contextlib.contextmanager

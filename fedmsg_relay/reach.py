@@ -174,6 +174,6 @@ def _why(uri: str, waited_s: float, timeout_s: float) -> str:
     except OSError as error:
         return f"{silent}: {error.strerror or error}"
     return (
-        f"{silent}, though somebody listens: it is stopped or hung, is not the relay,"
-        " or lets nobody in from here"
+        f"{silent}, though somebody listens: it is stopped or hung, has no room for"
+        " more, is not the relay, or lets nobody in from here"
     )

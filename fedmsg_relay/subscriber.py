@@ -5,7 +5,9 @@ It is bounded in all that it can take, and nothing here blocks.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import termios
 import time
 from collections.abc import Generator
 
@@ -18,11 +20,15 @@ SAID_MAX_BYTES = 2**16
 """Between two messages it may say so much: it has but its greeting and a subscription to say, and
 a PING now and then.  Who says more is hung up on."""
 
+FRAME_MAX_BYTES = 1024
+"""Of what it says; what libzmq would subscribe to or ping with is shorter."""
+
 GREETING_S = 10.0
 """How long it may take to subscribe."""
 
 STUCK_S = 30.0
-"""How long it may take nothing of what was sent to it."""
+"""How long it may not have taken all that was sent to it.  At ``tcp`` its kernel takes some hundred
+reports for it."""
 
 CHUNK = 4096
 """Bytes to read at once."""
@@ -61,6 +67,8 @@ class Subscriber:
             raise HungUp
         self._read += said
         next(self._conversation)
+        if len(self._read) > FRAME_MAX_BYTES:
+            raise HungUp
 
     def send(self, message: bytes) -> None:
         """Send what :func:`wire.message` made, unless it has not taken the last one yet."""
@@ -69,11 +77,17 @@ class Subscriber:
         if not self.is_subscribed:
             if now > self._since + GREETING_S:
                 raise HungUp
-        elif not self.unsent:
+            return
+        if not self.unsent and not self._queued():
             self._took_at = now
-            self._say(message)
         elif now > self._took_at + STUCK_S:
             raise HungUp
+        if not self.unsent:
+            self._say(message)
+
+    def _queued(self) -> bool:
+        """Whether the kernel still has something for it."""
+        return fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)) != bytes(4)
 
     def write(self) -> None:
         """Send what is left of it."""
@@ -84,7 +98,6 @@ class Subscriber:
         except OSError as error:
             raise HungUp from error
         del self.unsent[:sent]
-        self._took_at = time.monotonic()
 
     def _say(self, said: bytes) -> None:
         self.unsent += said
@@ -117,7 +130,7 @@ class Subscriber:
             # The first one, its identity or READY, is neither.
             if wire.subscribed(*frame) is not None:
                 self.is_subscribed = True
-            elif pong := wire.pong(*frame):
+            elif not self.unsent and (pong := wire.pong(*frame)):
                 self._say(pong)
 
     def _take(self, size: int) -> bytes:

@@ -250,6 +250,26 @@ class TestTheSocket:
         assert load.resident_mb(relay.pid) < before_mb + load.BACK_MB
         assert status(site)["state"] == "forwarding"
 
+    def test_those_who_take_nothing_make_way(self, site: Site) -> None:
+        site.relay()
+        with contextlib.ExitStack() as stack:
+            for _ in range(150):
+                stuck = stack.enter_context(socket.socket(socket.AF_UNIX))
+                stuck.connect(site.config[KEY][len("ipc://") :])
+                stuck.sendall(zmtp.greeting() + zmtp.ready(b"SUB") + zmtp.message(b"\1"))
+            assert status(site, "--timeout", "90")["state"] == "forwarding"
+
+    def test_a_frame_that_is_too_long(self, site: Site) -> None:
+        site.relay()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.connect(site.config[KEY][len("ipc://") :])
+            listener.sendall(zmtp.greeting() + zmtp.ready(b"SUB") + zmtp.message(b"\1"))
+            listener.sendall(b"\2" + (2**50).to_bytes(8, "big") + bytes(2000))
+            listener.settimeout(20)
+            with contextlib.suppress(ConnectionError):
+                while listener.recv(2**16):
+                    pass
+
     def test_those_who_say_nothing_make_way(self, site: Site) -> None:
         site.relay()
         with contextlib.ExitStack() as stack:
