@@ -16,17 +16,17 @@ HANDSHAKE_FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 
+KINDS = ACCEPTED | ACCEPT_FAILED | HANDSHAKE_FAILED | DISCONNECTED
+"""What is told."""
+
 AT_ONCE = 1000
 """How many events are taken in before the main thread looks after something else."""
 
 
-def reader(monitored: zmq.Socket[bytes], kinds: int) -> zmq.Socket[bytes]:
-    """A socket of the same context from which :func:`happened` reads; close it before the context.
-
-    ``kinds`` is a mask.
-    """
+def reader(monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    """A socket from which :func:`happened` reads, of the same context; close it before that."""
     address = f"inproc://events-{monitored.underlying}"
-    monitored.monitor(address, kinds)
+    monitored.monitor(address, KINDS)
     made: zmq.Socket[bytes] = monitored.context.socket(zmq.PAIR)
     made.setsockopt(zmq.RCVHWM, 0)  # or a late reader would stop libzmq's threads
     made.connect(address)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import select
 import socket
 import struct
-import sys
-import termios
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from fedmsg_relay import wire
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.listening import borrow
 
@@ -49,7 +47,7 @@ class Peer:
     def look(self, connection: socket.socket) -> None:
         """See what waits for it, and whether it has taken something since the last time."""
         if connection.family == socket.AF_UNIX:
-            self.waiting = 0 if _has_room(connection) else _queued(connection)
+            self.waiting = 0 if _has_room(connection) else wire.queued(connection)
             return
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
         in_flight, sent_ms, heard_ms, acked, self.waiting = TCP_INFO.unpack(info)
@@ -103,10 +101,6 @@ def _has_room(connection: socket.socket) -> bool:
     poller = select.poll()
     poller.register(connection, select.POLLOUT)
     return bool(poller.poll(0))
-
-
-def _queued(connection: socket.socket) -> int:
-    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def _address(fd: int, endpoints: Iterable[Endpoint]) -> str:

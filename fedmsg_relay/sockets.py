@@ -20,8 +20,6 @@ from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.proxy import Announcement, Proxy, Traffic
 
-EVENTS = events.ACCEPTED | events.ACCEPT_FAILED | events.HANDSHAKE_FAILED | events.DISCONNECTED
-
 FIRST_THREAD = 1
 """A mask: of several threads of libzmq it serves the publishers, the others the consumers.  Left to
 itself libzmq gives a connection to the thread that has fewest, whatever passes through it."""
@@ -49,8 +47,8 @@ class Sockets:
         # What happens at each: for another thread to read, and to close when the context is
         # terminated.
         self.events = {
-            "relay_inbound": events.reader(self._sub, EVENTS),
-            "relay_outbound": events.reader(self._pub, EVENTS),
+            "relay_inbound": events.reader(self._sub),
+            "relay_outbound": events.reader(self._pub),
         }
         self.proxy = Proxy()
         self._bound: list[str] = []  # what _sub is bound to, in libzmq's words

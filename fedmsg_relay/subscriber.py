@@ -5,9 +5,7 @@ It is bounded in all that it can take, and nothing here blocks.
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import termios
 import time
 from collections.abc import Generator
 
@@ -78,16 +76,12 @@ class Subscriber:
             if now > self._since + GREETING_S:
                 raise HungUp
             return
-        if not self.unsent and not self._queued():
+        if not self.unsent and not wire.queued(self.connection):
             self._took_at = now
         elif now > self._took_at + STUCK_S:
             raise HungUp
         if not self.unsent:
             self._say(message)
-
-    def _queued(self) -> bool:
-        """Whether the kernel still has something for it."""
-        return fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)) != bytes(4)
 
     def write(self) -> None:
         """Send what is left of it."""

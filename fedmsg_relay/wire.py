@@ -1,8 +1,15 @@
-"""What goes over the wire: the frames of ZMTP 2.0 and later (https://rfc.zeromq.org/spec/37/)."""
+"""What goes over the wire: the frames of ZMTP 2.0 and later (https://rfc.zeromq.org/spec/37/).
+
+And what the kernel still has of it.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import socket
 import struct
+import sys
+import termios
 
 MORE, LONG, COMMAND = 1, 2, 4
 """Flags of a frame."""
@@ -79,3 +86,8 @@ def take_frame(read: bytearray) -> tuple[int, bytes] | None:
     body = bytes(read[start : start + size])
     del read[: start + size]
     return flags & ~LONG, body
+
+
+def queued(connection: socket.socket) -> int:
+    """What the kernel still has for the other end: bytes, or at ``ipc`` the memory they take."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

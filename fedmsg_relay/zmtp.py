@@ -8,11 +8,9 @@ both.  Peers of less than ZMTP 3.1 would take a PING for a message, and are turn
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import select
 import socket
-import termios
 import time
 
 from fedmsg_relay import wire
@@ -108,7 +106,7 @@ class Connection:
         try:
             self.send(wire.ping(b""), deadline)
             self._socket.shutdown(socket.SHUT_WR)
-            while fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)) != bytes(4):
+            while wire.queued(self._socket):
                 if self._has_failed() or time.monotonic() > deadline:
                     return False
                 time.sleep(POLL_S)

@@ -251,16 +251,26 @@ def test_the_addresses_of_another_host_are_asked_as_scripts_do(site: Site) -> No
     is_critical(site, "relay_inbound tcp://192.0.2.1:2003: no answer within 1 s")
 
 
-def test_a_name_server_that_does_not_answer(site: Site) -> None:
+@pytest.fixture
+def deaf(site: Site) -> Iterator[box.Box]:
+    """A machine whose name server does not answer."""
     box.require_boxes()
-    site.write(relay_inbound="tcp://relay.example.com:2003")
     with box.Box() as machine:
-        resolver = site.start(*machine.command(sys.executable, "-c", DEAF))
-        resolver.wait_for("deaf")
-        command = (*RELAY, "--check", "--timeout", "1")
-        asking = site.start(*machine.command(*command, directory=site.root))
-        assert asking.wait() == UNKNOWN
-        assert "no name server has answered within 1 s" in asking.output
+        site.start(*machine.command(sys.executable, "-c", DEAF)).wait_for("deaf")
+        yield machine
+
+
+def check_in(machine: box.Box, site: Site, timeout_s: int, *where: str) -> tuple[int, str]:
+    command = (*where, *RELAY, "--check", "--timeout", str(timeout_s))
+    asking = site.start(*machine.command(*command, directory=site.root))
+    return asking.wait(), asking.output
+
+
+def test_a_name_server_that_does_not_answer(site: Site, deaf: box.Box) -> None:
+    site.write(relay_inbound="tcp://relay.example.com:2003")
+    status, output = check_in(deaf, site, 1)
+    assert status == UNKNOWN
+    assert "no name server has answered within 1 s" in output
 
 
 def test_the_option_may_be_abbreviated(site: Site) -> None:
@@ -269,18 +279,13 @@ def test_the_option_may_be_abbreviated(site: Site) -> None:
     assert done.stdout.startswith("FEDMSG-RELAY CRITICAL - ")
 
 
-def test_the_name_of_what_is_optional_is_not_waited_for(site: Site) -> None:
-    box.require_boxes()
+def test_the_name_of_what_is_optional_is_not_waited_for(site: Site, deaf: box.Box) -> None:
     site.write(relay_prometheus="prometheus.example.com:9411")
-    with box.Box() as machine:
-        resolver = site.start(*machine.command(sys.executable, "-c", DEAF))
-        resolver.wait_for("deaf")
-        relay = site.start(*machine.command(*RELAY, directory=site.root))
-        relay.wait_for("relay_prometheus: tcp://prometheus.example.com:9411: no name server has")
-        relay.wait_for("forwarding;")
-        command = (*RELAY, "--check", "--timeout", "1")
-        asking = site.start(*machine.command(*command, directory=site.root))
-        assert asking.wait() == OK, asking.output
+    relay = site.start(*deaf.command(*RELAY, directory=site.root))
+    relay.wait_for("relay_prometheus: tcp://prometheus.example.com:9411: no name server has")
+    relay.wait_for("forwarding;")
+    status, output = check_in(deaf, site, 1)
+    assert status == OK, output
 
 
 class TestAnotherHost:
@@ -296,11 +301,6 @@ class TestAnotherHost:
             made.check(box.LINK)
             yield made
 
-    def run(self, site: Site, machine: box.Box, *where: str) -> tuple[int, str]:
-        command = machine.command(*where, *RELAY, "--check", "--timeout", "5", directory=site.root)
-        done = site.start(*command)
-        return done.wait(), done.output
-
     def test_a_wildcard_is_one_of_the_host_of_the_inbound(
         self, site: Site, machine: box.Box
     ) -> None:
@@ -308,10 +308,10 @@ class TestAnotherHost:
         site.write(**config)
         site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
         for where in ((), self.THERE):
-            assert self.run(site, machine, *where)[0] == OK
+            assert check_in(machine, site, 5, *where)[0] == OK
         site.write(endpoints={"relay_outbound": f"tcp://{box.HERE_IP}:4001"})
         for where in ((), self.THERE):
-            assert self.run(site, machine, *where)[0] == OK
+            assert check_in(machine, site, 5, *where)[0] == OK
         # Somebody else's, at the same port of another host.
         listen = f"""
 import socket
@@ -323,7 +323,7 @@ with socket.create_server(('{box.THERE_IP}', 4001)) as server:
         other.wait_for("listening")
         site.write(endpoints={"relay_outbound": f"tcp://{box.THERE_IP}:4001"})
         for where in ((), self.THERE):
-            status, output = self.run(site, machine, *where)
+            status, output = check_in(machine, site, 5, *where)
             assert status == CRITICAL
             assert f"it forwards {self.INBOUND} -> tcp://[::]:4001, and not" in output
 
@@ -334,7 +334,7 @@ with socket.create_server(('{box.THERE_IP}', 4001)) as server:
         network = f"{box.HERE_IP[:-1]}0/24"
         site.write(relay_inbound=f"tcp://{wildcard}:2003", relay_inbound_allow=["::1", network])
         site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
-        assert self.run(site, machine)[0] == OK
+        assert check_in(machine, site, 5)[0] == OK
 
     def test_a_name_of_which_one_address_is_allowed(self, site: Site, machine: box.Box) -> None:
         machine.check("printf '127.0.0.1 localhost\\n::1 localhost\\n' > /etc/hosts")
@@ -342,14 +342,14 @@ with socket.create_server(('{box.THERE_IP}', 4001)) as server:
         relay = site.start(*machine.command(*RELAY, directory=site.root))
         relay.wait_for("tcp://[::1]:2003")
         relay.wait_for("forwarding;")
-        status, output = self.run(site, machine)
+        status, output = check_in(machine, site, 5)
         assert status == OK
         assert "OK - forwarding tcp://" in output
 
     def test_an_outbound_that_is_nobody_elses(self, site: Site, machine: box.Box) -> None:
         site.write(relay_inbound=self.INBOUND)
         site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
-        status, output = self.run(site, machine, *self.THERE)
+        status, output = check_in(machine, site, 5, *self.THERE)
         assert status == UNKNOWN
         assert f"relay_outbound {site.outbound}: cannot be reached from this host" in output
 

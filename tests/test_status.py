@@ -231,7 +231,7 @@ class TestTheSocket:
         site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
         relay = site.relay()
         with zmtp.Peer(site.config[KEY], b"SUB") as listener:
-            for _ in range(10_000):
+            for _ in range(20_000):
                 listener.subscribe()
             assert status(site)["state"] == "forwarding"
             assert relay.end() == 0
