@@ -13,7 +13,7 @@ import resource
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedmsg_relay.endpoints import WILDCARDS, Endpoint
@@ -158,14 +158,6 @@ def own_sockets() -> Iterator[socket.socket]:
     for fd in fds:
         with contextlib.suppress(OSError), borrow(fd) as borrowed:
             yield borrowed
-
-
-def listeners(endpoints: Sequence[Endpoint]) -> Iterator[tuple[Endpoint, socket.socket]]:
-    """Every socket of this process that listens at one of these, as :func:`own_sockets` has it."""
-    for listener in own_sockets():
-        for endpoint in endpoints:
-            if endpoint.listened_at_by(listener):
-                yield endpoint, listener
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from enum import Enum
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import Died
-from fedmsg_relay.listening import listeners, remove
+from fedmsg_relay.listening import own_sockets, remove
 from fedmsg_relay.parting import part
 from fedmsg_relay.plan import Plan
 from fedmsg_relay.proxy import Traffic
@@ -130,8 +130,11 @@ class Relay:
         return made
 
     def listeners(self) -> Iterator[tuple[Endpoint, socket.socket]]:
-        """Every socket that listens for this relay; see :func:`listening.listeners`."""
-        return listeners(self.inbound + self.outbound)
+        """Every socket that listens for this relay, borrowed as with :func:`own_sockets`."""
+        for listener in own_sockets():
+            for endpoint in self.inbound + self.outbound:
+                if endpoint.listened_at_by(listener):
+                    yield endpoint, listener
 
     # -- beside run() ----------------------------------------------------------------------------
 
