@@ -15,6 +15,7 @@ from fedmsg_relay.errors import AlreadyRunning, RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
+from fedmsg_relay.sources import Sources
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -78,9 +79,10 @@ def main() -> int:
             # As argparse lets it be abbreviated, where another option begins with "--c".
             if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
                 return _check()
-            site = _load()
+            files = Sources()
+            site = _load(files)
             if site["test"]:
-                return _test(site)
+                return _test(site, files)
             if site["status"]:
                 return _status(site)
         except BrokenPipeError:  # of --print-config and the like: the reader had enough
@@ -104,9 +106,10 @@ def main() -> int:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
 
-def _load() -> dict[str, Any]:
+def _load(files: Sources) -> dict[str, Any]:
     """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
-    site = loading.load(OPTIONS, DESCRIPTION)
+    with files.watched():
+        site = loading.load(OPTIONS, DESCRIPTION)
     if sum((site["test"], site["check"], site["status"])) > 1:
         raise WrongUsage("--test, --check and --status are three different things: choose one")
     for option, action in ("roundtrip", "check"), ("json", "status"):
@@ -121,15 +124,17 @@ def _say(status: int, message: str) -> int:
     return status
 
 
-def _test(site: Mapping[str, Any]) -> int:
+def _test(site: Mapping[str, Any], files: Sources) -> int:
+    from fedmsg_relay import configtest  # a start must not wait for it
+
     logfile.configure(site)
-    plan = process.checked_plan(config.settings(site))
-    for endpoint in plan.inbound:
-        print(f"relay_inbound: {endpoint.uri}")
-    for group in plan.outbound:
-        print(f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}")
-    for endpoint in plan.monitoring + plan.prometheus:
-        print(f"{endpoint.key}: {endpoint.uri}")
+    for path in files.read:
+        print(f"read {path}")
+    user = process.service_user()
+    log_path = site["logfile"] or (LOGFILE if user else None)
+    settings = config.settings(site)
+    for line in configtest.test(settings, site["pidfile"] or PIDFILE, log_path, user):
+        print(line)
     return 0
 
 
@@ -151,7 +156,7 @@ def _check() -> int:
 
     logging.disable()  # what a start would warn of is not the question
     try:
-        site = _load()
+        site = _load(Sources())
         timeout_s = config.timeout_s(site["timeout"])
         status, line = check.check(config.settings(site), site, timeout_s, site["roundtrip"])
     except RelayError as error:

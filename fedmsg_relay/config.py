@@ -14,7 +14,8 @@ Where to listen:
     The addresses that consumers listen to.  The first that is local and free is bound.
 
 An address is ``tcp://HOST:PORT``, with an IPv4 address, an IPv6 address in brackets, ``*`` or a
-host name (which stands for all its addresses on this host), or ``ipc:///PATH``.
+host name (which stands for all its addresses on this host), or ``ipc:///PATH``, with a path of 107
+bytes at most.  Inbound and outbound must not include each other.
 
 How (the keys and defaults are fedmsg's, and count for both sockets):
 

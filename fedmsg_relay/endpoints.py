@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import socket
 import threading
@@ -51,6 +52,13 @@ class Endpoint:
             and self != other
         )
 
+    def meets(self, other: Endpoint) -> bool:
+        """Whether only one of both can be listened at."""
+        if isinstance(self.address, str) or isinstance(other.address, str):
+            return _is_same_path(self.address, other.address)
+        is_same = (self.family, self.address) == (other.family, other.address)
+        return is_same or self.covers(other) or other.covers(self)
+
     def listened_at_by(self, other: socket.socket) -> bool:
         """Whether ``other`` is a socket that listens here."""
         return self._is_name_of(other) and _listens(other)
@@ -69,6 +77,13 @@ class Endpoint:
         if self.family == socket.AF_UNIX:
             return bool(name == self.address)
         return name[1] == self.address[1] and self.address[0] in (name[0], *WILDCARDS)
+
+
+def _is_same_path(one: object, other: object) -> bool:
+    """Whether both are paths, of the same file."""
+    if not isinstance(one, str) or not isinstance(other, str):
+        return False
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def parse(key: str, address: str) -> tuple[str, int]:

@@ -48,9 +48,7 @@ def check(endpoint: Endpoint, holder: int | None) -> None:
     It binds but does not listen, and so is in nobody's way.
     """
     if isinstance(endpoint.address, str):
-        if not os.access(os.path.dirname(endpoint.address), os.W_OK | os.X_OK):
-            error = OSError(errno.EACCES, "no writable directory there")
-            raise _error(endpoint, error)
+        check_file(endpoint.address, endpoint, holder)
         return
     try:
         _bind(endpoint, ipc_mode=0).close()
@@ -58,6 +56,19 @@ def check(endpoint: Endpoint, holder: int | None) -> None:
         in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
         if not in_use or holder is None or not _listens_at(holder, endpoint.address[1]):
             raise
+
+
+def check_file(path: str, endpoint: Endpoint, holder: int | None) -> None:
+    """Likewise, for the path of an ``ipc://`` endpoint; nothing is touched."""
+    try:
+        directory = os.path.dirname(path)
+        if not stat.S_ISDIR(os.stat(directory).st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, f"{directory} is not writable")
+        _is_stale(path, holder)
+    except OSError as error:
+        raise _error(endpoint, error) from error
 
 
 def _listens_at(pid: int, port: int) -> bool:
@@ -108,15 +119,28 @@ def _error(endpoint: Endpoint, error: OSError) -> BindError:
 
 
 def _remove_stale(path: str) -> None:
-    """Make way for a socket file; raises OSError for a live one, and for what is no socket."""
+    """Make way for a socket file; raises OSError as :func:`_is_stale`."""
+    if _is_stale(path, holder=None):
+        os.unlink(path)
+
+
+def _is_stale(path: str, holder: int | None) -> bool:
+    """Whether there is a socket file in the way, at which nobody listens but ``holder``.
+
+    Raises OSError for one at which somebody else does, and for what is no socket.
+    """
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "there is a file that is not a socket")
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
-        return
-    if _listener_at(path) != 0:
+        return False
+    if not stat.S_ISSOCK(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "a file that is not a socket"
+        raise OSError(errno.EEXIST, f"there is {what}")
+    if (listener := _listener_at(path)) and listener == holder:
+        return True
+    if listener != 0:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
+    return True
 
 
 def remove(endpoint: Endpoint) -> None:

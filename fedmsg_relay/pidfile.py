@@ -20,6 +20,9 @@ from fedmsg_relay.errors import AlreadyRunning, RelayError
 POLL_S = 0.001
 """How often a waiting relay tries the lock: the gap in which nobody has it is about this long."""
 
+PID_MAX = 16
+"""Bytes of a pid, and more."""
+
 
 class PidFile:
     """The pid file at ``path``.  Raises :class:`RelayError` if it cannot be made."""
@@ -94,8 +97,20 @@ class PidFile:
 
     def holder(self) -> int | None:
         """The pid in the file.  Only meaningful while somebody else holds the lock."""
-        content = os.pread(self._fd, 100, 0)
-        return int(content) if content.strip().isdigit() else None
+        return _pid(os.pread(self._fd, PID_MAX, 0))
+
+
+def named(path: str) -> int | None:
+    """The pid in the file at ``path``, whoever that is; None if there is none.  Touches nothing."""
+    try:
+        with open(path, "rb") as file:
+            return _pid(file.read(PID_MAX))
+    except OSError:
+        return None
+
+
+def _pid(content: bytes) -> int | None:
+    return int(content) if content.strip().isdigit() else None
 
 
 def _open(path: str) -> int:

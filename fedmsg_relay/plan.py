@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import logging
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +20,9 @@ log = logging.getLogger("fedmsg.relay")
 
 OPTIONAL_S = 0.5
 """How long a name server may take for the name of something optional."""
+
+IPC_PATH_MAX = 107
+"""Bytes of the path of a socket file: ``sun_path`` of unix(7), but for the NUL at its end."""
 
 _T = TypeVar("_T")
 
@@ -50,12 +57,19 @@ def bindable(settings: Settings, deadline: float) -> Plan:
 
     Names are asked for until ``deadline`` (monotonic).
 
-    Raises :class:`ConfigError` for one that is malformed, or if none is of this host.
+    Raises :class:`ConfigError` for one that is malformed or never can be bound, if none is of this
+    host, or if inbound and outbound are in each other's way.
     """
-    inbound = _required("relay_inbound", settings.inbound, deadline)
+    inbound = _flat(_required("relay_inbound", settings.inbound, deadline))
     outbound = _required(settings.outbound_key, settings.outbound, deadline)
+    for one, other in itertools.product(inbound, itertools.chain(*outbound)):
+        if one.meets(other):
+            raise ConfigError(
+                f"{one.key}: {one.uri} and {other.key}: {other.uri} cannot both be bound;"
+                " give them different ports or paths"
+            )
     return Plan(
-        inbound=_flat(inbound),
+        inbound=inbound,
         outbound=tuple(outbound),
         monitoring=_optional(MONITORING, settings.monitoring),
         prometheus=_optional("relay_prometheus", settings.prometheus),
@@ -73,6 +87,10 @@ def _optional(key: str, addresses: tuple[str, ...]) -> tuple[Endpoint, ...]:
     except RelayError as error:
         log.warning("%s: %s: %s; going without it", key, addresses[0], error)
         return ()
+    for endpoint in _flat(groups):
+        if fault := _fault(endpoint):
+            log.warning("%s; going without it", fault)
+            return ()
     return _flat(groups)
 
 
@@ -83,7 +101,29 @@ def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tup
             f"{key} = {list(addresses)}: none is an address of this host;"
             " add one that is, or run the relay where they are"
         )
+    for endpoint in _flat(groups):
+        if fault := _fault(endpoint):
+            raise ConfigError(fault)
     return groups
+
+
+def _fault(endpoint: Endpoint) -> str | None:
+    """Why an endpoint of this host can never be bound; None if it can."""
+    if isinstance(endpoint.address, str):
+        size = len(os.fsencode(endpoint.address))
+        if size > IPC_PATH_MAX:
+            return (
+                f"{endpoint.key}: {endpoint.uri}: a path of {size} bytes is too long for a socket;"
+                f" choose one of {IPC_PATH_MAX} at most"
+            )
+    elif endpoint.family == socket.AF_INET6:
+        mapped = ipaddress.IPv6Address(endpoint.address[0].partition("%")[0]).ipv4_mapped
+        if mapped is not None:
+            return (
+                f"{endpoint.key}: {endpoint.uri}: an IPv4-mapped IPv6 address cannot be bound;"
+                f" write tcp://{mapped}:{endpoint.address[1]}"
+            )
+    return None
 
 
 def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:

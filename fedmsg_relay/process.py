@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import pwd
 import signal
 import socket
 import threading
@@ -39,6 +40,9 @@ COMMAND = "relay-command"
 FLUSHING = "relay-flushing"
 """What a process is called before and after it is the relay: of that name there is just one."""
 
+USER = "fedmsg"
+"""As whom the service runs, where it is installed."""
+
 RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
 
@@ -50,6 +54,14 @@ close what it listens at, and to get a processor."""
 def set_name(name: str) -> None:
     """Show as ``name`` in the process list; the command line stays as it is."""
     Path("/proc/self/comm").write_text(name)
+
+
+def service_user() -> pwd.struct_passwd | None:
+    """The user that the service runs as; None where it is not installed."""
+    try:
+        return pwd.getpwnam(USER)
+    except KeyError:
+        return None
 
 
 def checked_plan(settings: Settings) -> Plan:

@@ -1,4 +1,4 @@
-"""--daemon, --pidfile, --logfile, --replace and --test: the process that an init script starts."""
+"""--daemon, --pidfile, --logfile and --replace: the process that an init script starts."""
 
 from __future__ import annotations
 
@@ -354,19 +354,3 @@ class TestLog:
         site.publisher().send(b"passes")
         assert subscriber.wait(1) == [[b"passes"]]
         assert relay.end() == 0
-
-
-class TestConfigtest:
-    @pytest.mark.parametrize("option", ["-t", "--test"])
-    def test_it_says_what_would_be_bound_and_binds_nothing(self, site: Site, option: str) -> None:
-        relay = site.relay()  # so that nothing could be bound
-        done = site.run("fedmsg-relay", option)
-        assert done.returncode == 0
-        assert done.stdout == f"relay_inbound: {site.inbound}\nrelay_outbound: {site.outbound}\n"
-        assert relay.end() == 0
-
-    def test_a_wrong_configuration_is_status_6(self, site: Site) -> None:
-        site.write(relay_drain=-1)
-        done = site.run("fedmsg-relay", "--test")
-        assert done.returncode == 6
-        assert "relay_drain = -1" in done.stderr

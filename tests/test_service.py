@@ -117,10 +117,18 @@ class TestActions:
         wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
 
     def test_configtest(self, machine: box.Box) -> None:
-        assert "relay_inbound: tcp://" in machine.check("service fedmsg-relay configtest")
+        tested = machine.check("service fedmsg-relay configtest")
+        assert tested.startswith("read /etc/fedmsg.d/")
+        assert "relay_inbound: tcp://" in tested
+        assert tested.endswith("configuration OK\n")
+        machine.check("chown root /var/log/fedmsg; chmod 755 /var/log/fedmsg")
+        # Asked by root too, it is the service's user who counts.
+        for asked in ("service fedmsg-relay configtest", "fedmsg-relay --test"):
+            assert "may not write to /var/log/fedmsg" in machine.check(asked)
         break_config(machine)
         done = machine.run("service fedmsg-relay configtest")
-        assert (done.returncode, done.stdout) == (6, "")
+        assert done.returncode == 6
+        assert "configuration OK" not in done.stdout
         assert "relay_hold = 'long'" in done.stderr
 
     @pytest.mark.parametrize(
