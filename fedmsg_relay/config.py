@@ -263,8 +263,18 @@ def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _permissions(config: Mapping[str, Any], key: str, default: int) -> int:
-    value = config.get(key, default)
+    value = config.get(key, f"{default:04o}")
     mode = int(value, 8) if isinstance(value, str) and OCTAL.fullmatch(value) else value
-    if type(mode) is not int or not 0 <= mode <= 0o777:  # 660 without 0o is more
+    if type(mode) is not int or not 0 <= mode <= 0o777 or (mode is value and _is_slip(mode)):
         raise ConfigError(f"{key} = {value!r}: must be permissions, such as '0660' or 0o660")
     return mode
+
+
+def _is_slip(mode: int) -> bool:
+    """Whether it looks like octal digits written as a decimal: 440 is 0o670, which nobody means.
+
+    0o660, which is 432, also does, but gives the group no more than the owner, others no more yet.
+    """
+    owner, group, others = mode >> 6, mode >> 3 & 7, mode & 7
+    is_sound = owner & 6 == 6 and group & owner == group and others & group == others
+    return OCTAL.fullmatch(f"{mode:03}") is not None and not is_sound

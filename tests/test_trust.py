@@ -154,6 +154,9 @@ class TestSocketFiles:
             ({"relay_ipc_mode": "0606"}, 0o606),
             ({"relay_ipc_mode": "600"}, 0o600),
             ({"relay_ipc_mode": 0o666}, 0o666),
+            ({"relay_ipc_mode": 0o660}, 0o660),
+            ({"relay_ipc_mode": 0o644}, 0o644),
+            ({"relay_ipc_mode": "0670"}, 0o670),
         ],
         ids=str,
     )
@@ -198,7 +201,7 @@ except PermissionError:
         return status == 0
 
     @pytest.mark.parametrize(
-        "value", [660, "rw-rw----", "0999", "", -1, True, 0o1000, None], ids=str
+        "value", [660, 440, 444, 220, "rw-rw----", "0999", "", -1, True, 0o1000, None], ids=str
     )
     def test_wrong_permissions_are_refused(self, site: Site, value: object) -> None:
         site.write(relay_ipc_mode=value)
