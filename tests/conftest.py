@@ -7,6 +7,17 @@ import box
 import harness
 import pytest
 
+harness.set_up()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End what a test has left behind, which fails it; first of all to be set up, last to end."""
+    before = harness.children()
+    yield
+    left = harness.end_all_but(before)
+    assert not left, f"{request.node.name} has left processes behind: {left}"
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[harness.Site]:

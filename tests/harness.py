@@ -6,6 +6,7 @@ Nothing here is imported from the package: the relay is what an administrator wo
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pprint
 import random
@@ -24,8 +25,46 @@ import zmq
 DEADLINE_S = 30.0
 """For everything that is waited for; on a busy machine all else may take its time."""
 
+TRACES = ("Traceback (most recent call last)", "Exception ignored", "Assertion failed")
+"""What a process prints that did not do what it should: Python, its destructors, and libzmq."""
+
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+
 BIN = Path(sys.executable).parent
 RELAY = (sys.executable, "-m", "fedmsg_relay")
+
+
+def set_up() -> None:
+    """Make this process what tests can rely on, however it was started.
+
+    What it starts has every signal at its default: a background job of a script has SIGINT
+    ignored, one of nohup SIGHUP.  Daemons become its children, so that none is lost.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE}:  # Python's own, which Popen restores
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # ignored here as before; not after an exec
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> set[int]:
+    """The processes whose parent is this one, those that have ended and wait for it included."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text().split()}
+
+
+def end_all_but(spared: set[int]) -> list[str]:
+    """Kill every child and what it leaves behind; the command lines of those that were running."""
+    running = []
+    while orphans := children() - spared:
+        for pid in orphans:
+            with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    running.append(command.decode(errors="replace").replace("\0", " ").strip())
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+    return running
 
 
 def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
@@ -134,11 +173,11 @@ class Site(contextlib.AbstractContextManager["Site"]):
         return made
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.close()
+        unexpected = [why for process in self._processes if (why := process.close())]
         for publisher in self._publishers:
             publisher.close(linger_ms=0)
         self._context.term()
+        assert not unexpected, "\n".join(unexpected)
 
 
 class Process:
@@ -152,6 +191,7 @@ class Process:
             self._popen = subprocess.Popen(
                 self.command, stderr=subprocess.STDOUT, start_new_session=True, **popen
             )
+        self._is_seen = False  # whether the test has asked for the status
         self.pid = self._popen.pid
         self.stdin = self._popen.stdin
 
@@ -178,18 +218,28 @@ class Process:
         return self.wait()
 
     def wait(self, timeout_s: float = DEADLINE_S) -> int:
+        self._is_seen = True
         return self._popen.wait(timeout_s)
 
     def poll(self) -> int | None:
+        self._is_seen = True
         return self._popen.poll()
 
-    def close(self) -> None:
+    def close(self) -> str:
+        """End it; returns what was wrong with it that the test has not seen, if anything."""
         if self._popen.poll() is None:
             self._popen.kill()
-        self._popen.wait()
+        status = self._popen.wait()
         if self.stdin:
             with contextlib.suppress(BrokenPipeError):
                 self.stdin.close()
+        # One that was killed, by the test or with its box, has not died of itself.
+        if not self._is_seen and status not in (0, -signal.SIGKILL):
+            return f"{self.command} ended with {status}: {self.output}"
+        is_relay = any(Path(part).name in ("fedmsg-relay", "fedmsg_relay") for part in self.command)
+        if is_relay and any(trace in self.output for trace in TRACES):
+            return f"{self.command}: {self.output}"
+        return ""
 
 
 class Subscriber:

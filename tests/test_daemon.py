@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import harness
 import pytest
 import zmtp
 from harness import BIN, Site, free_port, listens, wait_for
@@ -55,10 +55,16 @@ class Daemon:
         wait_for(lambda: not alive(pid), "the daemon's end")
 
     def close(self) -> None:
-        for pid in filter(alive, self.seen):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            wait_for(lambda pid=pid: not alive(pid), "the daemon's end")
+        """End every daemon; AssertionError if one had died of itself, or with a traceback."""
+        died = []
+        for pid in self.seen & harness.children():
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            if status not in (0, signal.SIGKILL):  # it had ended already
+                died.append(f"daemon {pid}: {os.waitstatus_to_exitcode(status)}")
+        log = self.logfile.read_text() if self.logfile.exists() else ""
+        assert not died, f"{died}: {log}"
+        assert not any(trace in log for trace in harness.TRACES), log
 
 
 def alive(pid: int) -> bool:
