@@ -101,7 +101,7 @@ class MainLoop:
             self._monitor.close()
         self._outlets.attend()
         if self._watchdog.is_due() and self._relay.is_alive():
-            systemd.notify("WATCHDOG=1")
+            systemd.notify("WATCHDOG=1", patience_s=0)
         if self._trim.is_due():
             memory.trim()
         return happened
@@ -135,7 +135,7 @@ class MainLoop:
         self._stops.append(time.monotonic())
         self._monitor.unwatch()
         self._relay.stop()
-        systemd.notify("STOPPING=1")
+        systemd.notify("STOPPING=1", patience_s=0)
         what = "without waiting" if len(self._stops) > 1 else self._report().connections
         log.info("%s: stopping; %s", asked_by.name, what)
 

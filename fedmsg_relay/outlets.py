@@ -93,7 +93,8 @@ class Outlets:
         self._sent = now, frames = time.monotonic(), report.frames_out
         systemd.notify(
             f"STATUS={report.state}: {(frames - before) / max(now - before_at, 1):,.0f} frames/s,"
-            f" {report.publishers.connected} publishers, {report.consumers.connected} consumers"
+            f" {report.publishers.connected} publishers, {report.consumers.connected} consumers",
+            patience_s=0,
         )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import zmq
@@ -94,7 +94,7 @@ def serve(
     def listen(endpoint: Endpoint) -> socket.socket:
         return kept.pop(_fdname(endpoint), None) or listening.listen(endpoint, settings.ipc_mode)
 
-    _forget(kept, wanted)
+    _forget(kept, {_fdname(e) for group in (wanted.inbound, *wanted.outbound) for e in group})
     wakeup = Wakeup()
     with (
         wakeup.catching(*SIGNALS),
@@ -119,6 +119,7 @@ def serve(
             raise RelayError(
                 f"cannot start: {error}; `ulimit -a` shows what may be short"
             ) from error
+        _forget(kept, set())  # addresses of outbound that are not its turn
         _keep(relay)
         threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
         log.info(
@@ -143,9 +144,8 @@ def _fdname(endpoint: Endpoint) -> str:
     return endpoint.uri.replace(":", "_")  # the one character that systemd does not allow
 
 
-def _forget(kept: dict[str, socket.socket], plan: Plan) -> None:
-    """Give back to systemd what the configuration names no more, before it is in the way."""
-    wanted = {_fdname(e) for group in (plan.inbound, *plan.outbound) for e in group}
+def _forget(kept: dict[str, socket.socket], wanted: Collection[str]) -> None:
+    """Give back to systemd the sockets of all names but ``wanted``."""
     for name in kept.keys() - wanted:
         kept.pop(name).close()
         systemd.forget(name)

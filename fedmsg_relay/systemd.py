@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterable
 
 BARRIER_S = 5.0  # more than enough, if systemd is there at all
+PATIENCE_S = 5.0  # likewise
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
@@ -23,13 +24,19 @@ def is_there() -> bool:
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
-def notify(*lines: str, sockets: Iterable[socket.socket] = ()) -> None:
-    """Tell systemd, for example ``READY=1``; never fails and never blocks."""
+def notify(
+    *lines: str, sockets: Iterable[socket.socket] = (), patience_s: float = PATIENCE_S
+) -> None:
+    """Tell systemd, for example ``READY=1``; never fails.
+
+    Waits up to ``patience_s`` for room in systemd's queue, which takes about ten of these; 0 is
+    for what will be said again anyway.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
+        sender.settimeout(patience_s)
         sender.connect("\0" + address[1:] if address[0] == "@" else address)
         socket.send_fds(sender, ["\n".join(lines).encode()], [s.fileno() for s in sockets])
 

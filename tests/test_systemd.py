@@ -95,6 +95,22 @@ def test_the_sockets_stay_open_over_a_restart(machine: box.Box) -> None:
     assert machine.check("ss -ltnH") == ""
 
 
+def test_an_address_that_is_not_used_any_more_is_given_back(machine: box.Box) -> None:
+    """It is still configured, but the first one, which was taken before, is free now."""
+    machine.check(
+        'cd /etc/fedmsg.d; sed -i \'s|"tcp://127.0.0.1:4001|"tcp://*:4000", &|\' relay.py'
+    )
+    machine.check(TAKE_PORT.replace("2003", "4000"))
+    machine.check("service fedmsg-relay start")
+    assert ":4001" in machine.check("ss -ltnH")
+    machine.check("kill $(ss -ltnpH sport = :4000 | grep -o 'pid=[0-9]*' | cut -d= -f2)")
+    machine.check("service fedmsg-relay restart")
+    listening = machine.check("ss -ltnH")
+    assert ":4000" in listening
+    assert ":4001" not in listening, "nobody would serve it"
+    assert show(machine, "NFileDescriptorStore") == "2"
+
+
 def test_reload_reopens_the_log(machine: box.Box) -> None:
     machine.check(f"service fedmsg-relay start; mv {LOG} {LOG}.1; service fedmsg-relay reload")
     wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
