@@ -21,7 +21,6 @@ from fedmsg_relay.errors import Died
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.outlets import Outlets
-from fedmsg_relay.parting import PARTING_S
 from fedmsg_relay.plan import Plan
 from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
 from fedmsg_relay.report import report
@@ -31,6 +30,10 @@ log = logging.getLogger("fedmsg.relay")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1)
+
+GIVE_UP_S = 2.0
+"""How much longer than ``relay_drain``, twice, and ``zmq_linger`` a stop may take: threads may have
+to wait for a processor."""
 
 ECHO_S = 0.1
 """A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
@@ -62,6 +65,8 @@ class MainLoop:
         self._phase = Phase.OPEN  # of the relay, as far as it has told
         self._closed_at = math.inf  # monotonic
         self._stops: list[float] = []  # when we were asked to, monotonic
+        # A hold ends within relay_drain of a stop, and then there is a drain.
+        self._patience_s = 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
         self._poller = zmq.Poller()
         self._poller.register(wakeup, zmq.POLLIN)
         monitor.watch(self._poller)
@@ -72,7 +77,10 @@ class MainLoop:
         self._trim = Timer(memory.TRIM_EVERY_S)
 
     def run(self) -> None:
-        """Until the end of the relay.  Raises :class:`Died` if that came of itself."""
+        """Until the end of the relay.
+
+        Raises :class:`Died` if that came of itself, or does not come though it was asked for.
+        """
         is_hastened = False
         while self._phase is not Phase.CLOSED and not is_hastened:
             for event in self._sleep():
@@ -87,14 +95,30 @@ class MainLoop:
                 elif callable(event):  # from another thread
                     event()
             is_hastened = self._phase is Phase.CLOSE and len(self._stops) > 1
+            self._check_that_it_stops()
         self._end()
+
+    def _check_that_it_stops(self) -> None:
+        if self._left_s() == 0 and self._phase is not Phase.CLOSED:
+            raise Died(
+                f"the relay was {self._phase.value} and has not stopped within"
+                f" {self._patience_s:g} s, twice relay_drain and zmq_linger: its thread hangs;"
+                " the process was ended, and what the relay had in memory is lost"
+            )
+
+    def _left_s(self) -> float:
+        """Seconds until a relay that was asked to stop is given up."""
+        if not self._stops:
+            return math.inf
+        return max(0.0, self._stops[0] + self._patience_s - time.monotonic())
 
     def _sleep(self) -> list[object]:
         """Sleep until something happens or is due, do what is due, and return what happened."""
         timers = (self._watchdog, self._trim, self._monitor, self._outlets)
         happened: list[object] = []
         try:
-            self._poller.poll(math.ceil(min(each.due_s() for each in timers) * 1000))
+            due_s = min(self._left_s(), *(each.due_s() for each in timers))
+            self._poller.poll(math.ceil(due_s * 1000))
             happened += self._wakeup.events()  # a report must know of what was before a signal
             self._monitor.attend()
         except zmq.ContextTerminated:  # the relay has closed its sockets, and waits for these
@@ -148,13 +172,8 @@ class MainLoop:
             log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)
 
     def _end(self) -> None:
-        if self._relay.undrained:
-            log.warning(
-                "something that publishers had sent may be lost: relay_drain = %g s was over, one"
-                " of them did not hang up within %g s, or a second signal came",
-                self._settings.drain_s,
-                PARTING_S,
-            )
+        if self._relay.loss is not None:
+            log.warning("something that publishers had sent may be lost: %s", self._relay.loss)
         waited_ms = (time.monotonic() - self._closed_at) * 1000
         if 0 < self._settings.linger_ms <= waited_ms:
             log.warning(

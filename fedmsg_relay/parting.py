@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import socket
+import struct
+import termios
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +21,10 @@ it sends now could overtake what it sent before."""
 
 PARTINGS_S = 0.5
 """How long that may go on if there are so many that every moment one of them hangs up."""
+
+RECEIVED = struct.Struct("=52x I 72x Q")
+"""Of ``struct tcp_info`` in <linux/tcp.h>: ``tcpi_last_data_recv`` (ms ago), and
+``tcpi_bytes_received``."""
 
 POLL_MS = 2
 """How often to see whether they have."""
@@ -59,3 +66,25 @@ def _half_close(inbound: Sequence[Endpoint]) -> int:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
     return found
+
+
+def still_sending(inbound: Sequence[Endpoint], for_s: float) -> int:
+    """How many publishers are connected that have sent something in the last ``for_s`` seconds.
+
+    Or earlier, if libzmq has not read it.  What others had sent has all been read.
+    """
+    found = 0
+    for connection in own_sockets():
+        if any(endpoint.accepted(connection) for endpoint in inbound):
+            with contextlib.suppress(OSError):
+                found += _sends(connection, for_s)
+    return found
+
+
+def _sends(connection: socket.socket, for_s: float) -> bool:
+    unread = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4))
+    if any(unread) or connection.family == socket.AF_UNIX:
+        return any(unread)
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.size)
+    ago_ms, received = RECEIVED.unpack(info)
+    return bool(received and ago_ms <= for_s * 1000)

@@ -25,7 +25,7 @@ from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import Died
 from fedmsg_relay.listening import own_sockets, remove
-from fedmsg_relay.parting import part
+from fedmsg_relay.parting import PARTING_S, part, still_sending
 from fedmsg_relay.plan import Plan
 from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.sockets import PACED_S, Sockets
@@ -87,7 +87,7 @@ class Relay:
         self.opened_at = math.inf  # monotonic
         self.held = 0  # messages kept during the hold
         self.hold_overflowed = False
-        self.undrained = False  # something that publishers had sent was not passed on
+        self.loss: str | None = None  # why something that publishers had sent may be lost
         self.error: BaseException | None = None  # why run() ended, if nobody asked it to
         self._settings = settings
         self._plan = plan
@@ -219,12 +219,23 @@ class Relay:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._enter(Phase.DRAIN)
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
+        asked_at = time.monotonic()
         connected = part(self.inbound, self._pass_on, self._out_of_time)
+        since_s = max(PARTING_S, time.monotonic() - asked_at)
+        sending = still_sending(self.inbound, since_s) if connected else 0
         for endpoint in self.inbound:
             remove(endpoint)
         self._sockets.unbind_inbound()
         self._pass_on(QUIET_MS)
-        self.undrained = connected > 0 or self._sockets.receive(0) is not None
+        if sending or self._sockets.receive(0) is not None:
+            self.loss = self._why_lost(sending)
+
+    def _why_lost(self, sending: int) -> str:
+        if self._hastened:
+            return "a second signal came before all was passed on"
+        if self._out_of_time():
+            return f"relay_drain = {self._settings.drain_s:g} s was over before all was passed on"
+        return f"{sending} of them went on sending, and did not hang up within {PARTING_S:g} s"
 
     def _pass_on(self, quiet_ms: int, for_s: float = math.inf) -> None:
         """Send what comes in, for so long, or until nothing does for ``quiet_ms``."""

@@ -201,6 +201,54 @@ class TestStop:
             assert relay.end() == 0
         assert "Traceback" not in relay.output
 
+    LOST = "something that publishers had sent may be lost: "
+
+    def test_nothing_is_lost_of_those_whose_messages_were_passed_on(self, site: Site) -> None:
+        """Though they are connected still, and do not hang up."""
+        relay = site.relay()
+        subscriber = site.subscriber()
+        with contextlib.ExitStack() as others:
+            for number in range(100):
+                peer = others.enter_context(zmtp.Peer(site.inbound, b"PUB"))
+                peer.send(b"%d" % number)
+            subscriber.wait(100)
+            time.sleep(0.2)  # longer than the time to hang up: what was sent is long passed on
+            assert relay.end() == 0
+        assert self.LOST not in relay.output
+
+    @pytest.mark.parametrize(
+        ("drain_s", "hasten", "says"),
+        [
+            (5, False, "1 of them went on sending, and did not hang up within 0.1 s"),
+            (0.01, False, "relay_drain = 0.01 s was over before all was passed on"),
+            (600, True, "a second signal came before all was passed on"),
+        ],
+        ids=["rude", "drain", "hastened"],
+    )
+    def test_why_something_may_be_lost(
+        self, site: Site, drain_s: float, hasten: bool, says: str
+    ) -> None:
+        # A hold that is cut short by a second signal goes over to a drain that has no time.
+        site.write(relay_drain=drain_s, relay_hold=600 if hasten else 0)
+        relay = site.relay(until="holding" if hasten else "forwarding;")
+        done = threading.Event()
+        with zmtp.Peer(site.inbound, b"PUB") as rude:
+
+            def send() -> None:
+                with contextlib.suppress(OSError):  # the end, at last
+                    while not done.is_set():
+                        rude.send(b"more")
+
+            thread = threading.Thread(target=send)
+            thread.start()
+            try:
+                assert (stop_at_once(relay) if hasten else relay.end()) == 0
+            finally:
+                done.set()
+                thread.join()
+        assert f"{self.LOST}{says}\n" in relay.output
+        assert relay.output.count(self.LOST) == 1
+
     def test_messages_of_one_publisher_keep_their_order(self, site: Site) -> None:
         """Though it reconnects while what it had sent before is still waiting to be passed on."""
         site.write(relay_hold=1)
@@ -316,6 +364,26 @@ def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> No
     assert relay.wait() == 1
     reason = "struck down" if "raise" in death else "without having been told to"
     assert re.search(f"^fedmsg-relay: the relay died: .*{reason}", relay.output, re.MULTILINE)
+
+
+def test_a_thread_that_hangs_does_not_keep_a_stop_waiting(site: Site) -> None:
+    """The hang is a fake, as libzmq's proxy cannot be made to hang; all around it is real."""
+    (site.root / "hanging.py").write_text(
+        "import sys, threading, zmq\n"
+        "zmq.proxy_steerable = lambda *_: threading.Event().wait()\n"
+        "from fedmsg_relay.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    site.write(relay_drain=0.1, zmq_linger=200)
+    relay = site.start(sys.executable, "hanging.py")
+    relay.wait_for("started, pid")
+    assert relay.end() == 1
+    assert re.search(
+        r"^fedmsg-relay: the relay was forwarding and has not stopped within 2\.4 s, twice"
+        r" relay_drain and zmq_linger: ",
+        relay.output,
+        re.MULTILINE,
+    )
 
 
 def test_the_first_line_says_what_runs_where(site: Site) -> None:
