@@ -19,6 +19,7 @@ import re
 import resource
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,6 +81,8 @@ class Listeners:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = hard - reserve()  # who has a higher number comes too late
         self._libc = ctypes.CDLL(None)
+        # leave() is also for the thread of a relay that dies; no change may come after it.
+        self._changing = threading.RLock()
         self._tcp: set[int] = set()  # descriptors
         self._ipc: set[int] = set()
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
@@ -121,15 +124,16 @@ class Listeners:
     def leave(self) -> None:
         """Do nothing any more, as libzmq is about to close them; at ``ipc`` nobody is accepted.
 
-        One too many there would be the end of a stop that still has to drain.
+        One too many there would be the end of a stop that still has to drain.  Any thread may call.
         """
-        if self._look_again_at == math.inf:
-            self._wait_for(select.EPOLLIN, self._tcp)
-        self._wait_for(0, self._ipc)
-        self._entries = {}
-        self._tcp = set()
-        self._ipc = set()
-        self._look_again_at = math.inf
+        with self._changing:
+            if self._look_again_at == math.inf:
+                self._wait_for(select.EPOLLIN, self._tcp)
+            self._wait_for(0, self._ipc)
+            self._entries = {}
+            self._tcp = set()
+            self._ipc = set()
+            self._look_again_at = math.inf
 
     def _pause(self, reason: str) -> None:
         """Leave those who connect in the kernel's queue."""
@@ -165,20 +169,22 @@ class Listeners:
 
         An I/O thread takes a listening socket on some moments after it was bound.
         """
-        listeners = self._tcp | self._ipc
-        if self._entries.keys() != listeners:
-            with contextlib.suppress(OSError):  # there are no descriptors already
-                self._entries = {
-                    fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in listeners
-                }
-        return self._entries.keys() == listeners
+        with self._changing:
+            listeners = self._tcp | self._ipc
+            if self._entries.keys() != listeners:
+                with contextlib.suppress(OSError):  # there are no descriptors already
+                    self._entries = {
+                        fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in listeners
+                    }
+            return self._entries.keys() == listeners
 
     def _wait_for(self, events: int, listeners: Iterable[int]) -> None:
-        for fd in listeners:
-            if fd in self._entries:
-                epoll, data = self._entries[fd]
-                event = _Event(events, data)
-                self._libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(event))
+        with self._changing:
+            for fd in listeners:
+                if fd in self._entries:
+                    epoll, data = self._entries[fd]
+                    event = _Event(events, data)
+                    self._libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(event))
 
 
 def _epoll_entries() -> Iterator[tuple[int, int, int]]:

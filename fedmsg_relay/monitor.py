@@ -45,6 +45,7 @@ class Monitor:
             relay.events["relay_outbound"]: self.consumers,
         }
         self._listeners = Listeners(listener for _, listener in relay.listeners())
+        relay.on_death = self._listeners.leave
         self._poller: zmq.Poller | None = None  # while watching
         self._refusals = (
             _Refusals("relay_inbound_allow", self.publishers),

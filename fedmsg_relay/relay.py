@@ -89,6 +89,8 @@ class Relay:
         self.hold_overflowed = False
         self.loss: str | None = None  # why something that publishers had sent may be lost
         self.error: BaseException | None = None  # why run() ended, if nobody asked it to
+        # Called on the thread of run() before a relay that died closes what it listens at.
+        self.on_death: Callable[[], None] = lambda: None
         self._settings = settings
         self._plan = plan
         self._changed = changed
@@ -176,6 +178,7 @@ class Relay:
             self._drain()
         except BaseException as error:  # noqa: BLE001 (whatever it is, another thread reports it)
             self.error = error
+            self.on_death()
         try:
             self._close()
         except BaseException as error:  # noqa: BLE001

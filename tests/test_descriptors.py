@@ -6,6 +6,7 @@ import contextlib
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -164,3 +165,53 @@ def test_who_listens_to_how_it_is_takes_none_from_others(site: Site, kind: str) 
     assert site.run(*RELAY, "--status", "--timeout", "20").returncode == 0
     assert SHORT not in relay.output
     assert relay.end() == 0
+
+
+def test_a_relay_that_dies_leaves_libzmqs_epoll_alone(site: Site) -> None:
+    """By then a descriptor may be another connection's.
+
+    The death is a fake, as libzmq's proxy cannot be made to die; all around it is real.
+    """
+    (site.root / "dying.py").write_text(DYING)
+    site.write(relay_inbound=[site.inbound, f"ipc://{site.root}/inbound"])
+    relay = site.start(sys.executable, "dying.py")
+    assert relay.wait() == 1
+    assert "the relay died" in relay.output
+    assert "not listening" not in relay.output
+
+
+DYING = """
+import ctypes, socket, sys, zmq
+
+
+class Libc:
+    def __init__(self, name):
+        self.real = real(name)
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def epoll_ctl(self, epoll, operation, fd, event):
+        listener = None
+        try:
+            listener = socket.socket(fileno=fd)
+            is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:
+            is_listening = False
+        if listener is not None:
+            listener.detach()
+        if not is_listening:
+            print("not listening:", fd, flush=True)
+        return self.real.epoll_ctl(epoll, operation, fd, event)
+
+
+def die(*_):
+    raise RuntimeError("struck down")
+
+
+real, ctypes.CDLL = ctypes.CDLL, Libc
+zmq.proxy_steerable = die
+from fedmsg_relay.cli import main
+
+sys.exit(main())
+"""

@@ -199,7 +199,7 @@ class TestStop:
             publisher.send(b"passes")
             assert subscriber.wait(1) == [[b"passes"]]
             assert relay.end() == 0
-        assert "Traceback" not in relay.output
+        assert "may be lost" not in relay.output
 
     LOST = "something that publishers had sent may be lost: "
 
