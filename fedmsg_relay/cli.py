@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, loading, logfile, process, streams
+from fedmsg_relay import __version__, config, detach, loading, logfile, process, refusal, streams
 from fedmsg_relay.errors import AlreadyRunning, RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
@@ -37,7 +38,7 @@ def _flag(*names: str, help: str) -> Option:
 
 
 def _path(name: str, help: str) -> Option:
-    return [name], {"metavar": "PATH", "help": help}
+    return [name], {"action": "store", "metavar": "PATH", "help": help}
 
 
 OPTIONS: list[Option] = [
@@ -80,7 +81,16 @@ def main() -> int:
             if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
                 return _check()
             files = Sources()
-            site = _load(files)
+            try:
+                site = _load(files)
+            except RelayError as error:
+                _say(error.status, str(error))
+                refusal.note(str(error), OPTIONS, LOGFILE)
+                return error.status
+            except SystemExit as exits:
+                if exits.code == WrongUsage.status:  # argparse has said what is wrong
+                    refusal.note(f"wrong usage: {shlex.join(sys.argv)}", OPTIONS, LOGFILE)
+                raise
             if site["test"]:
                 return _test(site, files)
             if site["status"]:
@@ -89,6 +99,7 @@ def main() -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 1
         path = site["logfile"] or (LOGFILE if site["daemon"] else None)
+        _leave_to_the_service(path, _pidfile(site))
         log_file = LogFile(path) if path else None
         if site["daemon"] and log_file:
             outcome = detach.detach(log_file)
@@ -102,6 +113,8 @@ def main() -> int:
         os._exit(status)
     except RelayError as error:
         return _say(error.status, str(error))
+    except process.SHORT as error:
+        return _say(1, str(process.short(error)))
     except KeyboardInterrupt:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
@@ -116,6 +129,28 @@ def _load(files: Sources) -> dict[str, Any]:
         if site[option] and not site[action]:
             raise WrongUsage(f"--{option} goes with --{action}")
     return site
+
+
+def _pidfile(site: Mapping[str, Any]) -> str | None:
+    is_by_default = site["daemon"] or site["replace"]
+    path: str | None = site["pidfile"] or (PIDFILE if is_by_default else None)
+    return path
+
+
+def _leave_to_the_service(*paths: str | None) -> None:
+    """Raise :class:`WrongUsage` if root would start a relay with the files of the service.
+
+    It could neither stop that relay nor use its files; and no init would know of it.
+    """
+    if os.geteuid() != 0 or process.service_user() is None:
+        return
+    for path in filter(None, paths):
+        if os.path.realpath(path) in map(os.path.realpath, (PIDFILE, LOGFILE)):
+            raise WrongUsage(
+                f"{path} is the service's, which runs as {process.USER} and not as root: type"
+                f" `service {process.NAME} start` (or restart), or choose --pidfile and --logfile"
+                " for a relay of your own"
+            )
 
 
 def _say(status: int, message: str) -> int:
@@ -181,7 +216,7 @@ def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell)
     try:
         logfile.configure(site)
         writer = logfile.Writer()
-        path = site["pidfile"] or (PIDFILE if site["daemon"] or site["replace"] else None)
+        path = _pidfile(site)
         process.serve(
             config.settings(site),
             pidfile=PidFile(path) if path else None,
@@ -189,11 +224,13 @@ def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell)
             log_file=log_file,
             ready=lambda: tell(0, ""),
         )
-    except RelayError as error:
-        if log_file is not None:
-            log.error("%s", error)
+    except (RelayError, *process.SHORT) as raised:
+        error = raised if isinstance(raised, RelayError) else process.short(raised)
         # That a relay runs is all that --daemon promises.
-        status = 0 if site["daemon"] and isinstance(error, AlreadyRunning) else error.status
+        is_well = site["daemon"] and isinstance(error, AlreadyRunning)
+        status = 0 if is_well else error.status
+        if log_file is not None:
+            log.log(logging.INFO if is_well else logging.ERROR, "%s", error)
         tell(status, str(error))
         return status
     else:

@@ -8,13 +8,17 @@ on, so that a start which failed looks like one.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmsg_relay.logfile import LogFile
+
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 Tell = Callable[[int, str], None]
 """To be called once: with 0 and what there is to say, or with an exit status and the reason."""
@@ -37,25 +41,32 @@ def detach(log: LogFile) -> Outcome | Tell:
     import daemon  # not needed in the foreground, where a start should be quick
 
     reader, writer = os.pipe()
+    # So that a daemon which dies is a child of the first process, as which it can be waited for.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     if os.fork():
         os.close(writer)
         with open(reader, encoding="utf-8", errors="replace") as pipe:
             told = pipe.read()
-        os.wait()
-        status, _, message = (told or f"1 died during its start; see {log.path}").partition(" ")
+        if not told:
+            return Outcome(1, f"{_last_end()} during its start: {log.last_line()} ({log.path})")
+        status, _, message = told.partition(" ")
         return Outcome(int(status), message)
 
-    daemon.DaemonContext(
-        # What it would guess is wrong under init and under test runners.
-        detach_process=True,
-        # Its default of 0 makes everything writable for everybody.
-        umask=0o022,
-        # Its default for SIGTERM is an exit with status 1; signals are dealt with elsewhere.
-        signal_map={},
-        files_preserve=[writer, log.fileno()],
-        stdout=log,
-        stderr=log,
-    ).open()
+    try:
+        daemon.DaemonContext(
+            # What it would guess is wrong under init and under test runners.
+            detach_process=True,
+            # Its default of 0 makes everything writable for everybody.
+            umask=0o022,
+            # Its default for SIGTERM is an exit with status 1; signals are dealt with elsewhere.
+            signal_map={},
+            files_preserve=[writer, log.fileno()],
+            stdout=log,
+            stderr=log,
+        ).open()
+    except Exception as error:  # noqa: BLE001 (of its own types, and what else it may be)
+        os.write(writer, f"1 cannot become a daemon: {error}".encode())
+        os._exit(1)
 
     def tell(status: int, message: str) -> None:
         nonlocal writer
@@ -66,3 +77,14 @@ def detach(log: LogFile) -> Outcome | Tell:
             writer = -1
 
     return tell
+
+
+def _last_end() -> str:
+    """How the last of our children has ended, once all have, such as ``died of SIGABRT``."""
+    status = 0
+    with contextlib.suppress(ChildProcessError):  # there are no more
+        while True:
+            _, status = os.wait()
+    if os.WIFSIGNALED(status):
+        return f"died of {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"died with status {os.waitstatus_to_exitcode(status)}"

@@ -20,6 +20,9 @@ from fedmsg_relay.errors import ConfigError, RelayError
 
 log = logging.getLogger("fedmsg.relay")
 
+LAST_BYTES = 1000
+"""Where the last line of a log is looked for."""
+
 LAST_WORDS_S = 1.0
 """How long the end of the process may wait for the last lines to be written."""
 
@@ -58,6 +61,13 @@ class LogFile:
         for old in (self._fd, 1, 2):
             os.dup2(fd, old, inheritable=old != self._fd)
         os.close(fd)
+
+    def last_line(self) -> str:
+        """What was written last, by whoever that was; empty if that cannot be read."""
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+            return file.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return ""
 
     def _open(self) -> int:
         # A pipe without a reader is an error rather than a wait.

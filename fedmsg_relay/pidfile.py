@@ -30,6 +30,8 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._fd = _open(self.path)
+        self.left: int | None = None
+        """The pid of a relay that held the file before and has not emptied it, so did not stop."""
 
     def take(self) -> None:
         """Lock the file and write our pid.  Raises :class:`AlreadyRunning` if another has it."""
@@ -46,6 +48,9 @@ class PidFile:
         """
         with open(_open(f"{self.path}.next")) as turnstile:
             fcntl.flock(turnstile, fcntl.LOCK_EX)
+            # While nothing has happened yet: is there room for a pid, and will there be?
+            self._write(turnstile.fileno(), os.getpid())
+            os.ftruncate(turnstile.fileno(), 0)
             asked = None
             until = time.monotonic() + patience_s
             while not self._try():
@@ -70,9 +75,22 @@ class PidFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        self.left = self.holder()
+        self._write(self._fd, os.getpid())
         return True
+
+    def _write(self, fd: int, pid: int) -> None:
+        """Have a file say nothing but a pid.  Raises :class:`RelayError` if the disk is full."""
+        line = b"%d\n" % pid
+        try:
+            # Not truncated before: on a full disk, what is there has its block, and can be changed.
+            os.pwrite(fd, line, 0)
+            os.ftruncate(fd, len(line))
+        except OSError as error:
+            raise RelayError(
+                f"cannot write to the pid file {self.path}: {error.strerror};"
+                " make room, or choose another with --pidfile"
+            ) from error
 
     def _ask_to_stop(self, name: str, passing: Collection[str]) -> int | None:
         """Signal the holder; returns its pid, or None if there is none to signal at the moment."""

@@ -40,8 +40,13 @@ COMMAND = "relay-command"
 FLUSHING = "relay-flushing"
 """What a process is called before and after it is the relay: of that name there is just one."""
 
+PR_SET_NAME = 15  # <linux/prctl.h>
+
 USER = "fedmsg"
 """As whom the service runs, where it is installed."""
+
+SHORT = (OSError, MemoryError, RuntimeError)
+"""What is raised for want of something; the last one by a thread that cannot be started."""
 
 RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
@@ -52,8 +57,16 @@ close what it listens at, and to get a processor."""
 
 
 def set_name(name: str) -> None:
-    """Show as ``name`` in the process list; the command line stays as it is."""
-    Path("/proc/self/comm").write_text(name)
+    """Show as ``name`` in the process list; the command line stays as it is.
+
+    To be called by the main thread.
+    """
+    try:
+        Path("/proc/self/comm").write_text(name)
+    except OSError:  # it is read-only, or not there
+        import ctypes  # takes as long as a hundred such writes
+
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 def service_user() -> pwd.struct_passwd | None:
@@ -66,6 +79,11 @@ def service_user() -> pwd.struct_passwd | None:
 
 def checked_plan(settings: Settings) -> Plan:
     """What a start would bind.  Raises :class:`ConfigError` for what cannot be, or is missing."""
+    if not os.path.isdir("/proc/self/fd"):
+        raise RelayError(
+            "/proc is not mounted, and the relay sees there what it listens at;"
+            " `mount -t proc proc /proc`"
+        )
     # Not imported before it is used: a start must not wait for it.
     if settings.prometheus and importlib.util.find_spec("prometheus_client") is None:
         raise ConfigError(
@@ -73,6 +91,12 @@ def checked_plan(settings: Settings) -> Plan:
             " install it beside the relay with pip, or remove the key"
         )
     return bindable(settings, time.monotonic() + RESOLVER_PATIENCE_S)
+
+
+def short(error: Exception) -> RelayError:
+    """What to say of an error of :data:`SHORT`."""
+    what = str(error) or type(error).__name__  # a MemoryError says nothing
+    return RelayError(f"cannot go on: {what}; `ulimit -a` shows what may be short")
 
 
 def serve(
@@ -109,19 +133,23 @@ def serve(
             else:
                 pidfile.take()
             ours.callback(pidfile.release)
+            if pidfile.left is not None:
+                log.warning(
+                    "the relay that ran before (pid %d) ended without stopping;"
+                    " what it had in memory is lost",
+                    pidfile.left,
+                )
         set_name(NAME)
         descriptors.raise_limit()
         try:
             relay = Relay(settings, wanted, wakeup.post, listen)
             relay.open()
             monitor = Monitor(relay, settings)
-        except (OSError, zmq.ZMQError) as error:
-            raise RelayError(
-                f"cannot start: {error}; `ulimit -a` shows what may be short"
-            ) from error
-        _forget(kept, set())  # addresses of outbound that are not its turn
-        _keep(relay)
-        threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
+            _forget(kept, set())  # addresses of outbound that are not its turn
+            _keep(relay)
+            threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
+        except (*SHORT, zmq.ZMQError) as error:
+            raise short(error) from error
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,

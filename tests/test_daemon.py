@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import harness
 import pytest
 import zmtp
-from harness import BIN, Site, free_port, listens, wait_for
+from harness import BIN, RELAY, Site, free_port, listens, wait_for
 
 
 class Daemon:
@@ -159,6 +160,8 @@ class TestPidFile:
         assert again.stderr == f"fedmsg-relay: already running, pid {pid} ({daemon.pidfile})\n"
         assert daemon.pid == pid
         assert alive(pid)
+        assert f"INFO] already running, pid {pid}" in daemon.log
+        assert "ERROR" not in daemon.log
 
     def test_a_second_start_in_the_foreground_is_an_error(self, site: Site, daemon: Daemon) -> None:
         daemon.start()
@@ -198,6 +201,105 @@ class TestPidFile:
         assert daemon.pidfile.exists()
         assert daemon.start().returncode == 0
         assert daemon.pid != pid
+        ended = "WARNING] the relay that ran before (pid {}) ended without stopping"
+        assert ended.format(pid) in daemon.log
+        second = daemon.pid
+        daemon.stop()
+        daemon.start()
+        daemon.start("--replace")
+        assert ended.format("") not in daemon.log.replace(str(second), "")
+        assert daemon.log.count("ended without stopping") == 1
+
+    def test_a_full_disk_is_said(self, site: Site) -> None:
+        refused = site.refused("--pidfile", "/dev/full")
+        assert refused.returncode == 1
+        assert (
+            "cannot write to the pid file /dev/full: No space left on device; make room"
+            in refused.stderr
+        )
+
+
+class TestRefused:
+    """A start that is refused is in the log too, however early that is."""
+
+    def test_for_a_file_of_the_configuration(self, site: Site, daemon: Daemon) -> None:
+        site.write("config = {")
+        done = daemon.start()
+        assert done.returncode == 6
+        assert done.stderr.count("site.py:1: SyntaxError") == 1
+        assert "fedmsg.relay   ERROR] cannot load the configuration: " in daemon.log
+        assert "site.py:1: SyntaxError" in daemon.log
+
+    def test_a_restart(self, site: Site, daemon: Daemon) -> None:
+        daemon.start()
+        site.write("import nowhere")
+        assert daemon.start("--replace").returncode == 6
+        assert "ERROR] cannot load the configuration: " in daemon.log
+        daemon.stop()
+
+    def test_for_its_options(self, daemon: Daemon) -> None:
+        done = daemon.start("--no-such-option")
+        assert done.returncode == 2
+        assert "usage: fedmsg-relay" in done.stderr
+        assert "ERROR] wrong usage: fedmsg-relay --daemon --pidfile" in daemon.log
+
+    @pytest.mark.parametrize("option", ["--test", "--check", "--status"])
+    def test_who_only_asks_is_not_in_it(self, site: Site, daemon: Daemon, option: str) -> None:
+        site.write("config = {")
+        assert site.run("fedmsg-relay", option, "--logfile", daemon.logfile).returncode != 0
+        assert not daemon.logfile.exists()
+
+
+class TestShort:
+    """What the process needs is missing: there is a line that says so, and no traceback."""
+
+    @pytest.mark.parametrize("megabytes", [0, 1, 5, 10, 20, 40])
+    def test_address_space(self, site: Site, daemon: Daemon, megabytes: int) -> None:
+        (site.root / "short.py").write_text(
+            "import resource, sys\n"
+            "from fedmsg_relay import cli\n"
+            "pages = int(open('/proc/self/statm').read().split()[0])\n"
+            "limit = pages * resource.getpagesize() + int(sys.argv.pop(1)) * 2**20\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+            "sys.exit(cli.main())\n"
+        )
+        files = ["--pidfile", daemon.pidfile, "--logfile", daemon.logfile]
+        done = site.run("python", "short.py", str(megabytes), "--daemon", *files)
+        said = done.stderr + (daemon.log if daemon.logfile.exists() else "")
+        assert "Traceback" not in said
+        if done.returncode == 0:
+            daemon.seen.add(daemon.pid)
+        else:
+            assert done.returncode in (1, 6)
+            # libzmq ends the process if it cannot have a thread or memory, and says why.
+            assert re.match(
+                "fedmsg-relay: (cannot .*: ..|died of SIGABRT during its start: ..).*\n$",
+                done.stderr,
+            )
+
+    @pytest.mark.parametrize(
+        ("command", "says"),
+        [
+            ("umount -l /proc", "fedmsg-relay: /proc is not mounted, "),
+            ("mount --bind -o ro /proc /proc; mount -o remount,bind,ro /proc", "forwarding;"),
+        ],
+        ids=["missing", "read-only"],
+    )
+    def test_proc(self, site: Site, command: str, says: str) -> None:
+        unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        if subprocess.run([*unshare, "sh", "-c", command], check=False).returncode:
+            pytest.skip("this machine cannot make mount namespaces")
+        relay = site.start(*unshare, "sh", "-ec", f'{command}; exec "$@"', "sh", *RELAY)
+        wait_for(lambda: says in relay.output, says)
+        if says == "forwarding;":
+            assert Path(f"/proc/{relay.pid}/comm").read_text() == "fedmsg-relay\n"
+            subscriber = site.subscriber()
+            site.publisher().send(b"passes")
+            assert subscriber.wait(1) == [[b"passes"]]
+            assert relay.end() == 0
+        else:
+            assert relay.wait() == 1
+            assert "Traceback" not in relay.output
 
 
 class TestReplace:
