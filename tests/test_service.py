@@ -110,11 +110,37 @@ class TestActions:
         machine.check(f"service fedmsg-relay {action}")
         assert pid(machine) != first
 
-    def test_reload_reopens_the_log(self, machine: box.Box) -> None:
-        assert machine.run("service fedmsg-relay reload").returncode == 7
+    @pytest.mark.parametrize("action", ["reload", "rotate"])
+    def test_the_log_is_reopened(self, machine: box.Box, action: str) -> None:
+        done = machine.run(f"service fedmsg-relay {action}")
+        assert done.returncode == 7
+        assert done.stderr == f"fedmsg-relay is not running, so there is nothing to {action}.\n"
         machine.check("service fedmsg-relay start")
-        machine.check(f"mv {LOG} {LOG}.1; service fedmsg-relay reload")
+        machine.check(f"mv {LOG} {LOG}.1; service fedmsg-relay {action}")
         wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
+
+    def test_a_stop_says_what_it_waits_for(self, machine: box.Box) -> None:
+        machine.check("echo PATIENCE_S=4 > /etc/default/fedmsg-relay; service fedmsg-relay start")
+        relay = pid(machine)
+        machine.check(f"kill -STOP {relay}")
+        done = machine.run("service fedmsg-relay stop")
+        assert done.returncode == 1
+        waits = f"waits for somebody to continue it (kill -CONT {relay})"
+        assert done.stdout == (
+            f"Waiting up to 4 s: pid {relay} {waits}.\nStopping fedmsg-relay: failed.\n"
+        )
+        assert f"still stopping after 4 s, and was not killed.\nIt {waits};" in done.stderr
+        machine.check(f"kill -CONT {relay}; while test -d /proc/{relay}; do sleep 0.1; done")
+
+    def test_a_hold_that_is_to_end_is_what_a_stop_waits_for(self, machine: box.Box) -> None:
+        config = "config = {'relay_hold': 600, 'relay_drain': 4}"
+        machine.check(f'echo "{config}" > /etc/fedmsg.d/hold.py; service fedmsg-relay start')
+        relay = pid(machine)
+        stopped = machine.check("service fedmsg-relay stop")
+        assert stopped == (
+            f"Waiting up to 60 s: pid {relay} waits for what has come in to be passed on, for"
+            " relay_drain.\nStopping fedmsg-relay: done.\n"
+        )
 
     def test_configtest(self, machine: box.Box) -> None:
         tested = machine.check("service fedmsg-relay configtest")
@@ -163,7 +189,93 @@ class TestActions:
         machine.check(f"kill {other}")
 
 
+class TestOthers:
+    """A pid file that leads to somebody else's process, and processes that cannot be seen."""
+
+    def test_what_cannot_be_seen_is_not_dead(self, machine: box.Box) -> None:
+        machine.check("mount -o remount,hidepid=2 /proc; service fedmsg-relay start")
+        relay = pid(machine)
+        status = "runuser -u nobody -- service fedmsg-relay status"
+        assert machine.run(f"runuser -u nobody -- test -e /proc/{relay}").returncode == 1
+        assert machine.check(status) == f"fedmsg-relay is running, pid {relay}.\n"
+        kill(machine, relay)
+        assert machine.run(status).returncode == 1
+
+    def test_another_users_relay_is_left_alone_at_once(self, machine: box.Box) -> None:
+        relay = machine.check(
+            f"""
+            install -d -o fedmsg /var/run/fedmsg
+            cp /bin/sleep /tmp/fedmsg-relay
+            runuser -u nobody -- /tmp/fedmsg-relay 600 >/dev/null 2>&1 &
+            until pgrep -x fedmsg-relay; do sleep 0.1; done | head -n 1 | tee {PIDFILE}
+            """
+        ).strip()
+        done = machine.run("service fedmsg-relay stop")
+        assert done.returncode == 1
+        assert done.stdout == "Stopping fedmsg-relay: failed.\n"
+        assert (
+            f"pid {relay}, of which {PIDFILE} speaks, is a relay of the user nobody" in done.stderr
+        )
+        assert machine.run("service fedmsg-relay status").returncode == 1
+        machine.check(f"test -d /proc/{relay}; service fedmsg-relay start")
+        machine.check(f"test -d /proc/{relay}; kill {relay}")
+
+    def test_root_is_told_how_to_start_the_service(self, machine: box.Box) -> None:
+        for command in ("--daemon", "--replace", f"--logfile {LOG}"):
+            done = machine.run(f"fedmsg-relay {command}")
+            assert done.returncode == 2
+            assert "type `service fedmsg-relay start`" in done.stderr
+        assert machine.run(f"ls {PIDFILE} {LOG}").stdout == ""
+        machine.check("fedmsg-relay --daemon --pidfile /tmp/pid --logfile /tmp/log")
+        machine.check("kill $(cat /tmp/pid)")
+
+    def test_a_relay_of_root_is_the_services_after_a_restart(self, machine: box.Box) -> None:
+        self.start_as_root(machine)
+        first = pid(machine)
+        assert f"running, pid {first}." in machine.check("service fedmsg-relay status")
+        assert f"already running, pid {first}, as root" in machine.check(
+            "service fedmsg-relay start"
+        )
+        machine.check("service fedmsg-relay rotate")
+        said = machine.check("service fedmsg-relay restart")
+        assert f"fedmsg-relay, pid {first}, runs as root; it is stopped before the start." in said
+        assert f"the service may not write to {LOG}; it is {LOG}.old now." in said
+        assert machine.check(f"stat -c %U {PIDFILE} {LOG}") == "fedmsg\nfedmsg\n"
+        assert machine.check(f"stat -c %U /proc/{pid(machine)}") == "fedmsg\n"
+
+    def test_a_relay_of_root_can_be_stopped(self, machine: box.Box) -> None:
+        self.start_as_root(machine)
+        assert machine.check("service fedmsg-relay stop") == "Stopping fedmsg-relay: done.\n"
+        assert machine.run("pgrep -x fedmsg-relay").stdout == ""
+        machine.check("service fedmsg-relay start")
+
+    def start_as_root(self, machine: box.Box) -> None:
+        """As it may be done while the service's user is not there yet."""
+        machine.check(
+            "install -d -o fedmsg -g fedmsg /var/run/fedmsg; cp -p /etc/passwd /tmp;"
+            "sed -i /^fedmsg:/d /etc/passwd; fedmsg-relay --daemon; cp -p /tmp/passwd /etc"
+        )
+        assert machine.check(f"stat -c %U {PIDFILE} {LOG}") == "root\nroot\n"
+
+
 class TestTrouble:
+    def test_a_full_disk_under_the_pid_file(self, machine: box.Box) -> None:
+        """The relay that runs goes on, and what was there can be written over after a crash."""
+        machine.check(
+            "install -d /var/run/fedmsg; mount -t tmpfs -o size=64k tmpfs /var/run/fedmsg;"
+            "chown fedmsg: /var/run/fedmsg; service fedmsg-relay start;"
+            "head -c 100k /dev/zero > /var/run/fedmsg/zero || true"
+        )
+        first = pid(machine)
+        done = machine.run("service fedmsg-relay restart")
+        assert done.returncode == 1
+        assert "cannot write to the pid file" in done.stderr
+        assert "No space left on device; make room" in done.stderr
+        assert "No space left on device; make room" in machine.check(f"cat {LOG}")
+        assert pid(machine) == first
+        kill(machine, first)
+        machine.check("service fedmsg-relay start; service fedmsg-relay stop")
+
     def test_a_taken_port_fails_the_start_with_the_reason(self, machine: box.Box) -> None:
         machine.check(TAKE_PORT)
         done = machine.run("service fedmsg-relay start")
@@ -254,7 +366,15 @@ class TestInstall:
         sums = f"md5sum {files}"
         before = networked.check(sums)
         install = f"cd {PROJECT}; make install PYTHON={box.INTERPRETER}"
-        assert "kept " in networked.check(install, timeout_s=100)
+        sources = f"cd {PROJECT}; mkdir -p build; touch build/mine; find . -path './.*' -o -print"
+        found = networked.check(sources)
+        said = networked.check(install, timeout_s=100)
+        assert networked.check(sources) == found, "the sources are not touched"
+        for file in files.split():
+            assert f"kept {file}\n" in said or "kept the relay's addresses" in said
+        for file in ("/etc/init.d/fedmsg-relay", "/usr/local/lib/fedmsg-relay"):
+            assert f"installed {file}\n" in said
+        assert "then: service fedmsg-relay restart\n" in said
         assert networked.check(sums) == before
         networked.check("fedmsg-relay --test; service fedmsg-relay configtest")
 
@@ -266,10 +386,12 @@ class TestInstall:
         assert networked.check("ls /etc/fedmsg.d") == "endpoints.py\n"
 
     def test_destdir(self, networked: box.Box) -> None:
-        networked.check(
+        said = networked.check(
             f"cd {PROJECT}; make install PYTHON={box.INTERPRETER} DESTDIR=/stage PREFIX=/opt",
             timeout_s=100,
         )
+        assert "installed /stage/opt/bin/fedmsg-relay\n" in said
+        assert "then: service fedmsg-relay start\n" in said
         staged = networked.check("cd /stage; find . -type f -path './etc/*' | sort").split()
         assert staged == [
             "./etc/default/fedmsg-relay",
