@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, loading, logfile, process, refusal, streams
+from fedmsg_relay import __version__, config, detach, loading, logfile, process, streams, words
 from fedmsg_relay.errors import AlreadyRunning, RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
@@ -80,16 +81,17 @@ def main() -> int:
             # As argparse lets it be abbreviated, where another option begins with "--c".
             if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
                 return _check()
-            files = Sources()
+            asked = words.early(OPTIONS)
+            files = _sources(asked)
             try:
                 site = _load(files)
             except RelayError as error:
                 _say(error.status, str(error))
-                refusal.note(str(error), OPTIONS, LOGFILE)
+                words.note(str(error), asked, LOGFILE)
                 return error.status
             except SystemExit as exits:
                 if exits.code == WrongUsage.status:  # argparse has said what is wrong
-                    refusal.note(f"wrong usage: {shlex.join(sys.argv)}", OPTIONS, LOGFILE)
+                    words.note(f"wrong usage: {shlex.join(sys.argv)}", asked, LOGFILE)
                 raise
             if site["test"]:
                 return _test(site, files)
@@ -119,10 +121,24 @@ def main() -> int:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
 
+def _sources(asked: argparse.Namespace | None) -> Sources:
+    """A start reads what scripts read; who only asks executes nothing that others have written."""
+    if asked is None:
+        return Sources(only_own=True)
+    return Sources(only_own=not words.is_start(asked), named=asked.config_filename)
+
+
 def _load(files: Sources) -> dict[str, Any]:
     """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
     with files.watched():
-        site = loading.load(OPTIONS, DESCRIPTION)
+        site = loading.load(OPTIONS, DESCRIPTION, files.directories())
+    if not site["config_filename"]:
+        for path in files.passed_over:
+            print(
+                f"{process.NAME}: {path} is not read, as others than you may write there; name it"
+                " with --config-filename if it is to count",
+                file=sys.stderr,
+            )
     if sum((site["test"], site["check"], site["status"])) > 1:
         raise WrongUsage("--test, --check and --status are three different things: choose one")
     for option, action in ("roundtrip", "check"), ("json", "status"):
@@ -191,7 +207,7 @@ def _check() -> int:
 
     logging.disable()  # what a start would warn of is not the question
     try:
-        site = _load(Sources())
+        site = _load(_sources(words.early(OPTIONS)))
         timeout_s = config.timeout_s(site["timeout"])
         status, line = check.check(config.settings(site), site, timeout_s, site["roundtrip"])
     except RelayError as error:

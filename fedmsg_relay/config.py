@@ -2,8 +2,8 @@
 
 The configuration is fedmsg's own: every ``*.py`` file in ``/etc/fedmsg.d``, ``~/.fedmsg.d``,
 ``./fedmsg.d`` and ``$VIRTUAL_ENV/etc/fedmsg.d``, or the one file named by ``--config-filename``;
-each defines a dictionary named ``config``.  It is read by the loader that every fedmsg command
-uses, so that the relay sees what the scripts see.
+each defines a dictionary named ``config``.  The loader is that of every fedmsg command.  But
+``--check``, ``--status`` and ``--test`` pass over a ``./fedmsg.d`` to which others may write.
 
 Where to listen:
 
@@ -271,9 +271,9 @@ def _permissions(config: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _is_slip(mode: int) -> bool:
-    """Whether it looks like octal digits written as a decimal: 440 is 0o670, which nobody means.
+    """Whether a number reads as octal digits, and as a mode makes no sense: 440 is 0o670.
 
-    0o660, which is 432, also does, but gives the group no more than the owner, others no more yet.
+    0o660 is 432, which also reads so; but its group may do no more than its owner.
     """
     owner, group, others = mode >> 6, mode >> 3 & 7, mode & 7
     is_sound = owner & 6 == 6 and group & owner == group and others & group == others

@@ -48,22 +48,30 @@ WHERE = (
     "a file in /etc/fedmsg.d, ~/.fedmsg.d or ./fedmsg.d, or the one that --config-filename names"
 )
 DIRECTORIES = ("/etc/fedmsg.d", "~/.fedmsg.d", "fedmsg.d")
+HERE = ("fedmsg.d", "fedmsg-config.py")
+"""What the loader looks for in the working directory."""
 
 
 Option = tuple[list[str], dict[str, Any]]
 """The positional and keyword arguments of :meth:`argparse.ArgumentParser.add_argument`."""
 
 
-def load(extra_args: Sequence[Option] | None = None, doc: str = "") -> dict[str, Any]:
+def load(
+    extra_args: Sequence[Option] | None = None,
+    doc: str = "",
+    directories: Sequence[str] = DIRECTORIES,
+) -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
 
     ``extra_args`` are the options beyond those of every fedmsg command; ``doc`` is what ``--help``
     says before the options.  Without them the command line is somebody else's, and left alone.
 
+    Those of ``directories`` that exist must be readable.
+
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
     """
-    for directory in map(os.path.expanduser, DIRECTORIES):
+    for directory in map(os.path.expanduser, directories):
         if os.path.isdir(directory) and not os.access(directory, os.R_OK | os.X_OK):
             raise ConfigError(f"cannot load the configuration: {directory} is not readable")
     # The loader refuses a config without endpoints, though a top-level relay_outbound is enough.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,3 +194,63 @@ def test_the_sites_logging_applies(site: Site, name: str) -> None:
     assert "SITE fedmsg.relay fedmsg-relay " in log.read_text()
     assert relay.end() == 0
     assert relay.output == ""
+
+
+class TestForeignDirectories:
+    """Who only asks executes nothing that others have written where the command is typed."""
+
+    ASKING = ("--test", "--check", "--status")
+
+    @pytest.fixture
+    def marker(self, site: Site) -> Path:
+        """A file that is there when the configuration of the working directory was executed."""
+        marker = site.root / "executed"
+        for path in (site.path.parent / "evil.py", site.root / "fedmsg-config.py"):
+            path.write_text(f"open({str(marker)!r}, 'a').write({path.name!r})\nconfig = {{}}\n")
+        return marker
+
+    @pytest.mark.parametrize("option", ASKING)
+    @pytest.mark.parametrize(
+        ("owner", "mode"),
+        [(65534, 0o755), (0, 0o777), (0, 0o775)],
+        ids=["another user's", "everybody's", "another group's"],
+    )
+    def test_are_passed_over(
+        self, site: Site, marker: Path, option: str, owner: int, mode: int
+    ) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("to give files away needs root")
+        for path in (site.root, site.path.parent):
+            os.chown(path, owner, 65534)
+            path.chmod(mode)
+        done = site.run("fedmsg-relay", option)
+        assert not marker.exists()
+        assert done.returncode != 0, "no address is known"
+        assert (
+            f"{site.path} is not read, as others than you may write there; name it with"
+            " --config-filename" in done.stderr
+        )
+
+    def test_a_directory_in_ones_own_may_be_foreign_too(self, site: Site, marker: Path) -> None:
+        site.path.parent.chmod(0o777)
+        assert site.run("fedmsg-relay", "--test").returncode == 6
+        assert marker.read_text() == "fedmsg-config.py"
+
+    def test_a_named_file_counts(self, site: Site, marker: Path) -> None:
+        site.root.chmod(0o777)
+        for named in (str(site.path), "fedmsg.d/site.py"):
+            done = site.run("fedmsg-relay", "--test", "--config-filename", named)
+            assert done.stdout.splitlines()[0] == f"read {named}"
+            assert done.stdout.endswith("configuration OK\n")
+            assert "is not read" not in done.stderr
+        assert not marker.exists()
+
+    @pytest.mark.parametrize("option", ASKING)
+    def test_ones_own_is_read(self, site: Site, marker: Path, option: str) -> None:
+        site.run("fedmsg-relay", option)
+        assert marker.exists()
+
+    def test_a_start_reads_what_scripts_read(self, site: Site, marker: Path) -> None:
+        site.root.chmod(0o777)
+        assert site.relay().end() == 0
+        assert marker.exists()

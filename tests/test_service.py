@@ -201,6 +201,23 @@ class TestOthers:
         kill(machine, relay)
         assert machine.run(status).returncode == 1
 
+    @pytest.mark.parametrize("user", ["root", "nobody"])
+    def test_monitoring_executes_nothing_where_it_is_started(
+        self, machine: box.Box, user: str
+    ) -> None:
+        """Whether Nagios stands where root works, or root where somebody else does."""
+        owner = {"root": "daemon", "nobody": "root"}[user]
+        machine.check(
+            f"mkdir -p /srv/work/fedmsg.d; chown -R {owner}: /srv/work; service fedmsg-relay start;"
+            'echo \'open("/tmp/executed", "w")\' > /srv/work/fedmsg.d/evil.py'
+        )
+        for action in ("--check", "--test", "--status"):
+            command = f"cd /srv/work; runuser -u {user} -- fedmsg-relay {action} --timeout 10"
+            said = machine.run(command)
+            assert "/srv/work/fedmsg.d/evil.py is not read" in said.stderr
+            assert action == "--status" or said.returncode == 0, said
+        assert machine.run("test -e /tmp/executed").returncode == 1
+
     def test_another_users_relay_is_left_alone_at_once(self, machine: box.Box) -> None:
         relay = machine.check(
             f"""

@@ -1,0 +1,54 @@
+"""What is known of a command line before the configuration is, and what that is for.
+
+A start that is refused so early has a line in its log, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+
+from fedmsg_relay import logfile
+from fedmsg_relay.errors import RelayError
+from fedmsg_relay.loading import Option
+
+log = logging.getLogger("fedmsg.relay")
+
+
+def early(options: Iterable[Option]) -> argparse.Namespace | None:
+    """The command line, as far as it can be known before the configuration is; None if wrong."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for names, kwargs in options:
+        if kwargs["action"] != "version":
+            parser.add_argument(*names, **kwargs)
+    parser.add_argument("--config-filename")
+    with contextlib.suppress(argparse.ArgumentError, SystemExit), open(os.devnull, "w") as nowhere:
+        with contextlib.redirect_stderr(nowhere):  # what is wrong is said when all is known
+            return parser.parse_known_args()[0]
+    return None
+
+
+def is_start(asked: argparse.Namespace) -> bool:
+    """Whether the command line asks for a relay."""
+    return not (asked.test or asked.check or asked.status)
+
+
+def note(message: str, asked: argparse.Namespace | None, default_path: str) -> None:
+    """Write ``message`` to the log file that the command line names, if it is that of a start.
+
+    ``default_path`` is where a daemon logs.
+    """
+    if asked is None or not is_start(asked):
+        return
+    path = asked.logfile or (default_path if asked.daemon else None)
+    # A file that root would make there is of no use to the service.
+    if path and (path != default_path or os.geteuid() != 0 or os.path.exists(path)):
+        from fedmsg.config import defaults  # has been imported; only its own names do here
+
+        with contextlib.suppress(RelayError):
+            logfile.LogFile(path).redirect()
+            logfile.configure(defaults)
+            log.error("%s", message)
