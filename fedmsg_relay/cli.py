@@ -101,7 +101,11 @@ def main() -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 1
         path = site["logfile"] or (LOGFILE if site["daemon"] else None)
-        _leave_to_the_service(path, _pidfile(site))
+        try:
+            _leave_to_the_service(path, _pidfile(site))
+        except WrongUsage as error:
+            words.note(str(error), asked, LOGFILE)
+            raise
         log_file = LogFile(path) if path else None
         if site["daemon"] and log_file:
             outcome = detach.detach(log_file)

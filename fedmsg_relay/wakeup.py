@@ -28,10 +28,14 @@ class Wakeup:
 
     @contextlib.contextmanager
     def catching(self, *signals: signal.Signals) -> Iterator[None]:
-        """Within, ``signals`` become events; afterwards, at the end of the process, nothing."""
+        """Within, ``signals`` become events; afterwards, at the end of the process, nothing.
+
+        Whoever started this process may have had them blocked, which is inherited.
+        """
         for number in signals:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         try:
             yield
         finally:

@@ -196,6 +196,18 @@ def test_the_sites_logging_applies(site: Site, name: str) -> None:
     assert relay.output == ""
 
 
+def test_the_addresses_that_are_installed() -> None:
+    """People and scripts look for them: two on loopback, inbound first, in double quotes."""
+    text = (Path(__file__).parent.parent / "etc" / "fedmsg.d" / "relay.py").read_text()
+    addresses = ["tcp://127.0.0.1:2003", "tcp://127.0.0.1:4001"]
+    assert re.findall(r'"(tcp://[^"]*)"', text) == addresses
+    assert re.findall(r"tcp://[\w.:]*", text) == addresses
+    variables: dict[str, Any] = {}
+    exec(text, variables)
+    config = variables["config"]
+    assert [config["relay_inbound"], *config["endpoints"]["relay_outbound"]] == addresses
+
+
 class TestForeignDirectories:
     """Who only asks executes nothing that others have written where the command is typed."""
 

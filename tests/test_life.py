@@ -115,6 +115,17 @@ class TestStop:
         assert f"{number.name}: stopping" in relay.output
         assert "Traceback" not in relay.output
 
+    def test_signals_that_were_blocked_stop_it_too(self, site: Site) -> None:
+        """As whoever starts it may have blocked them for itself."""
+        block = (
+            "import os, signal, sys\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+            "os.execv(sys.argv[1], sys.argv[1:])\n"
+        )
+        relay = site.start(sys.executable, "-c", block, *RELAY)
+        relay.wait_for("forwarding;")
+        assert relay.end() == 0
+
     def test_a_hangup_does_not(self, site: Site) -> None:
         relay = site.relay()
         subscriber = site.subscriber()
@@ -391,6 +402,12 @@ def test_the_first_line_says_what_runs_where(site: Site) -> None:
     version = site.run("fedmsg-relay", "--version").stdout.strip()
     line = relay.output.splitlines()[0]
     assert f"{version} started, pid {relay.pid}: {site.inbound} -> {site.outbound}" in line
+
+
+def test_the_line_that_says_that_it_forwards(site: Site) -> None:
+    """People and scripts look for this word."""
+    relay = site.relay(until="[fedmsg.relay    INFO] forwarding; 0 messages were held\n")
+    assert relay.end() == 0
 
 
 def test_in_the_process_list_it_is_fedmsg_relay(site: Site) -> None:

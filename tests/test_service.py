@@ -243,6 +243,12 @@ class TestOthers:
             assert done.returncode == 2
             assert "type `service fedmsg-relay start`" in done.stderr
         assert machine.run(f"ls {PIDFILE} {LOG}").stdout == ""
+        machine.check("service fedmsg-relay start")
+        machine.run("fedmsg-relay --daemon")
+        assert "ERROR] /var/log/fedmsg/fedmsg-relay.log is the service's" in machine.check(
+            f"cat {LOG}"
+        )
+        machine.check("service fedmsg-relay stop")
         machine.check("fedmsg-relay --daemon --pidfile /tmp/pid --logfile /tmp/log")
         machine.check("kill $(cat /tmp/pid)")
 

@@ -111,9 +111,20 @@ def test_an_address_that_is_not_used_any_more_is_given_back(machine: box.Box) ->
     assert show(machine, "NFileDescriptorStore") == "2"
 
 
-def test_reload_reopens_the_log(machine: box.Box) -> None:
-    machine.check(f"service fedmsg-relay start; mv {LOG} {LOG}.1; service fedmsg-relay reload")
-    wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
+def test_the_log_is_reopened(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start")
+    for action in ("reload", "rotate"):
+        machine.check(f"mv {LOG} {LOG}.1; service fedmsg-relay {action}")
+        wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
+    machine.check("service fedmsg-relay stop")
+    assert machine.run("service fedmsg-relay rotate").returncode == 7
+
+
+def test_root_is_told_how_to_start_the_service(machine: box.Box) -> None:
+    """Its own relay would be one of which systemd knows nothing."""
+    done = machine.run("fedmsg-relay --daemon")
+    assert done.returncode == 2
+    assert "type `service fedmsg-relay start`" in done.stderr
 
 
 def test_prometheus_sees_the_process_too(machine: box.Box) -> None:
