@@ -101,8 +101,9 @@ def main() -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 1
         path = site["logfile"] or (LOGFILE if site["daemon"] else None)
+        pidfile_path = _pidfile(site)
         try:
-            _leave_to_the_service(path, _pidfile(site))
+            words.leave_to_the_service((path, pidfile_path), (LOGFILE, PIDFILE))
         except WrongUsage as error:
             words.note(str(error), asked, LOGFILE)
             raise
@@ -114,7 +115,7 @@ def main() -> int:
             tell = outcome
         else:
             tell = _foreground(log_file)
-        status = _serve(site, log_file, tell)
+        status = _serve(site, log_file, pidfile_path, tell)
         # Taking Python apart first would take a tenth of a second, and be a gap in the service.
         os._exit(status)
     except RelayError as error:
@@ -152,25 +153,10 @@ def _load(files: Sources) -> dict[str, Any]:
 
 
 def _pidfile(site: Mapping[str, Any]) -> str | None:
+    """Its path, absolute, as a daemon leaves the working directory."""
     is_by_default = site["daemon"] or site["replace"]
-    path: str | None = site["pidfile"] or (PIDFILE if is_by_default else None)
-    return path
-
-
-def _leave_to_the_service(*paths: str | None) -> None:
-    """Raise :class:`WrongUsage` if root would start a relay with the files of the service.
-
-    It could neither stop that relay nor use its files; and no init would know of it.
-    """
-    if os.geteuid() != 0 or process.service_user() is None:
-        return
-    for path in filter(None, paths):
-        if os.path.realpath(path) in map(os.path.realpath, (PIDFILE, LOGFILE)):
-            raise WrongUsage(
-                f"{path} is the service's, which runs as {process.USER} and not as root: type"
-                f" `service {process.NAME} start` (or restart), or choose --pidfile and --logfile"
-                " for a relay of your own"
-            )
+    path = site["pidfile"] or (PIDFILE if is_by_default else None)
+    return os.path.abspath(path) if path else None
 
 
 def _say(status: int, message: str) -> int:
@@ -230,16 +216,17 @@ def _check() -> int:
     return status
 
 
-def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell) -> int:
+def _serve(
+    site: Mapping[str, Any], log_file: LogFile | None, pidfile_path: str | None, tell: detach.Tell
+) -> int:
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
     writer = None
     try:
         logfile.configure(site)
         writer = logfile.Writer()
-        path = _pidfile(site)
         process.serve(
             config.settings(site),
-            pidfile=PidFile(path) if path else None,
+            pidfile=PidFile(pidfile_path) if pidfile_path else None,
             replace=site["replace"],
             log_file=log_file,
             ready=lambda: tell(0, ""),

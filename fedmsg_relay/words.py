@@ -1,6 +1,6 @@
-"""What is known of a command line before the configuration is, and what that is for.
+"""What the words on a command line say before anything is done, and what they must not.
 
-A start that is refused so early has a line in its log, too.
+A start that is refused so early, before there is a configuration, has a line in its log, too.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 import os
 from collections.abc import Iterable
 
-from fedmsg_relay import logfile
-from fedmsg_relay.errors import RelayError
+from fedmsg_relay import logfile, process
+from fedmsg_relay.errors import RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 
 log = logging.getLogger("fedmsg.relay")
@@ -52,3 +52,20 @@ def note(message: str, asked: argparse.Namespace | None, default_path: str) -> N
             logfile.LogFile(path).redirect()
             logfile.configure(defaults)
             log.error("%s", message)
+
+
+def leave_to_the_service(paths: Iterable[str | None], of_service: Iterable[str]) -> None:
+    """Raise :class:`WrongUsage` if root would start a relay with the files of the service.
+
+    It could neither stop that relay nor use its files; and no init would know of it.
+    """
+    if os.geteuid() != 0 or process.service_user() is None:
+        return
+    reserved = set(map(os.path.realpath, of_service))
+    for path in filter(None, paths):
+        if os.path.realpath(path) in reserved:
+            raise WrongUsage(
+                f"{path} is the service's, which runs as {process.USER} and not as root: type"
+                f" `service {process.NAME} start` (or restart), or choose --pidfile and --logfile"
+                " for a relay of your own"
+            )

@@ -136,6 +136,16 @@ class TestStart:
         assert "/proc/nowhere/file: No such file or directory" in done.stderr
         assert option in done.stderr
 
+    def test_relative_paths_are_those_of_where_it_is_typed(
+        self, site: Site, daemon: Daemon
+    ) -> None:
+        files = ["--pidfile", "run/relay.pid", "--logfile", "log/relay.log"]
+        done = site.run("fedmsg-relay", "--daemon", *files)
+        assert done.returncode == 0, done.stderr
+        daemon.seen.add(daemon.pid)
+        daemon.wait_for("forwarding;")
+        daemon.stop()
+
     def test_it_stops_and_takes_its_pid_along(self, daemon: Daemon) -> None:
         daemon.start()
         daemon.wait_for("forwarding;")
