@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -91,7 +90,7 @@ def main() -> int:
                 return error.status
             except SystemExit as exits:
                 if exits.code == WrongUsage.status:  # argparse has said what is wrong
-                    words.note(f"wrong usage: {shlex.join(sys.argv)}", asked, LOGFILE)
+                    words.note(f"wrong usage: {' '.join(sys.argv)}", asked, LOGFILE)
                 raise
             if site["test"]:
                 return _test(site, files)
