@@ -119,7 +119,7 @@ def main() -> int:
         os._exit(status)
     except RelayError as error:
         return _say(error.status, str(error))
-    except process.SHORT as error:
+    except Exception as error:  # noqa: BLE001 (as in _serve)
         return _say(1, str(process.short(error)))
     except KeyboardInterrupt:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
@@ -230,8 +230,9 @@ def _serve(
             log_file=log_file,
             ready=lambda: tell(0, ""),
         )
-    except (RelayError, *process.SHORT) as raised:
+    except Exception as raised:  # even a LookupError may come from want of memory
         error = raised if isinstance(raised, RelayError) else process.short(raised)
+        log.debug("raised by", exc_info=True)
         # That a relay runs is all that --daemon promises.
         is_well = site["daemon"] and isinstance(error, AlreadyRunning)
         status = 0 if is_well else error.status

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -44,9 +45,6 @@ PR_SET_NAME = 15  # <linux/prctl.h>
 
 USER = "fedmsg"
 """As whom the service runs, where it is installed."""
-
-SHORT = (OSError, MemoryError, RuntimeError)
-"""What is raised for want of something; the last one by a thread that cannot be started."""
 
 RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
@@ -94,8 +92,11 @@ def checked_plan(settings: Settings) -> Plan:
 
 
 def short(error: Exception) -> RelayError:
-    """What to say of an error of :data:`SHORT`."""
-    what = str(error) or type(error).__name__  # a MemoryError says nothing
+    """What to say of an error that comes from want of something, as far as can be told."""
+    what = str(error)
+    if not isinstance(error, (OSError, zmq.ZMQError)):
+        _, line, function, _ = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__} in {function}(), line {line}: {what or 'no more is known'}"
     return RelayError(f"cannot go on: {what}; `ulimit -a` shows what may be short")
 
 
@@ -148,7 +149,7 @@ def serve(
             _forget(kept, set())  # addresses of outbound that are not its turn
             _keep(relay)
             threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
-        except (*SHORT, zmq.ZMQError) as error:
+        except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
             raise short(error) from error
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
