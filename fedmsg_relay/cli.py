@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedmsg_relay import __version__, config, detach, loading, logfile, process, streams
-from fedmsg_relay.errors import AlreadyRunning, RelayError, WrongUsage
+from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
@@ -123,7 +123,11 @@ def _say(status: int, message: str) -> int:
 
 def _test(site: Mapping[str, Any]) -> int:
     logfile.configure(site)
-    plan = process.checked_plan(config.settings(site))
+    writer = logfile.Writer()
+    try:
+        plan = process.checked_plan(config.settings(site))
+    finally:
+        writer.finish()
     for endpoint in plan.inbound:
         print(f"relay_inbound: {endpoint.uri}")
     for group in plan.outbound:
@@ -174,7 +178,7 @@ def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell)
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
     writer = None
     try:
-        logfile.configure(site)
+        wrong = _configure_log(site)
         writer = logfile.Writer()
         path = site["pidfile"] or (PIDFILE if site["daemon"] or site["replace"] else None)
         process.serve(
@@ -182,7 +186,7 @@ def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell)
             pidfile=PidFile(path) if path else None,
             replace=site["replace"],
             log_file=log_file,
-            ready=lambda: tell(0, ""),
+            ready=lambda: tell(0, wrong),
         )
     except RelayError as error:
         if log_file is not None:
@@ -196,6 +200,17 @@ def _serve(site: Mapping[str, Any], log_file: LogFile | None, tell: detach.Tell)
     finally:
         if writer is not None:
             writer.finish()
+
+
+def _configure_log(site: Mapping[str, Any]) -> str:
+    """Apply the site's ``logging``; returns what is wrong with it, which stops no relay."""
+    try:
+        logfile.configure(site)
+    except ConfigError as error:
+        wrong = f"{error}; logging to standard error instead: correct it, and restart"
+        log.error("%s", wrong)
+        return wrong
+    return ""
 
 
 def _foreground(log_file: LogFile | None) -> detach.Tell:
