@@ -33,6 +33,10 @@ LOOK_MIN_S = 0.05
 """How often to look at least whether consumers take what waits for them: the kernel needs four
 times as long, and more, to give one up."""
 
+LOOK_AGAIN_S = 1.0
+"""How often to look while something waits for a consumer: one that catches up between two looks
+counts as one that is behind."""
+
 
 class Monitor:
     """Reads what happens at the sockets of a relay that is open, until it is stopped."""
@@ -52,6 +56,7 @@ class Monitor:
         )
         self._stall_timeout_s = settings.stall_timeout_s or math.inf
         self._look = Timer(max(LOOK_MIN_S, self._stall_timeout_s / 4))
+        self._look_again = Timer(LOOK_AGAIN_S)
         self._comings = Timer(COMINGS_S)
         self._lines = 0  # about that, in this period
 
@@ -84,7 +89,10 @@ class Monitor:
         if self._poller is None:
             return math.inf
         look_s = self._look.due_s() if self.consumers.connected else math.inf
-        return min(self._listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
+        again_s = self._look_again.due_s() if self.consumers.are_behind else math.inf
+        return min(
+            self._listeners.due_s(), look_s, again_s, *(each.due_s() for each in self._refusals)
+        )
 
     def attend(self) -> None:
         """Take in what has happened, and do what is due."""
@@ -93,7 +101,7 @@ class Monitor:
         for events, side in self._sides.items():
             self._read(events, side)
         self._listeners.attend()
-        if self._look.is_due():
+        if self._look.is_due() or (self.consumers.are_behind and self._look_again.is_due()):
             self.consumers.look()
         if self._comings.is_due():
             self._lines = 0

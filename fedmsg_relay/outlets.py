@@ -1,7 +1,8 @@
 """Everything through which a relay says how it is, to whom, and when.
 
 That is the monitoring socket, Prometheus, systemd's status line and the totals in the log.  Where
-one of the first two cannot listen the relay goes without: it is there to forward messages.
+one of the first two cannot listen, or fails later, the relay goes without: it is there to forward
+messages.
 """
 
 from __future__ import annotations
@@ -55,13 +56,12 @@ class Outlets:
         self._status = Timer(STATUS_EVERY_S if systemd.is_there() else math.inf)
         self._sent = (time.monotonic(), 0)  # when systemd was told, and the frames until then
         self._monitoring: MonitoringSocket | None = None
+        self._poller = poller
         self._listening = contextlib.ExitStack()
         if plan.monitoring:
             with _going_without(MONITORING):
                 self._monitoring = MonitoringSocket(plan.monitoring, settings.monitoring_mode)
-                self._listening.callback(self._monitoring.close)
                 poller.register(self._monitoring, zmq.POLLIN)
-                self._listening.callback(poller.unregister, self._monitoring)
         for endpoint in plan.prometheus:
             with _going_without("relay_prometheus"):
                 from fedmsg_relay.prometheus import Exporter  # only here, as it takes a package
@@ -76,13 +76,25 @@ class Outlets:
     def attend(self) -> None:
         """Say what is due."""
         if self._monitoring:
-            self._monitoring.attend()
-            if self._monitoring.is_due():
-                self._monitoring.publish(self._report())
+            self._attend_monitoring(self._monitoring)
         if self._status.is_due():
             self.tell_systemd()
         if self._totals.is_due():
             log.info("%s", self._report().totals)
+
+    def _attend_monitoring(self, monitoring: MonitoringSocket) -> None:
+        try:
+            monitoring.attend()
+            if monitoring.is_due():
+                monitoring.publish(self._report())
+        except Exception as error:  # noqa: BLE001 (whatever it is, the relay must go on)
+            self._close_monitoring()
+            log.error(
+                "%s: closed, as serving it failed: %r; the relay forwards without it until it is"
+                " restarted",
+                MONITORING,
+                error,
+            )
 
     def tell_systemd(self) -> None:
         """Say what ``systemctl status`` is to show."""
@@ -98,8 +110,15 @@ class Outlets:
 
     def close(self) -> None:
         """Let go of every address."""
-        self._monitoring = None
+        self._close_monitoring()
         self._listening.close()
+
+    def _close_monitoring(self) -> None:
+        monitoring, self._monitoring = self._monitoring, None
+        if monitoring:
+            self._poller.unregister(monitoring)
+            with contextlib.suppress(OSError):  # of what is broken
+                monitoring.close()
 
     def _ask(self) -> Report:
         """For another thread; raises TimeoutError if the main one does not answer."""

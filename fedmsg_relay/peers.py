@@ -36,6 +36,8 @@ class Peer:
     they take."""
     stuck_since: float = math.inf
     """Since when it has taken nothing, though something waits for it; not known of a local one."""
+    behind_since: float = math.inf
+    """Since when something has waited for it, whenever it was looked at."""
     acked: int = 0
     """Bytes that it has taken, when it was last looked at."""
     looked_at: float = field(init=False)
@@ -46,6 +48,10 @@ class Peer:
 
     def look(self, connection: socket.socket) -> None:
         """See what waits for it, and whether it has taken something since the last time."""
+        self._look(connection)
+        self.behind_since = min(self.behind_since, time.monotonic()) if self.waiting else math.inf
+
+    def _look(self, connection: socket.socket) -> None:
         if connection.family == socket.AF_UNIX:
             self.waiting = 0 if _has_room(connection) else wire.queued(connection)
             return
@@ -79,6 +85,8 @@ class Side:
     handshakes_failed: int = 0
     stalled: int = 0
     """Disconnected after ``relay_stall_timeout``."""
+    are_behind: bool = False
+    """Whether something waited for one of them, when they were last looked at."""
 
     def came(self, fd: int) -> Peer:
         """Remember a connection that was accepted just now."""
@@ -95,6 +103,7 @@ class Side:
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
                 peer.look(connection)
+        self.are_behind = any(peer.waiting for peer in self.connected.values())
 
 
 def _has_room(connection: socket.socket) -> bool:
