@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, loading, logfile, process, streams
+from fedmsg_relay import __version__, config, detach, loading, logfile, naming, process, streams
 from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
@@ -68,8 +68,8 @@ OPTIONS: list[Option] = [
 
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
-    sys.argv[0] = process.NAME  # what usage messages call us
-    process.set_name(process.COMMAND)
+    sys.argv[0] = naming.NAME  # what usage messages call us
+    naming.set_name(naming.COMMAND)
     for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
         signal.signal(number, signal.SIG_IGN)
     streams.fill()
@@ -106,7 +106,8 @@ def main() -> int:
 
 def _load() -> dict[str, Any]:
     """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
-    site = loading.load(OPTIONS, DESCRIPTION)
+    with naming.named_by_psutil():
+        site = loading.load(OPTIONS, DESCRIPTION)
     if sum((site["test"], site["check"], site["status"])) > 1:
         raise WrongUsage("--test, --check and --status are three different things: choose one")
     for option, action in ("roundtrip", "check"), ("json", "status"):
@@ -117,7 +118,7 @@ def _load() -> dict[str, Any]:
 
 def _say(status: int, message: str) -> int:
     if message:
-        print(f"{process.NAME}: {message}", file=sys.stderr)
+        print(f"{naming.NAME}: {message}", file=sys.stderr)
     return status
 
 
@@ -221,6 +222,6 @@ def _foreground(log_file: LogFile | None) -> detach.Tell:
 
     def tell(status: int, message: str) -> None:
         if status:
-            os.write(console, f"{process.NAME}: {message}\n".encode())
+            os.write(console, f"{naming.NAME}: {message}\n".encode())
 
     return tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.machinery
 import importlib.util
@@ -53,6 +54,13 @@ DIRECTORIES = ("/etc/fedmsg.d", "~/.fedmsg.d", "fedmsg.d")
 Option = tuple[list[str], dict[str, Any]]
 """The positional and keyword arguments of :meth:`argparse.ArgumentParser.add_argument`."""
 
+NO_SRV: Option = (
+    ["---srv-endpoints"],
+    {"action": "store_const", "const": [], "default": [], "help": argparse.SUPPRESS},
+)
+"""Overrides ``srv_endpoints``, as options do: the loader would ask name servers for each of them,
+with dnspython, and wait.  Three hyphens, so that this abbreviates no option of ours."""
+
 
 def load(extra_args: Sequence[Option] | None = None, doc: str = "") -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
@@ -77,7 +85,7 @@ def load(extra_args: Sequence[Option] | None = None, doc: str = "") -> dict[str,
             warnings.filterwarnings("error", category=UserWarning, module=r"fedmsg\.config$")
             warnings.filterwarnings("default", message=r"There is no appro|The DNS q|No name ser")
             loaded: dict[str, Any] = fedmsg.config.load_config(
-                list(extra_args or ()), doc, fedmsg_command=extra_args is not None
+                [*(extra_args or ()), NO_SRV], doc, fedmsg_command=extra_args is not None
             )
     except (Exception, SystemExit) as error:
         reason = _reason(error) or _wrong_default(said.getvalue())

@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import zmq
 
@@ -25,6 +24,7 @@ from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.mainloop import SIGNALS, MainLoop
 from fedmsg_relay.monitor import Monitor
+from fedmsg_relay.naming import COMMAND, FLUSHING, NAME, set_name
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.plan import Plan, bindable
 from fedmsg_relay.relay import Relay
@@ -32,24 +32,12 @@ from fedmsg_relay.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
 
-NAME = "fedmsg-relay"
-"""In the process list, where Nagios' check_procs and pgrep look for it; 15 characters at most."""
-
-COMMAND = "relay-command"
-FLUSHING = "relay-flushing"
-"""What a process is called before and after it is the relay: of that name there is just one."""
-
 RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
 
 MARGIN_S = 2.0
 """What a relay may take to make way beyond twice its drain time (that of a hold, and its own): to
 close what it listens at, and to get a processor."""
-
-
-def set_name(name: str) -> None:
-    """Show as ``name`` in the process list; the command line stays as it is."""
-    Path("/proc/self/comm").write_text(name)
 
 
 def checked_plan(settings: Settings) -> Plan:

@@ -373,6 +373,15 @@ class TestABrokenOutlet:
         assert relay.output.count("serving it failed") == 1
 
 
+@pytest.mark.parametrize("before", ["", "import psutil; "], ids=["new", "imported already"])
+def test_a_config_may_name_it_by_psutil(site: Site, before: str) -> None:
+    named = f"'ipc://{site.root}/%s.socket' % psutil.Process(os.getpid()).name()"
+    site.write(f"import os, psutil\nconfig = {site.config!r}\nconfig[{KEY!r}] = {named}\n")
+    command = f"{before}from fedmsg_relay.__main__ import main; raise SystemExit(main())"
+    done = site.run("python", "-c", command, "--test")
+    assert f"{KEY}: ipc://{site.root}/fedmsg-relay.socket\n" in done.stdout, done
+
+
 class TestAHungRelay:
     def test_is_not_initialized_and_not_ok(self, site: Site, listen: Any) -> None:
         hung = site.start(sys.executable, "-c", HANGS)
