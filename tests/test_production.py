@@ -48,8 +48,14 @@ def booted(installed: Path, layer: Path, tmp_path: Path) -> Iterator[box.Box]:
 
 
 def start(machine: box.Box) -> None:
+    """Start the service; return when it forwards."""
+
+    def times() -> int:
+        return machine.run(f"cat {LOG}").stdout.count("forwarding;")
+
+    before = times()
     machine.check("service fedmsg-relay start")
-    wait_for(lambda: "forwarding;" in machine.run(f"cat {LOG}").stdout, "forwarding")
+    wait_for(lambda: times() > before, "forwarding")
 
 
 def write(machine: box.Box, path: str, text: str) -> None:
@@ -173,7 +179,11 @@ class TestTheNeighbours:
             assert booted.check(logs) == logs_before
         start(booted)
         listens_everywhere(booted)
-        booted.check(f"test -S {production.MONITORING}")
+        write(booted, "/tmp/plugin.py", production.PLUGIN)
+        plugin = f"{LIB}/python /tmp/plugin.py"
+        assert booted.check(f"runuser -u nobody -g fedmsg -- {plugin}") == "0 0\n"
+        booted.check(f"runuser -u fedmsg -- {COMMAND} --check --roundtrip")
+        assert booted.check("pgrep -c -x fedmsg-relay") == "1\n"
 
     def test_under_systemd_it_may_be_the_first_to_come(self, booted: box.Box) -> None:
         booted.check("rm -rf /run/fedmsg /var/log/fedmsg")
