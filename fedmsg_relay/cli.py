@@ -11,8 +11,18 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__, config, detach, loading, logfile, process, streams, words
-from fedmsg_relay.errors import AlreadyRunning, RelayError, WrongUsage
+from fedmsg_relay import (
+    __version__,
+    config,
+    detach,
+    loading,
+    logfile,
+    naming,
+    process,
+    streams,
+    words,
+)
+from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, short
 from fedmsg_relay.loading import Option
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
@@ -70,8 +80,7 @@ OPTIONS: list[Option] = [
 
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
-    sys.argv[0] = process.NAME  # what usage messages call us
-    process.set_name(process.COMMAND)
+    sys.argv[0] = naming.NAME  # what usage messages call us
     for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
         signal.signal(number, signal.SIG_IGN)
     streams.fill()
@@ -120,7 +129,7 @@ def main() -> int:
     except RelayError as error:
         return _say(error.status, str(error))
     except Exception as error:  # noqa: BLE001 (as in _serve)
-        return _say(1, str(process.short(error)))
+        return _say(1, str(short(error)))
     except KeyboardInterrupt:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
@@ -134,12 +143,12 @@ def _sources(asked: argparse.Namespace | None) -> Sources:
 
 def _load(files: Sources) -> dict[str, Any]:
     """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
-    with files.watched():
+    with files.watched(), naming.named_by_psutil():
         site = loading.load(OPTIONS, DESCRIPTION, files.directories())
     if not site["config_filename"]:
         for path in files.passed_over:
             print(
-                f"{process.NAME}: {path} is not read, as others than you may write there; name it"
+                f"{naming.NAME}: {path} is not read, as others than you may write there; name it"
                 " with --config-filename if it is to count",
                 file=sys.stderr,
             )
@@ -160,7 +169,7 @@ def _pidfile(site: Mapping[str, Any]) -> str | None:
 
 def _say(status: int, message: str) -> int:
     if message:
-        print(f"{process.NAME}: {message}", file=sys.stderr)
+        print(f"{naming.NAME}: {message}", file=sys.stderr)
     return status
 
 
@@ -173,8 +182,12 @@ def _test(site: Mapping[str, Any], files: Sources) -> int:
     user = process.service_user()
     log_path = site["logfile"] or (LOGFILE if user else None)
     settings = config.settings(site)
-    for line in configtest.test(settings, site["pidfile"] or PIDFILE, log_path, user):
-        print(line)
+    writer = logfile.Writer()
+    try:
+        lines = list(configtest.test(settings, site["pidfile"] or PIDFILE, log_path, user))
+    finally:
+        writer.finish()  # what it warns of stands before what it says in the end
+    print(*lines, sep="\n")
     return 0
 
 
@@ -221,17 +234,17 @@ def _serve(
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
     writer = None
     try:
-        logfile.configure(site)
+        wrong = _configure_log(site)
         writer = logfile.Writer()
         process.serve(
             config.settings(site),
             pidfile=PidFile(pidfile_path) if pidfile_path else None,
             replace=site["replace"],
             log_file=log_file,
-            ready=lambda: tell(0, ""),
+            ready=lambda: tell(0, wrong),
         )
     except Exception as raised:  # even a LookupError may come from want of memory
-        error = raised if isinstance(raised, RelayError) else process.short(raised)
+        error = raised if isinstance(raised, RelayError) else short(raised)
         log.debug("raised by", exc_info=True)
         # That a relay runs is all that --daemon promises.
         is_well = site["daemon"] and isinstance(error, AlreadyRunning)
@@ -247,6 +260,17 @@ def _serve(
             writer.finish()
 
 
+def _configure_log(site: Mapping[str, Any]) -> str:
+    """Apply the site's ``logging``; returns what is wrong with it, which stops no relay."""
+    try:
+        logfile.configure(site)
+    except ConfigError as error:
+        wrong = f"{error}; logging to standard error instead: correct it, and restart"
+        log.error("%s", wrong)
+        return wrong
+    return ""
+
+
 def _foreground(log_file: LogFile | None) -> detach.Tell:
     """Turn our output to the log, if there is one; what is told still goes where it went."""
     console = os.dup(2)
@@ -255,6 +279,6 @@ def _foreground(log_file: LogFile | None) -> detach.Tell:
 
     def tell(status: int, message: str) -> None:
         if status:
-            os.write(console, f"{process.NAME}: {message}\n".encode())
+            os.write(console, f"{naming.NAME}: {message}\n".encode())
 
     return tell

@@ -32,14 +32,20 @@ How (the keys and defaults are fedmsg's, and count for both sockets):
     operating system has it.
 ``zmq_reconnect_ivl_max`` (milliseconds, default 1000), ``zmq_reconnect_ivl`` (default 100)
     Within what time consumers reconnect.  Only the default of ``relay_hold`` depends on them.
+``srv_endpoints``
+    Ignored: no name server is asked for them.
 ``zmq_enabled`` (must be true)
     A site without ZeroMQ has no use for this relay.
 ``logging`` (a ``logging.config`` dictionary)
-    The relay logs as ``fedmsg.relay``.
+    The relay logs as ``fedmsg.relay``; what a handler, filter or formatter fails to write goes to
+    standard error, as does the whole log if this cannot be applied.
 ``moksha.monitoring.socket`` (address; default: none)
     Where every daemon of fedmsg says how it is, every 5 seconds and to whoever begins to listen:
-    what ``fedmsg-check`` and ``fedmsg-relay --status`` read.  If it cannot be bound, or its name is
-    not known within half a second, the relay says so in its log, and goes without.
+    what ``fedmsg-check`` and ``fedmsg-relay --status`` read.  If it cannot be bound, fails later,
+    or has a name that is not known within half a second, the relay logs that and goes without.
+    While the config is loaded, psutil calls the process ``fedmsg-relay``, for addresses made of it.
+    ``backlog``: messages held, or in the kernel for the consumer that is furthest behind, where
+    something has waited for 3 seconds without a break.
 ``moksha.monitoring.socket.mode`` (permissions in octal, ``"770"``; default ``relay_ipc_mode``)
     Of its socket file, if it is an ``ipc://`` address; to listen takes the permission to write.
 

@@ -21,7 +21,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 log = logging.getLogger("fedmsg.relay")
@@ -68,7 +68,7 @@ class _Event(ctypes.Structure):
     _fields_ = [("events", ctypes.c_uint32), ("data", ctypes.c_uint64)]
 
 
-class Listeners:
+class AcceptGate:
     """The listening sockets of libzmq, as its I/O threads wait for connections at them.
 
     Those at ``tcp`` accept whoever comes until they are paused; one too many costs only processor
@@ -76,8 +76,8 @@ class Listeners:
     time, and the next when that one has been seen to leave enough.
     """
 
-    def __init__(self, listeners: Iterable[socket.socket]) -> None:
-        """``listeners`` are libzmq's already, and stay open until :meth:`leave`."""
+    def __init__(self, listening: Mapping[int, socket.AddressFamily]) -> None:
+        """``listening`` are libzmq's descriptors, which stay open until :meth:`leave`."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = hard - reserve()  # who has a higher number comes too late
         self._libc = ctypes.CDLL(None)
@@ -88,9 +88,10 @@ class Listeners:
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
         self._look_again_at = math.inf  # monotonic; while they are paused
         self._said_at = -math.inf
-        for listener in listeners:
-            kind = self._ipc if listener.family == socket.AF_UNIX else self._tcp
-            kind.add(listener.fileno())
+        self.is_shut = False
+        """Whether nobody is accepted, as another process does."""
+        for fd, family in listening.items():
+            (self._ipc if family == socket.AF_UNIX else self._tcp).add(fd)
         until = time.monotonic() + LOOKUP_S
         while not self._look_up() and time.monotonic() < until:
             time.sleep(LOOKUP_POLL_S)
@@ -115,10 +116,26 @@ class Listeners:
 
     def attend(self) -> None:
         """To be called after every event: accept the next one where they come one at a time."""
+        if self.is_shut:
+            return
         self._look_up()
         if time.monotonic() >= self._look_again_at:
             self._resume()
         elif self._ipc and self._look_again_at == math.inf:
+            self._accept()
+
+    def shut(self) -> bool:
+        """Accept nobody until :meth:`reopen`, as another process does; False if that cannot be."""
+        if self._look_up():
+            self._wait_for(0, self._tcp | self._ipc)
+            self.is_shut = True
+            self._look_again_at = math.inf
+        return self.is_shut
+
+    def reopen(self) -> None:
+        """Accept again."""
+        if self.is_shut:
+            self.is_shut = False
             self._accept()
 
     def leave(self) -> None:
@@ -127,7 +144,7 @@ class Listeners:
         One too many there would be the end of a stop that still has to drain.  Any thread may call.
         """
         with self._changing:
-            if self._look_again_at == math.inf:
+            if self._look_again_at == math.inf and not self.is_shut:
                 self._wait_for(select.EPOLLIN, self._tcp)
             self._wait_for(0, self._ipc)
             self._entries = {}
@@ -137,7 +154,7 @@ class Listeners:
 
     def _pause(self, reason: str) -> None:
         """Leave those who connect in the kernel's queue."""
-        if not self._entries:
+        if not self._entries or self.is_shut:
             return
         self._wait_for(0, self._tcp | self._ipc)
         now = time.monotonic()

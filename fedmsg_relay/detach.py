@@ -80,11 +80,11 @@ def detach(log: LogFile) -> Outcome | Tell:
 
 
 def _last_end() -> str:
-    """How the last of our children has ended, once all have, such as ``died of SIGABRT``."""
+    """How the daemon has ended, such as ``died of SIGABRT``; those between us and it end with 0."""
     status = 0
     with contextlib.suppress(ChildProcessError):  # there are no more
         while True:
-            _, status = os.wait()
+            status = os.wait()[1] or status
     if os.WIFSIGNALED(status):
         return f"died of {signal.Signals(os.WTERMSIG(status)).name}"
     return f"died with status {os.waitstatus_to_exitcode(status)}"

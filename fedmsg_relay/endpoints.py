@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -59,24 +59,38 @@ class Endpoint:
         is_same = (self.family, self.address) == (other.family, other.address)
         return is_same or self.covers(other) or other.covers(self)
 
-    def listened_at_by(self, other: socket.socket) -> bool:
-        """Whether ``other`` is a socket that listens here."""
-        return self._is_name_of(other) and _listens(other)
+    @property
+    def name(self) -> tuple[object, ...]:
+        """What identifies it among sockets: the family, and a path or a host and a port."""
+        return _name(self.family, self.address)
 
-    def accepted(self, other: socket.socket) -> bool:
-        """Whether ``other`` is a connection that came in here."""
-        return self._is_name_of(other) and not _listens(other)
 
-    def _is_name_of(self, other: socket.socket) -> bool:
-        if other.family != self.family:
-            return False
+class Accepting:
+    """The endpoints of a side of the relay: which connections came in there.
+
+    However many there are, a look at a connection takes the same time.
+    """
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._names = {endpoint.name for endpoint in endpoints}
+
+    def accepted(self, connection: socket.socket) -> bool:
+        """Whether a socket is a connection that came in here, and is not closed yet."""
         try:
-            name = other.getsockname()
+            name = _name(connection.family, connection.getsockname())
+            if not self._names.isdisjoint((name, *_wildcards(name))):
+                return not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:  # closed meanwhile
-            return False
-        if self.family == socket.AF_UNIX:
-            return bool(name == self.address)
-        return name[1] == self.address[1] and self.address[0] in (name[0], *WILDCARDS)
+            pass
+        return False
+
+
+def _name(family: int, address: Any) -> tuple[object, ...]:
+    return (family, address) if isinstance(address, (str, bytes)) else (family, *address[:2])
+
+
+def _wildcards(name: tuple[object, ...]) -> list[tuple[object, ...]]:
+    return [(name[0], host, name[2]) for host in WILDCARDS] if len(name) > 2 else []
 
 
 def _is_same_path(one: object, other: object) -> bool:
@@ -161,13 +175,6 @@ def is_local(endpoint: Endpoint) -> bool:
             f"{endpoint.key}: cannot look at {endpoint.uri}: {error.strerror}"
         ) from error
     return True
-
-
-def _listens(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:  # closed meanwhile
-        return False
 
 
 def in_time(find: Callable[[], _T], timeout_s: float) -> _T:

@@ -7,6 +7,8 @@ and exits with :attr:`RelayError.status`; nothing else in the package ends the p
 
 from __future__ import annotations
 
+import traceback
+
 
 class RelayError(Exception):
     """The relay did not do what it was asked; the message is one line for the administrator."""
@@ -54,3 +56,12 @@ class NotConfirmed(RelayUnavailable):
 
 class NotHere(ConfigError):
     """None of the addresses of a key is of this host; ``--check`` asks them all the same."""
+
+
+def short(error: Exception) -> RelayError:
+    """What to say of an error that comes from want of something, as far as can be told."""
+    what = str(error)
+    if not isinstance(error, OSError) and type(error).__name__ != "ZMQError":
+        _, line, function, _ = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__} in {function}(), line {line}: {what or 'no more is known'}"
+    return RelayError(f"cannot go on: {what}; `ulimit -a` shows what may be short")

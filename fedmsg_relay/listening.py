@@ -14,12 +14,9 @@ import socket
 import stat
 import struct
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from fedmsg_relay.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.errors import BindError
-
-TCP_LISTEN = "0A"  # in /proc/net/tcp, see proc(5)
 
 CREDENTIALS = struct.Struct("=3i")  # struct ucred, see unix(7)
 
@@ -27,39 +24,46 @@ RANGE_MAX = 2**16
 """Descriptors to look at one by one; that takes 0.1 s, and the limit may be a billion."""
 
 
-def listen(endpoint: Endpoint, ipc_mode: int) -> socket.socket:
+def listen(
+    endpoint: Endpoint, ipc_mode: int, beside: Iterable[socket.socket] = ()
+) -> socket.socket:
     """A socket listening at ``endpoint``.  Raises :class:`BindError`, naming key and address.
 
     Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced,
-    and one that is made has the permissions ``ipc_mode``.
+    and one that is made has the permissions ``ipc_mode``.  The listening sockets ``beside``, of our
+    user, are in nobody's way: where one of an address is to give way to one of all, both listen.
     """
-    listener = _bind(endpoint, ipc_mode)
     try:
-        listener.listen(socket.SOMAXCONN)
-    except OSError as error:
-        listener.close()
-        raise _error(endpoint, error) from error
+        return _listen(endpoint, ipc_mode)
+    except BindError as error:
+        in_the_way = [other for other in beside if _has_port_of(endpoint, other)]
+        if not in_the_way or not _is_in_use(error):
+            raise
+    # For the moment of binding alone, as it would let any process of our user listen there too.
+    for other in in_the_way:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener = _listen(endpoint, ipc_mode, reuse_port=True)
+    finally:
+        for other in in_the_way:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     return listener
 
 
-def check(endpoint: Endpoint, holder: int | None) -> None:
-    """Raise :class:`BindError` as :func:`listen` would once the process ``holder`` has let go.
-
-    It binds but does not listen, and so is in nobody's way.
-    """
-    if isinstance(endpoint.address, str):
-        check_file(endpoint.address, endpoint, holder)
-        return
-    try:
-        _bind(endpoint, ipc_mode=0).close()
-    except BindError as error:
-        in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-        if not in_use or holder is None or not _listens_at(holder, endpoint.address[1]):
-            raise
+def claim(endpoint: Endpoint, listener: socket.socket, ipc_mode: int) -> None:
+    """Make a socket that another process began to listen at ours: see :func:`remove`."""
+    if endpoint.family == socket.AF_UNIX:
+        listener.listen(socket.SOMAXCONN)  # which notes who did, for SO_PEERCRED
+        with contextlib.suppress(OSError):  # it was removed, or is another's
+            os.chmod(str(endpoint.address), ipc_mode)
 
 
 def check_file(path: str, endpoint: Endpoint, holder: int | None) -> None:
-    """Likewise, for the path of an ``ipc://`` endpoint; nothing is touched."""
+    """Raise :class:`BindError` as :func:`listen` would for the path of an ``ipc://`` endpoint.
+
+    What ``holder``, a process, listens at counts as free.  Nothing is touched.
+    """
     try:
         directory = os.path.dirname(path)
         if not stat.S_ISDIR(os.stat(directory).st_mode):
@@ -71,21 +75,27 @@ def check_file(path: str, endpoint: Endpoint, holder: int | None) -> None:
         raise _error(endpoint, error) from error
 
 
-def _listens_at(pid: int, port: int) -> bool:
-    """Whether the process listens at a TCP port, of whatever address."""
-    inodes = set()
-    try:
-        for table in ("tcp", "tcp6"):
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == TCP_LISTEN and int(fields[1][-4:], 16) == port:
-                    inodes.add(f"socket:[{fields[9]}]")
-        return any(os.readlink(fd) in inodes for fd in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:  # the process is gone, or another user's
+def _is_in_use(error: BindError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+
+
+def _has_port_of(endpoint: Endpoint, other: socket.socket) -> bool:
+    if socket.AF_UNIX in (endpoint.family, other.family):
         return False
+    return bool(other.getsockname()[1] == endpoint.address[1])
 
 
-def _bind(endpoint: Endpoint, ipc_mode: int) -> socket.socket:
+def _listen(endpoint: Endpoint, ipc_mode: int, reuse_port: bool = False) -> socket.socket:
+    listener = _bind(endpoint, ipc_mode, reuse_port)
+    try:
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        raise _error(endpoint, error) from error
+    return listener
+
+
+def _bind(endpoint: Endpoint, ipc_mode: int, reuse_port: bool) -> socket.socket:
     bound = socket.socket(endpoint.family, socket.SOCK_STREAM)
     # What libzmq opens itself it makes so; an accept that waits would hold up its I/O thread.
     bound.setblocking(False)
@@ -95,6 +105,7 @@ def _bind(endpoint: Endpoint, ipc_mode: int) -> socket.socket:
             os.fchmod(bound.fileno(), ipc_mode)  # so that the file is never more open than that
         else:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
         if endpoint.family == socket.AF_INET6:
             only_v6 = endpoint.address[0] not in WILDCARDS
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
@@ -143,16 +154,17 @@ def _is_stale(path: str, holder: int | None) -> bool:
     return True
 
 
-def remove(endpoint: Endpoint) -> None:
+def remove(endpoint: Endpoint, listener: socket.socket) -> None:
     """Take away the file of an ``ipc://`` endpoint, unless another process listens there by now.
 
     To be called before its socket is closed, or the file could be somebody else's new one.  Where
     it cannot be known whose it is, it stays; the next start replaces it.
     """
     if endpoint.family == socket.AF_UNIX:
+        path = str(endpoint.address)
         with contextlib.suppress(OSError):
-            if _listener_at(str(endpoint.address)) == os.getpid():
-                os.unlink(str(endpoint.address))
+            if _pid(listener) == _listener_at(path) == os.getpid():
+                os.unlink(path)
 
 
 def _listener_at(path: str) -> int | None:
@@ -164,7 +176,12 @@ def _listener_at(path: str) -> int | None:
             return 0
         if answer:
             return None
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        return _pid(probe)
+
+
+def _pid(connected: socket.socket) -> int:
+    """Of the process at the other end of a socket, or of that which began to listen at it."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     pid, _uid, _gid = CREDENTIALS.unpack(credentials)
     return int(pid)
 

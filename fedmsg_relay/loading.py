@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.machinery
 import importlib.util
@@ -55,6 +56,13 @@ HERE = ("fedmsg.d", "fedmsg-config.py")
 Option = tuple[list[str], dict[str, Any]]
 """The positional and keyword arguments of :meth:`argparse.ArgumentParser.add_argument`."""
 
+NO_SRV: Option = (
+    ["---srv-endpoints"],
+    {"action": "store_const", "const": [], "default": [], "help": argparse.SUPPRESS},
+)
+"""Overrides ``srv_endpoints``, as options do: the loader would ask name servers for each of them,
+with dnspython, and wait.  Three hyphens, so that this abbreviates no option of ours."""
+
 
 def load(
     extra_args: Sequence[Option] | None = None,
@@ -85,7 +93,7 @@ def load(
             warnings.filterwarnings("error", category=UserWarning, module=r"fedmsg\.config$")
             warnings.filterwarnings("default", message=r"There is no appro|The DNS q|No name ser")
             loaded: dict[str, Any] = fedmsg.config.load_config(
-                list(extra_args or ()), doc, fedmsg_command=extra_args is not None
+                [*(extra_args or ()), NO_SRV], doc, fedmsg_command=extra_args is not None
             )
     except (Exception, SystemExit) as error:
         reason = _reason(error) or _wrong_default(said.getvalue())

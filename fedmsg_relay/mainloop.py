@@ -1,14 +1,14 @@
 """What the main thread does while a relay runs: sleep in one poll, and attend to what wakes it.
 
 That is a signal, a new phase of the relay, something at its sockets, somebody who wants to know how
-it is, or a timer.  It waits for nothing else; signal handlers only wake it.
+it is or to take over from it, or a timer.  It waits for nothing else; signal handlers only wake it.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -16,14 +16,18 @@ from collections.abc import Callable
 import zmq
 
 from fedmsg_relay import memory, systemd
+from fedmsg_relay.bindings import Bindings, let_go
 from fedmsg_relay.config import Settings
-from fedmsg_relay.errors import Died
+from fedmsg_relay.errors import RelayError
+from fedmsg_relay.handover import Channel, Gone, Message
 from fedmsg_relay.logfile import LogFile
-from fedmsg_relay.monitor import Monitor
-from fedmsg_relay.outlets import Outlets
-from fedmsg_relay.plan import Plan
-from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
-from fedmsg_relay.report import report
+from fedmsg_relay.pidfile import PidFile
+from fedmsg_relay.place import Place
+from fedmsg_relay.predecessor import Predecessor
+from fedmsg_relay.proxy import Traffic
+from fedmsg_relay.relay import Phase
+from fedmsg_relay.running import Entered, RunningRelay
+from fedmsg_relay.successor import Successor
 from fedmsg_relay.wakeup import Timer, Wakeup
 
 log = logging.getLogger("fedmsg.relay")
@@ -31,136 +35,136 @@ log = logging.getLogger("fedmsg.relay")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1)
 
-GIVE_UP_S = 2.0
-"""How much longer than ``relay_drain``, twice, and ``zmq_linger`` a stop may take: threads may have
-to wait for a processor."""
+MARGIN_S = 5.0
+"""What a hand-over may take beyond the stop of a relay, which a busy machine may make longer."""
 
 ECHO_S = 0.1
 """A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
 
 
 class MainLoop:
-    """Attends to a relay that is open, and whose :meth:`Relay.run` has been started.
+    """Has a relay run at ``bindings``, and attends to it and to whoever follows it.
 
-    ``wakeup`` has its phases and :data:`SIGNALS`; at the addresses of ``plan`` that are for it,
-    others can ask how it is.  ``release`` is called when its own addresses are free.
+    ``wakeup`` has :data:`SIGNALS`.  ``predecessor`` is a relay that hands over to this process;
+    ``ready`` is called when it has, or at once if there is none.  Raises :class:`RelayError`.
     """
 
     def __init__(
         self,
-        relay: Relay,
-        monitor: Monitor,
+        bindings: Bindings,
         wakeup: Wakeup,
         settings: Settings,
-        plan: Plan,
         log_file: LogFile | None,
-        release: Callable[[], None],
+        pidfile: PidFile | None,
+        predecessor: Predecessor | None,
+        ready: Callable[[], None],
     ) -> None:
-        self._relay = relay
-        self._monitor = monitor
+        self._bindings = bindings
         self._wakeup = wakeup
         self._settings = settings
         self._log_file = log_file
-        self._release = release
-        self._phase = Phase.OPEN  # of the relay, as far as it has told
-        self._closed_at = math.inf  # monotonic
+        self._predecessor = predecessor
+        self._ready = ready
         self._stops: list[float] = []  # when we were asked to, monotonic
-        # A hold ends within relay_drain of a stop, and then there is a drain.
-        self._patience_s = 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
+        self._hands_over = False  # to the one that the successor has chosen
+        self._is_replaced = False
+        self._leaving: RunningRelay | None = None  # which drains, while the relay holds
+        self._watchdog = Timer(math.inf)
+        self._trim = Timer(memory.TRIM_EVERY_S)
         self._poller = zmq.Poller()
         self._poller.register(wakeup, zmq.POLLIN)
-        monitor.watch(self._poller)
-        self._report = functools.partial(report, relay, monitor)
-        self._outlets = Outlets(plan, settings, wakeup, self._poller, self._report)
-        # Of two questions within the watchdog's time one may go unanswered.
-        self._watchdog = Timer(systemd.watchdog_s() / 3)
-        self._trim = Timer(memory.TRIM_EVERY_S)
+        self._place = Place(bindings, settings, pidfile, self._poller)
+        self._relay = self._begin(follows=predecessor is not None)
+        if predecessor is None:
+            self._take_place(None)
+        else:
+            log.info("taking over from pid %d: holding until it has drained", predecessor.pid)
+            self._patience_ends_at = time.monotonic() + predecessor.ends_within_s
+            self._poller.register(predecessor, zmq.POLLIN)
+            predecessor.say("holding")
+
+    def _begin(self, follows: bool) -> RunningRelay:
+        return RunningRelay(self._bindings, self._settings, self._wakeup, self._poller, follows)
 
     def run(self) -> None:
-        """Until the end of the relay.
-
-        Raises :class:`Died` if that came of itself, or does not come though it was asked for.
-        """
-        is_hastened = False
-        while self._phase is not Phase.CLOSED and not is_hastened:
+        """Until the end of the relay.  Raises :class:`RelayError` if that came of itself."""
+        while not self._is_over():
             for event in self._sleep():
-                if isinstance(event, Phase):
+                if isinstance(event, Entered):
                     self._enter(event)
                 elif event is signal.SIGHUP:
                     self._reopen_log()
                 elif event is signal.SIGUSR1:
-                    log.info("SIGUSR1: %s", self._report().totals)
+                    log.info("SIGUSR1: %s", self._relay.report().totals)
                 elif isinstance(event, signal.Signals):
                     self._stop(event)
                 elif callable(event):  # from another thread
                     event()
-            is_hastened = self._phase is Phase.CLOSE and len(self._stops) > 1
-            self._check_that_it_stops()
-        self._end()
+            self._relay.check_that_it_stops()
+            self._attend_predecessor()
+            self._attend_successor()
+        self._relay.end()
 
-    def _check_that_it_stops(self) -> None:
-        if self._left_s() == 0 and self._phase is not Phase.CLOSED:
-            raise Died(
-                f"the relay was {self._phase.value} and has not stopped within"
-                f" {self._patience_s:g} s, twice relay_drain and zmq_linger: its thread hangs;"
-                " the process was ended, and what the relay had in memory is lost"
-            )
-
-    def _left_s(self) -> float:
-        """Seconds until a relay that was asked to stop is given up."""
-        if not self._stops:
-            return math.inf
-        return max(0.0, self._stops[0] + self._patience_s - time.monotonic())
+    def _is_over(self) -> bool:
+        if self._relay.phase is Phase.CLOSED:
+            return self._is_replaced or not self._hands_over
+        return self._relay.phase is Phase.CLOSE and len(self._stops) > 1
 
     def _sleep(self) -> list[object]:
         """Sleep until something happens or is due, do what is due, and return what happened."""
-        timers = (self._watchdog, self._trim, self._monitor, self._outlets)
+        due_s = [each.due_s() for each in (self._watchdog, self._trim, self._relay)]
+        due_s.append(self._relay.left_s())
+        if self._place.successor is not None:
+            due_s.append(self._place.successor.due_s())
+        if self._predecessor is not None:
+            due_s.append(max(0.0, self._patience_ends_at - time.monotonic()))
         happened: list[object] = []
         try:
-            due_s = min(self._left_s(), *(each.due_s() for each in timers))
-            self._poller.poll(math.ceil(due_s * 1000))
+            self._poller.poll(math.ceil(min(due_s) * 1000))
             happened += self._wakeup.events()  # a report must know of what was before a signal
-            self._monitor.attend()
-        except zmq.ContextTerminated:  # the relay has closed its sockets, and waits for these
-            self._monitor.close()
-        self._outlets.attend()
-        if self._watchdog.is_due() and self._relay.is_alive():
-            systemd.notify("WATCHDOG=1", patience_s=0)
+            self._relay.attend()
+        except zmq.ContextTerminated:  # a relay has closed its sockets, and waits for these
+            (self._leaving or self._relay).monitor.close()
+        if self._watchdog.is_due():
+            self._relay.watchdog()
         if self._trim.is_due():
             memory.trim()
         return happened
 
-    def _enter(self, phase: Phase) -> None:
-        """Say in the log what a new phase of the relay means to an administrator."""
-        self._phase = phase
-        self._outlets.tell_systemd()
-        if phase is Phase.HOLD:
-            log.info(
-                "holding what comes in for %g s, until consumers are back", self._settings.hold_s
-            )
-        elif phase is Phase.FORWARD:
-            if self._relay.hold_overflowed:
-                log.warning(
-                    "held more than %d MiB: forwarding before relay_hold = %g s was over;"
-                    " a consumer that is not back yet misses it",
-                    HOLD_LIMIT_BYTES // 2**20,
-                    self._settings.hold_s,
-                )
-            log.info("forwarding; %d messages were held", self._relay.held)
-        elif phase is Phase.CLOSE:
-            self._monitor.watch(self._poller)
-            self._closed_at = time.monotonic()
-            self._outlets.close()
-            self._release()
+    def _enter(self, entered: Entered) -> None:
+        if self._leaving is not None and entered.relay is self._leaving.relay:
+            self._leaving.enter(entered.phase)
+            if entered.phase is Phase.CLOSED:
+                self._leaving.say_end()
+                self._leaving = None
+                self._relay.relay.follow(entered.relay.traffic())
+            return
+        self._relay.enter(entered.phase)
+        if entered.phase is Phase.CLOSE and not self._hands_over:
+            self._place.leave()
+        elif entered.phase is Phase.CLOSED and self._hands_over:
+            self._give_way()
 
     def _stop(self, asked_by: signal.Signals) -> None:
+        if self._predecessor is not None:
+            raise RelayError(f"{asked_by.name}: the relay that runs goes on; {self._lost()}")
         if self._stops and time.monotonic() <= self._stops[-1] + ECHO_S:
             return
         self._stops.append(time.monotonic())
-        self._monitor.unwatch()
-        self._relay.stop()
+        if self._place.successor is not None:
+            # One that accepts already follows, and is stopped by itself.
+            self._hands_over |= self._relay.monitor.gate.is_shut
+            if self._hands_over:
+                self._place.successor.hurry()
+            else:
+                self._place.successor.dismiss()
+        if not self._hands_over:  # nobody waits at what libzmq does not accept at any more
+            let_go(self._bindings.inbound)
+            let_go(self._bindings.outbound)
         systemd.notify("STOPPING=1", patience_s=0)
-        what = "without waiting" if len(self._stops) > 1 else self._report().connections
+        hastens = len(self._stops) > 1
+        what = "without waiting" if hastens else self._relay.report().connections
+        self._relay.part()
         log.info("%s: stopping; %s", asked_by.name, what)
 
     def _reopen_log(self) -> None:
@@ -171,17 +175,104 @@ class MainLoop:
         except OSError as error:
             log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)
 
-    def _end(self) -> None:
-        if self._relay.loss is not None:
-            log.warning("something that publishers had sent may be lost: %s", self._relay.loss)
-        waited_ms = (time.monotonic() - self._closed_at) * 1000
-        if 0 < self._settings.linger_ms <= waited_ms:
-            log.warning(
-                "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
-                self._settings.linger_ms,
-            )
-        log.info("stopped; %s", self._report().forwarded)
-        if self._relay.error is not None:
-            raise Died(
-                f"the relay died: {self._relay.error!r}; start it again"
-            ) from self._relay.error
+    # -- to follow another relay -----------------------------------------------------------------
+
+    def _attend_predecessor(self) -> None:
+        """Become the relay when the one that hands over has drained, or has died."""
+        predecessor = self._predecessor
+        if predecessor is None:
+            return
+        before = Traffic(0, 0, 0, 0)
+        try:
+            drained = predecessor.drained()
+            if drained is not None:
+                before = Traffic(*drained.fields["traffic"])
+            elif time.monotonic() < self._patience_ends_at:
+                return
+            else:
+                raise RelayError(
+                    f"the relay that runs (pid {predecessor.pid}) hands over and has not drained"
+                    f" within {predecessor.ends_within_s:g} s: it is stopped or hung, and was left"
+                    f" alone; {self._lost()}"
+                )
+        except Gone:
+            log.warning("the relay that ran before (pid %d) died while it drained", predecessor.pid)
+        self._poller.unregister(predecessor)
+        self._predecessor = None
+        self._take_place(predecessor)
+        predecessor.say("running")
+        self._relay.relay.follow(before)
+
+    def _take_place(self, predecessor: Predecessor | None) -> None:
+        self._place.take(predecessor)
+        # Of two questions within the watchdog's time one may go unanswered.
+        self._watchdog = Timer(systemd.watchdog_s() / 3)
+        self._ready()
+
+    def _lost(self) -> str:
+        return f"{self._relay.relay.held} messages that were held here are lost"
+
+    # -- to be followed --------------------------------------------------------------------------
+
+    def _attend_successor(self) -> None:
+        successor = self._place.successor
+        if successor is None:
+            return
+        for channel, message in successor.attend():
+            if message.word == "hello":
+                self._answer(successor, channel, message)
+            elif message.word == "now" and self._relay.monitor.gate.shut():
+                successor.say("yours")
+                successor.hurry()
+            elif message.word == "holding":
+                self._hand_over(channel.pid)
+            elif message.word == "running" and self._hands_over:
+                log.info("handed over to pid %d", channel.pid)
+                self._is_replaced = True
+                successor.leave()
+            else:
+                self._go_on(channel.pid)
+
+    def _answer(self, successor: Successor, channel: Channel, hello: Message) -> None:
+        """Offer to somebody what it needs to follow this relay, or put it off."""
+        settings = self._settings
+        ends_within_s = self._relay.ends_within_s + MARGIN_S
+        is_free = self._relay.phase is Phase.FORWARD and not self._stops and not successor.pid
+        if systemd.is_there() and hello.fields["cgroup"] != systemd.control_group():
+            ours = f"the running relay (pid {os.getpid()}) is a service of systemd's"
+            successor.refuse(channel, f"{ours}: use `systemctl reload fedmsg-relay`")
+        elif is_free:
+            successor.offer(channel, ends_within_s)
+        else:
+            waited_s = time.monotonic() - self._relay.entered_at
+            successor.put_off(channel, ends_within_s + settings.hold_s - waited_s)
+
+    def _hand_over(self, pid: int) -> None:
+        """Drain and close, as another process accepts and holds."""
+        if not self._hands_over:
+            log.info("handing over to pid %d; %s", pid, self._relay.report().connections)
+            self._hands_over = True
+            self._relay.be_silent()
+            self._relay.part()
+
+    def _give_way(self) -> None:
+        """Tell the one that holds that it is the relay."""
+        successor = self._place.successor
+        if successor is not None and successor.pid:
+            self._place.give(successor, self._relay.relay.traffic())
+            if self._stops:
+                successor.hurry()
+
+    def _go_on(self, pid: int) -> None:
+        """Be the relay again, as the one that was to follow is no more."""
+        if self._is_replaced:
+            return
+        log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
+        was_handing_over, self._hands_over = self._hands_over, False
+        if not was_handing_over:
+            self._relay.monitor.gate.reopen()
+        elif not self._stops:
+            self._place.claim()
+            drains = self._relay.phase is not Phase.CLOSED
+            self._leaving = self._relay if drains else None
+            self._relay = self._begin(follows=drains)

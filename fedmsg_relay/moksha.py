@@ -8,16 +8,15 @@ one consumer, :data:`CONSUMER`, and the sender of these reports one producer.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
+import socket
 import time
+from collections.abc import Iterable
 
-from fedmsg_relay import listening
 from fedmsg_relay.broadcast import Broadcast
 from fedmsg_relay.descriptors import reserve
-from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.report import Report
 from fedmsg_relay.wakeup import Timer
 
@@ -36,32 +35,21 @@ SUBSCRIBERS_MAX = 100
 
 
 class MonitoringSocket:
-    """A PUB at ``endpoints``; their files, if they are ``ipc://`` ones, have the ``mode``.
+    """A PUB at ``listeners``, which stay open when it is closed."""
 
-    Raises :class:`fedmsg_relay.errors.BindError`.
-    """
-
-    def __init__(self, endpoints: tuple[Endpoint, ...], mode: int) -> None:
+    def __init__(self, listeners: Iterable[socket.socket]) -> None:
         self._every = Timer(EVERY_S)
         self._due_at = self._sent_at = time.monotonic()  # the first is at once
         self._frames = (0, 0)  # in and out, at the last report
-        with contextlib.ExitStack() as closing:
-            listeners = []
-            for endpoint in endpoints:
-                listeners.append(listening.listen(endpoint, mode))
-                closing.callback(listeners[-1].close)
-                closing.callback(listening.remove, endpoint)
-            self._broadcast = Broadcast(listeners, min(SUBSCRIBERS_MAX, reserve() // 2))
-            closing.callback(self._broadcast.close)
-            self._closing = closing.pop_all()
+        self._broadcast = Broadcast(list(listeners), min(SUBSCRIBERS_MAX, reserve() // 2))
 
     def fileno(self) -> int:
         """To be polled for :meth:`attend`."""
         return self._broadcast.fileno()
 
     def close(self) -> None:
-        """Let go of the addresses; what waits for a subscriber is dropped."""
-        self._closing.close()
+        """Hang up on everybody; what waits for a subscriber is dropped."""
+        self._broadcast.close()
 
     def due_s(self) -> float:
         """Within how many seconds there is to be a report."""

@@ -13,7 +13,8 @@ import time
 import zmq
 
 from fedmsg_relay.config import Settings
-from fedmsg_relay.descriptors import Listeners
+from fedmsg_relay.descriptors import AcceptGate
+from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.events import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, happened
 from fedmsg_relay.peers import Side
 from fedmsg_relay.relay import Relay
@@ -33,19 +34,27 @@ LOOK_MIN_S = 0.05
 """How often to look at least whether consumers take what waits for them: the kernel needs four
 times as long, and more, to give one up."""
 
+LOOK_AGAIN_S = 1.0
+"""How often to look while something waits for a consumer: one that catches up between two looks
+counts as one that is behind."""
+
 
 class Monitor:
     """Reads what happens at the sockets of a relay that is open, until it is stopped."""
 
     def __init__(self, relay: Relay, settings: Settings) -> None:
-        self.publishers = Side("publisher", relay.inbound, settings.inbound_allow is not None)
-        self.consumers = Side("consumer", relay.outbound, settings.outbound_allow is not None)
+        self.publishers = Side(
+            "publisher", Accepting(relay.inbound), settings.inbound_allow is not None
+        )
+        self.consumers = Side(
+            "consumer", Accepting(relay.outbound), settings.outbound_allow is not None
+        )
         self._sides = {
             relay.events["relay_inbound"]: self.publishers,
             relay.events["relay_outbound"]: self.consumers,
         }
-        self._listeners = Listeners(listener for _, listener in relay.listeners())
-        relay.on_death = self._listeners.leave
+        self.gate = AcceptGate(relay.listening)
+        relay.on_death = self.gate.leave
         self._poller: zmq.Poller | None = None  # while watching
         self._refusals = (
             _Refusals("relay_inbound_allow", self.publishers),
@@ -53,6 +62,7 @@ class Monitor:
         )
         self._stall_timeout_s = settings.stall_timeout_s or math.inf
         self._look = Timer(max(LOOK_MIN_S, self._stall_timeout_s / 4))
+        self._look_again = Timer(LOOK_AGAIN_S)
         self._comings = Timer(COMINGS_S)
         self._lines = 0  # about that, in this period
 
@@ -68,7 +78,7 @@ class Monitor:
         Parting with thousands of publishers takes all of Python's time.  From here on what listens
         is the relay's own affair.
         """
-        self._listeners.leave()
+        self.gate.leave()
         self.attend()
         for refusals in self._refusals:
             refusals.tell()
@@ -85,7 +95,8 @@ class Monitor:
         if self._poller is None:
             return math.inf
         look_s = self._look.due_s() if self.consumers.connected else math.inf
-        return min(self._listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
+        again_s = self._look_again.due_s() if self.consumers.are_behind else math.inf
+        return min(self.gate.due_s(), look_s, again_s, *(each.due_s() for each in self._refusals))
 
     def attend(self) -> None:
         """Take in what has happened, and do what is due."""
@@ -93,8 +104,8 @@ class Monitor:
             return
         for events, side in self._sides.items():
             self._read(events, side)
-        self._listeners.attend()
-        if self._look.is_due():
+        self.gate.attend()
+        if self._look.is_due() or (self.consumers.are_behind and self._look_again.is_due()):
             self.consumers.look()
         if self._comings.is_due():
             self._lines = 0
@@ -105,7 +116,7 @@ class Monitor:
     def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
         for event, value in happened(events):
             if event == ACCEPTED:
-                self._listeners.accepted(fd=value)
+                self.gate.accepted(fd=value)
                 peer = side.came(fd=value)
                 self._tell(side, "connected: %s", peer.address)
             elif event == DISCONNECTED:
@@ -113,7 +124,7 @@ class Monitor:
             elif event != ACCEPT_FAILED:
                 side.handshakes_failed += 1
             # The errno of accept(2), or whatever it was before if the filter refused somebody.
-            elif not self._listeners.failed(error=value) and side.is_filtered:
+            elif not self.gate.failed(error=value) and side.is_filtered:
                 side.refused += 1
 
     def _left(self, side: Side, fd: int) -> None:
@@ -139,7 +150,7 @@ class Monitor:
 
     def close(self) -> None:
         """Let go of the relay's sockets, as their context is terminated."""
-        self._listeners.leave()
+        self.gate.leave()
         self._unregister()
         for events in self._sides:
             events.close(linger=0)

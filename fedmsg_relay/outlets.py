@@ -1,7 +1,8 @@
 """Everything through which a relay says how it is, to whom, and when.
 
 That is the monitoring socket, Prometheus, systemd's status line and the totals in the log.  Where
-one of the first two cannot listen the relay goes without: it is there to forward messages.
+one of the first two cannot listen, or fails later, the relay goes without: it is there to forward
+messages.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from collections.abc import Callable, Iterator
 import zmq
 
 from fedmsg_relay import systemd
-from fedmsg_relay.config import MONITORING, Settings
-from fedmsg_relay.errors import BindError
+from fedmsg_relay.bindings import Bindings, let_go
+from fedmsg_relay.config import MONITORING
 from fedmsg_relay.moksha import MonitoringSocket
-from fedmsg_relay.plan import Plan
 from fedmsg_relay.report import Report
 from fedmsg_relay.wakeup import Timer, Wakeup
 
@@ -42,31 +42,30 @@ class Outlets:
 
     def __init__(
         self,
-        plan: Plan,
-        settings: Settings,
+        bindings: Bindings,
         wakeup: Wakeup,
         poller: zmq.Poller,
         report: Callable[[], Report],
     ) -> None:
         self._wakeup = wakeup
         self._report = report
+        self._bindings = bindings
         self._asking = threading.Lock()
         self._totals = Timer(TOTALS_EVERY_S)
         self._status = Timer(STATUS_EVERY_S if systemd.is_there() else math.inf)
         self._sent = (time.monotonic(), 0)  # when systemd was told, and the frames until then
         self._monitoring: MonitoringSocket | None = None
+        self._poller = poller
         self._listening = contextlib.ExitStack()
-        if plan.monitoring:
+        if bindings.monitoring:
             with _going_without(MONITORING):
-                self._monitoring = MonitoringSocket(plan.monitoring, settings.monitoring_mode)
-                self._listening.callback(self._monitoring.close)
+                self._monitoring = MonitoringSocket(bindings.monitoring.values())
                 poller.register(self._monitoring, zmq.POLLIN)
-                self._listening.callback(poller.unregister, self._monitoring)
-        for endpoint in plan.prometheus:
+        for listener in bindings.prometheus.values():
             with _going_without("relay_prometheus"):
                 from fedmsg_relay.prometheus import Exporter  # only here, as it takes a package
 
-                self._listening.callback(Exporter(endpoint, self._ask).close)
+                self._listening.callback(Exporter(listener, self._ask).close)
 
     def due_s(self) -> float:
         """Within how many seconds :meth:`attend` wants to be called, whatever happens."""
@@ -76,13 +75,26 @@ class Outlets:
     def attend(self) -> None:
         """Say what is due."""
         if self._monitoring:
-            self._monitoring.attend()
-            if self._monitoring.is_due():
-                self._monitoring.publish(self._report())
+            self._attend_monitoring(self._monitoring)
         if self._status.is_due():
             self.tell_systemd()
         if self._totals.is_due():
             log.info("%s", self._report().totals)
+
+    def _attend_monitoring(self, monitoring: MonitoringSocket) -> None:
+        try:
+            monitoring.attend()
+            if monitoring.is_due():
+                monitoring.publish(self._report())
+        except Exception as error:  # noqa: BLE001 (whatever it is, the relay must go on)
+            self._close_monitoring()
+            let_go(self._bindings.monitoring)
+            log.error(
+                "%s: closed, as serving it failed: %r; the relay forwards without it until it is"
+                " restarted",
+                MONITORING,
+                error,
+            )
 
     def tell_systemd(self) -> None:
         """Say what ``systemctl status`` is to show."""
@@ -98,9 +110,16 @@ class Outlets:
         )
 
     def close(self) -> None:
-        """Let go of every address."""
-        self._monitoring = None
+        """Accept nobody any more."""
+        self._close_monitoring()
         self._listening.close()
+
+    def _close_monitoring(self) -> None:
+        monitoring, self._monitoring = self._monitoring, None
+        if monitoring:
+            self._poller.unregister(monitoring)
+            with contextlib.suppress(OSError):  # of what is broken
+                monitoring.close()
 
     def _ask(self) -> Report:
         """For another thread; raises TimeoutError if the main one does not answer."""
@@ -121,7 +140,5 @@ class Outlets:
 def _going_without(key: str) -> Iterator[None]:
     try:
         yield
-    except BindError as error:  # which names the key
-        log.warning("%s; going without it", error)
     except (OSError, ImportError) as error:
         log.warning("%s: %s; going without it", key, error)

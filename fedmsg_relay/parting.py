@@ -9,9 +9,9 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.listening import own_sockets
 
 PARTING_S = 0.1
@@ -31,7 +31,7 @@ POLL_MS = 2
 
 
 def part(
-    inbound: Sequence[Endpoint],
+    inbound: Accepting,
     pass_on: Callable[[int, float], None],
     out_of_time: Callable[[], bool],
 ) -> int:
@@ -52,7 +52,7 @@ def part(
     return connected
 
 
-def _half_close(inbound: Sequence[Endpoint]) -> int:
+def _half_close(inbound: Accepting) -> int:
     """Ask every publisher to hang up; how many connections there are until all is read.
 
     The end of our half of a connection makes the publisher close the other half, behind everything
@@ -61,21 +61,21 @@ def _half_close(inbound: Sequence[Endpoint]) -> int:
     """
     found = 0
     for connection in own_sockets():
-        if any(endpoint.accepted(connection) for endpoint in inbound):
+        if inbound.accepted(connection):
             found += 1  # if it has hung up, libzmq has still to read what it wrote
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
     return found
 
 
-def still_sending(inbound: Sequence[Endpoint], for_s: float) -> int:
+def still_sending(inbound: Accepting, for_s: float) -> int:
     """How many publishers are connected that have sent something in the last ``for_s`` seconds.
 
     Or earlier, if libzmq has not read it.  What others had sent has all been read.
     """
     found = 0
     for connection in own_sockets():
-        if any(endpoint.accepted(connection) for endpoint in inbound):
+        if inbound.accepted(connection):
             with contextlib.suppress(OSError):
                 found += _sends(connection, for_s)
     return found

@@ -8,11 +8,10 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fedmsg_relay import wire
-from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.listening import borrow
 
 TCP_INFO = struct.Struct("=24x I 16x I 8x I 60x Q 16x I")
@@ -36,6 +35,8 @@ class Peer:
     they take."""
     stuck_since: float = math.inf
     """Since when it has taken nothing, though something waits for it; not known of a local one."""
+    behind_since: float = math.inf
+    """Since when something has waited for it, whenever it was looked at."""
     acked: int = 0
     """Bytes that it has taken, when it was last looked at."""
     looked_at: float = field(init=False)
@@ -46,6 +47,10 @@ class Peer:
 
     def look(self, connection: socket.socket) -> None:
         """See what waits for it, and whether it has taken something since the last time."""
+        self._look(connection)
+        self.behind_since = min(self.behind_since, time.monotonic()) if self.waiting else math.inf
+
+    def _look(self, connection: socket.socket) -> None:
         if connection.family == socket.AF_UNIX:
             self.waiting = 0 if _has_room(connection) else wire.queued(connection)
             return
@@ -67,7 +72,7 @@ class Side:
 
     who: str
     """``publisher`` or ``consumer``."""
-    endpoints: tuple[Endpoint, ...]
+    accepting: Accepting
     """Where they connect to."""
     is_filtered: bool
     """Whether there is an allow list."""
@@ -79,11 +84,13 @@ class Side:
     handshakes_failed: int = 0
     stalled: int = 0
     """Disconnected after ``relay_stall_timeout``."""
+    are_behind: bool = False
+    """Whether something waited for one of them, when they were last looked at."""
 
     def came(self, fd: int) -> Peer:
         """Remember a connection that was accepted just now."""
         self.accepted += 1
-        peer = self.connected[fd] = Peer(_address(fd, self.endpoints), time.monotonic())
+        peer = self.connected[fd] = Peer(_address(fd, self.accepting), time.monotonic())
         return peer
 
     def left(self, fd: int) -> Peer:
@@ -95,6 +102,7 @@ class Side:
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
                 peer.look(connection)
+        self.are_behind = any(peer.waiting for peer in self.connected.values())
 
 
 def _has_room(connection: socket.socket) -> bool:
@@ -103,11 +111,11 @@ def _has_room(connection: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-def _address(fd: int, endpoints: Iterable[Endpoint]) -> str:
+def _address(fd: int, accepting: Accepting) -> str:
     """Of the peer, unless its descriptor is another connection's already."""
     try:
         with borrow(fd) as connection:
-            if not any(endpoint.accepted(connection) for endpoint in endpoints):
+            if not accepting.accepted(connection):
                 return GONE
             if connection.family == socket.AF_UNIX:
                 return "a local process"

@@ -5,43 +5,27 @@ From then on it is the :mod:`fedmsg_relay.mainloop` that attends to it.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
 import os
 import pwd
-import signal
-import socket
-import threading
 import time
-import traceback
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
-import zmq
-
-from fedmsg_relay import __version__, descriptors, listening, systemd
+from fedmsg_relay import descriptors, systemd
+from fedmsg_relay.bindings import Bindings, bind
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay.handover import Gone
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.mainloop import SIGNALS, MainLoop
-from fedmsg_relay.monitor import Monitor
+from fedmsg_relay.naming import COMMAND, FLUSHING, NAME
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.plan import Plan, bindable
-from fedmsg_relay.relay import Relay
+from fedmsg_relay.predecessor import Predecessor, take_over
 from fedmsg_relay.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
-
-NAME = "fedmsg-relay"
-"""In the process list, where Nagios' check_procs and pgrep look for it; 15 characters at most."""
-
-COMMAND = "relay-command"
-FLUSHING = "relay-flushing"
-"""What a process is called before and after it is the relay: of that name there is just one."""
-
-PR_SET_NAME = 15  # <linux/prctl.h>
 
 USER = "fedmsg"
 """As whom the service runs, where it is installed."""
@@ -52,19 +36,6 @@ RESOLVER_PATIENCE_S = 30.0
 MARGIN_S = 2.0
 """What a relay may take to make way beyond twice its drain time (that of a hold, and its own): to
 close what it listens at, and to get a processor."""
-
-
-def set_name(name: str) -> None:
-    """Show as ``name`` in the process list; the command line stays as it is.
-
-    To be called by the main thread.
-    """
-    try:
-        Path("/proc/self/comm").write_text(name)
-    except OSError:  # it is read-only, or not there
-        import ctypes  # takes as long as a hundred such writes
-
-        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 def service_user() -> pwd.struct_passwd | None:
@@ -91,15 +62,6 @@ def checked_plan(settings: Settings) -> Plan:
     return bindable(settings, time.monotonic() + RESOLVER_PATIENCE_S)
 
 
-def short(error: Exception) -> RelayError:
-    """What to say of an error that comes from want of something, as far as can be told."""
-    what = str(error)
-    if not isinstance(error, (OSError, zmq.ZMQError)):
-        _, line, function, _ = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__} in {function}(), line {line}: {what or 'no more is known'}"
-    return RelayError(f"cannot go on: {what}; `ulimit -a` shows what may be short")
-
-
 def serve(
     settings: Settings,
     *,
@@ -113,93 +75,57 @@ def serve(
     ``ready`` is called once it is bound.  With ``replace`` the relay that holds the pid file is
     asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
     """
-    wanted = checked_plan(settings)
-    kept = systemd.kept()
-
-    def listen(endpoint: Endpoint) -> socket.socket:
-        return kept.pop(_fdname(endpoint), None) or listening.listen(endpoint, settings.ipc_mode)
-
-    _forget(kept, {_fdname(e) for group in (wanted.inbound, *wanted.outbound) for e in group})
-    wakeup = Wakeup()
-    with (
-        wakeup.catching(*SIGNALS),
-        contextlib.ExitStack() as ours,
-    ):
+    plan = checked_plan(settings)
+    descriptors.raise_limit()
+    bindings, predecessor = _bind(plan, settings, pidfile, replace)
+    try:
+        wakeup = Wakeup()
+        with wakeup.catching(*SIGNALS):
+            MainLoop(bindings, wakeup, settings, log_file, pidfile, predecessor, ready).run()
+    finally:
+        bindings.close()
         if pidfile is not None:
-            if replace:
-                _check(wanted, pidfile.holder())
-                # The times of the one that runs are not known; that they are ours is likely.
-                patience_s = 2 * settings.drain_s + MARGIN_S
-                pidfile.take_over(NAME, (COMMAND, FLUSHING), patience_s)
-            else:
-                pidfile.take()
-            ours.callback(pidfile.release)
-            if pidfile.left is not None:
+            pidfile.release()
+
+
+def _bind(
+    plan: Plan, settings: Settings, pidfile: PidFile | None, replace: bool
+) -> tuple[Bindings, Predecessor | None]:
+    """Listen at everything that is planned, beside the relay that is to be replaced or without one.
+
+    Of that relay, and of systemd, the sockets are taken that listen already.
+    """
+    # The times of an older relay are not known; that they are ours is likely.
+    patience_s = 2 * settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
+    while True:
+        predecessor = None
+        if pidfile is not None and replace:
+            predecessor = take_over(pidfile, NAME, (COMMAND, FLUSHING), patience_s)
+        elif pidfile is not None:
+            pidfile.take()
+        given = systemd.kept() if predecessor is None else predecessor.listeners
+        try:
+            bindings = bind(plan, settings, given)
+        except BaseException:
+            if predecessor is not None:
+                predecessor.close()
+            elif pidfile is not None:
+                pidfile.release()
+            raise
+        if predecessor is None:
+            systemd.give_back(given)
+            if pidfile is not None and pidfile.left is not None:
                 log.warning(
                     "the relay that ran before (pid %d) ended without stopping;"
                     " what it had in memory is lost",
                     pidfile.left,
                 )
-        set_name(NAME)
-        descriptors.raise_limit()
+            return bindings, None
         try:
-            relay = Relay(settings, wanted, wakeup.post, listen)
-            relay.open()
-            monitor = Monitor(relay, settings)
-            _forget(kept, set())  # addresses of outbound that are not its turn
-            _keep(relay)
-            threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
-        except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
-            raise short(error) from error
-        log.info(
-            "fedmsg-relay %s started, pid %d: %s -> %s",
-            __version__,
-            os.getpid(),
-            ", ".join(endpoint.uri for endpoint in relay.inbound),
-            ", ".join(endpoint.uri for endpoint in relay.outbound),
-        )
-        systemd.notify("READY=1")
-        ready()
-
-        def release() -> None:
-            # The next relay need not wait until this one has flushed.
-            set_name(FLUSHING)
-            ours.close()
-
-        MainLoop(relay, monitor, wakeup, settings, wanted, log_file, release).run()
-
-
-def _fdname(endpoint: Endpoint) -> str:
-    return endpoint.uri.replace(":", "_")  # the one character that systemd does not allow
-
-
-def _forget(kept: dict[str, socket.socket], wanted: Collection[str]) -> None:
-    """Give back to systemd the sockets of all names but ``wanted``."""
-    for name in kept.keys() - wanted:
-        kept.pop(name).close()
-        systemd.forget(name)
-
-
-def _keep(relay: Relay) -> None:
-    """Let systemd have our listening sockets, for the next process."""
-    for endpoint, listener in relay.listeners():
-        # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
-        if listener.family != socket.AF_UNIX:
-            systemd.keep(listener, _fdname(endpoint))
-
-
-def _check(plan: Plan, holder: int | None) -> None:
-    """Raise :class:`BindError` for what would fail once the relay that runs has made way."""
-
-    def check(group: Iterable[Endpoint]) -> None:
-        for endpoint in group:
-            listening.check(endpoint, holder)
-
-    check(plan.inbound)
-    plan.first_outbound(check)
-
-
-def _run(relay: Relay) -> None:
-    # Signals are the main thread's; one here would make pyzmq start the proxy, and its count, anew.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    relay.run()
+            predecessor.say_now()
+        except Gone as error:
+            log.warning("the relay that runs (pid %d): %s; asking again", predecessor.pid, error)
+            predecessor.close()
+            bindings.close()
+        else:
+            return bindings, predecessor

@@ -7,6 +7,7 @@ set.  Each request has a thread, for a bounded time, and there is a bound for th
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -25,8 +26,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from fedmsg_relay import listening
-from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.report import STATES, Report
 
 REQUEST_S = 5
@@ -41,28 +40,29 @@ REQUESTS_MAX = 10
 
 
 class Exporter:
-    """Listens at ``endpoint``, and answers every request with the report that ``ask`` returns.
+    """Accepts at ``listener``, and answers every request with the report that ``ask`` returns.
 
     ``ask`` is called by the thread of each request; if it raises TimeoutError, the answer is
-    "503 Service Unavailable".  Raises :class:`fedmsg_relay.errors.BindError`.
+    "503 Service Unavailable".  ``listener`` stays open when this is closed.
     """
 
-    def __init__(self, endpoint: Endpoint, ask: Callable[[], Report]) -> None:
+    def __init__(self, listener: socket.socket, ask: Callable[[], Report]) -> None:
         self._ask = ask
-        self._listener = listening.listen(endpoint, ipc_mode=0)
-        self._listener.setblocking(True)
-        self._is_closed = False
+        self._listener = listener
+        self._here, self._there = socket.socketpair()
         threading.Thread(target=self._serve, name="prometheus", daemon=True).start()
 
     def close(self) -> None:
-        """Let go of the address; who is being answered still is."""
-        self._is_closed = True
-        self._listener.shutdown(socket.SHUT_RDWR)  # which wakes the thread
-        self._listener.close()
+        """Accept nobody any more; who is being answered still is."""
+        self._here.close()  # which wakes the thread
 
     def _serve(self) -> None:
         server = _Server(self._listener, self._answer)
-        while not self._is_closed:
+        server.timeout = 0  # another process may have been quicker to accept
+        poller = select.poll()
+        poller.register(self._listener, select.POLLIN)
+        poller.register(self._there, select.POLLIN)
+        while self._there.fileno() not in dict(poller.poll()):
             server.handle_request()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

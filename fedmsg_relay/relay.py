@@ -3,8 +3,8 @@
 :class:`Relay` lives five words, in this order: **open** the sockets; **hold** what comes in until
 the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
 starts no thread: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
-on a thread that does nothing else, and ``stop``, ``is_alive``, ``traffic``, ``listeners`` and
-``events`` are for another.
+on a thread that does nothing else, and ``stop``, ``follow``, ``is_alive``, ``traffic``,
+``listening`` and ``events`` are for another.
 
 On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
 gets its subscription only when the thread that owns the SUB runs, and discards what it sent before.
@@ -12,25 +12,20 @@ gets its subscription only when the thread that owns the SUB runs, and discards 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import socket
+import operator
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
+from fedmsg_relay.bindings import Bindings
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.errors import Died
-from fedmsg_relay.listening import own_sockets, remove
 from fedmsg_relay.parting import PARTING_S, part, still_sending
-from fedmsg_relay.plan import Plan
 from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.sockets import PACED_S, Sockets
-
-log = logging.getLogger("fedmsg.relay")
 
 HOLD_LIMIT_BYTES = 64 * 2**20
 """Memory for held messages, Python's own overhead included."""
@@ -40,10 +35,6 @@ HOLD_POLL_MS = 100
 
 QUIET_MS = 20
 """No frame for this long after the last connection ended: libzmq has delivered all it had read."""
-
-CLOSING_S = 1.0
-CLOSING_POLL_S = 0.0005
-"""How long, and how often, to see whether libzmq has closed what it listened at."""
 
 ANSWER_MS = 500
 """How long libzmq's proxy may take to say what it has forwarded.  That is a matter of microseconds,
@@ -68,21 +59,22 @@ class Phase(Enum):
 
 
 class Relay:
-    """One SUB bound to the inbound endpoints, one PUB bound to the outbound ones.
+    """One SUB at the inbound sockets of ``bindings``, one PUB at the outbound ones.
 
     ``changed`` is called on the thread of :meth:`run` with every :class:`Phase` that it enters; it
-    must not block.  ``listen`` makes the socket that listens at an endpoint.
+    must not block.  One that ``follows`` another, which drains, holds what comes in until it is
+    told by :meth:`follow` that the other has ended.
     """
 
     def __init__(
         self,
         settings: Settings,
-        plan: Plan,
+        bindings: Bindings,
         changed: Callable[[Phase], None],
-        listen: Callable[[Endpoint], socket.socket],
+        follows: bool,
     ) -> None:
-        self.inbound: tuple[Endpoint, ...] = plan.inbound
-        self.outbound: tuple[Endpoint, ...] = ()  # the group of plan.outbound that was free
+        self.inbound = tuple(bindings.inbound)
+        self.outbound = tuple(bindings.outbound)
         self.phase = Phase.OPEN
         self.opened_at = math.inf  # monotonic
         self.held = 0  # messages kept during the hold
@@ -92,51 +84,29 @@ class Relay:
         # Called on the thread of run() before a relay that died closes what it listens at.
         self.on_death: Callable[[], None] = lambda: None
         self._settings = settings
-        self._plan = plan
+        self._bindings = bindings
         self._changed = changed
-        self._listen = listen
+        self._before = Traffic(0, 0, 0, 0)  # of those that it follows
+        self._hold_until = math.inf if follows else time.monotonic() + settings.hold_s
         self._sockets = Sockets(settings)
         self._proxy = self._sockets.proxy
         self.events = self._sockets.events  # for the other thread to close, at the end
+        self.listening = self._sockets.listening
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
         self._looked_at = time.monotonic()  # outside the proxy: its last sign of life
 
     def open(self) -> None:
-        """Bind outbound, then inbound, so that nothing comes in that could not go out.
+        """Accept consumers, then publishers, so that nothing comes in that could not go out.
 
-        Raises :class:`BindError` if no address of outbound is free, or one of inbound is not;
-        the relay is then of no further use.
+        Raises :class:`BindError`; the relay is then of no further use.
         """
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._sockets.abandon)
-            outbound, errors = self._plan.first_outbound(lambda e: self._listen_at(e, undo))
-            for error in errors:
-                log.warning("%s; the next address is taken", error)
-            self._sockets.bind(outbound, self._listen_at(self.inbound, undo))
-            undo.pop_all()
-        self.outbound = tuple(endpoint for endpoint, _ in outbound)
+        try:
+            self._sockets.bind(self._bindings.outbound, self._bindings.inbound)
+        except BaseException:
+            self._sockets.abandon()
+            raise
         self.opened_at = time.monotonic()
-
-    def _listen_at(
-        self, endpoints: Iterable[Endpoint], undo: contextlib.ExitStack
-    ) -> list[tuple[Endpoint, socket.socket]]:
-        with contextlib.ExitStack() as undoing:
-            made = []
-            for endpoint in endpoints:
-                listener = self._listen(endpoint)
-                made.append((endpoint, listener))
-                undoing.callback(listener.close)
-                undoing.callback(remove, endpoint)
-            undo.push(undoing.pop_all())
-        return made
-
-    def listeners(self) -> Iterator[tuple[Endpoint, socket.socket]]:
-        """Every socket that listens for this relay, borrowed as with :func:`own_sockets`."""
-        for listener in own_sockets():
-            for endpoint in self.inbound + self.outbound:
-                if endpoint.listened_at_by(listener):
-                    yield endpoint, listener
 
     # -- beside run() ----------------------------------------------------------------------------
 
@@ -149,6 +119,11 @@ class Relay:
         self._looked_at = time.monotonic()
         # A pause comes first, or frames pass between the count and the end.
         self._proxy.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
+
+    def follow(self, before: Traffic) -> None:
+        """Go on where another has ended, when consumers are back; ``before`` is what had passed."""
+        self._before = before
+        self._hold_until = time.monotonic() + self._settings.hold_s
 
     def is_alive(self) -> bool:
         """Whether :meth:`run` does its work: the proxy answers, or messages are looked for."""
@@ -163,7 +138,7 @@ class Relay:
     def traffic(self) -> Traffic:
         """What had passed when :meth:`is_alive` was called; all of it when :meth:`run` is over."""
         self._proxy.listen()
-        return self._sockets.traffic()
+        return Traffic(*map(operator.add, self._before, self._sockets.traffic()))
 
     # -- hold, forward, drain, close: on a thread of their own ----------------------------------
 
@@ -195,8 +170,7 @@ class Relay:
         self._enter(Phase.HOLD)
         kept: list[list[bytes]] = []
         size = 0
-        until = time.monotonic() + self._settings.hold_s
-        while not self._hastened and (left := until - time.monotonic()) > 0:
+        while not self._hastened and (left := self._hold_left_s()) > 0:
             self._looked_at = time.monotonic()
             frames = self._sockets.receive(min(left * 1000, HOLD_POLL_MS))
             if frames is not None:
@@ -206,9 +180,11 @@ class Relay:
                 if size > HOLD_LIMIT_BYTES:
                     self.hold_overflowed = True
                     break
-            # A stop waits for the end of the hold, or what is held would go to nobody.
-            until = min(until, self._deadline or until)
         self._sockets.send(kept, self._out_of_time)
+
+    def _hold_left_s(self) -> float:
+        """A stop waits for the end of the hold, or what is held would go to nobody."""
+        return min(self._hold_until, self._deadline or math.inf) - time.monotonic()
 
     def _forward(self) -> None:
         """Let libzmq's proxy forward, until stop() ends it."""
@@ -222,12 +198,11 @@ class Relay:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._enter(Phase.DRAIN)
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
+        accepting = Accepting(self.inbound)
         asked_at = time.monotonic()
-        connected = part(self.inbound, self._pass_on, self._out_of_time)
+        connected = part(accepting, self._pass_on, self._out_of_time)
         since_s = max(PARTING_S, time.monotonic() - asked_at)
-        sending = still_sending(self.inbound, since_s) if connected else 0
-        for endpoint in self.inbound:
-            remove(endpoint)
+        sending = still_sending(accepting, since_s) if connected else 0
         self._sockets.unbind_inbound()
         self._pass_on(QUIET_MS)
         if sending or self._sockets.receive(0) is not None:
@@ -259,12 +234,6 @@ class Relay:
     def _close(self) -> None:
         """Close everything; returns when the consumers have what was sent, or linger is over."""
         linger_ms = self._settings.linger_ms
-        for endpoint in self.outbound:
-            remove(endpoint)
         self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if self.error else linger_ms)
-        # libzmq closes in a thread of its own; before that the next relay could not bind.
-        until = time.monotonic() + CLOSING_S
-        while any(self.listeners()) and time.monotonic() < until:
-            time.sleep(CLOSING_POLL_S)
         self._enter(Phase.CLOSE)
         self._sockets.wait_until_delivered()

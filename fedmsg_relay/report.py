@@ -19,6 +19,10 @@ HUNG = "hung"
 STATES = (*(phase.value for phase in Phase), HUNG)
 """The phases of a relay, and that it does nothing though it should."""
 
+BEHIND_S = 3.0
+"""A backlog is what has waited for so long without a moment in which nothing waited: of a bus that
+is busy something waits at any time, and of a hold as well."""
+
 PEERS_MAX = 1000
 """How many peers of a side are in a report by address, which is 0.1 MB then; all are counted."""
 
@@ -75,7 +79,8 @@ class Report:
     held: int
     """Messages kept during the hold, in all; while it forwards, none of them waits."""
     behind_bytes: int
-    """What the kernel has for the consumer that is furthest behind."""
+    """What the kernel has for the consumer that is furthest behind, of those for whom something has
+    waited for :data:`BEHIND_S`."""
     publishers: SideReport
     consumers: SideReport
 
@@ -88,12 +93,14 @@ class Report:
     def backlog(self) -> int:
         """Messages that wait: all that is held, or for the consumer that is furthest behind.
 
+        That pages people, so what has waited for less than :data:`BEHIND_S` is none.
+
         Of the latter only what is in the kernel can be known, in bytes; a message is taken to be of
         two frames, as fedmsg's are, of the mean size since the start, each with a header of two
         bytes.
         """
         if self.state in (Phase.OPEN.value, Phase.HOLD.value):
-            return self.held
+            return self.held if self.uptime_s >= BEHIND_S else 0
         on_the_wire = self.bytes_out + 2 * self.frames_out
         return math.ceil(self.behind_bytes / max(on_the_wire, 1) * self.frames_out / 2)
 
@@ -120,7 +127,8 @@ def report(relay: Relay, monitor: Monitor) -> Report:
     """How a relay is now; if its proxy hangs, that takes :data:`fedmsg_relay.relay.ANSWER_MS`."""
     monitor.consumers.look()
     is_alive = relay.is_alive()
-    waiting = [peer.waiting for peer in monitor.consumers.connected.values()]
+    since = time.monotonic() - BEHIND_S
+    waiting = [p.waiting for p in monitor.consumers.connected.values() if p.behind_since <= since]
     return Report(
         version=__version__,
         pid=os.getpid(),

@@ -7,16 +7,17 @@ that forwards; only :attr:`Sockets.proxy` and :attr:`Sockets.events` are for a t
 from __future__ import annotations
 
 import math
+import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import zmq
 
 from fedmsg_relay import allowlist, events
 from fedmsg_relay.allowlist import Network
+from fedmsg_relay.bindings import Listeners
 from fedmsg_relay.config import Settings
-from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.proxy import Announcement, Proxy, Traffic
 
@@ -52,6 +53,8 @@ class Sockets:
         }
         self.proxy = Proxy()
         self._bound: list[str] = []  # what _sub is bound to, in libzmq's words
+        self.listening: dict[int, socket.AddressFamily] = {}
+        """The descriptors at which libzmq accepts, and the family of each."""
         self._announcement = b""
 
     def _make(self, kind: int, allowed: tuple[Network, ...] | None) -> zmq.Socket[bytes]:
@@ -72,17 +75,28 @@ class Sockets:
         made.setsockopt(zmq.IPV6, 1)
         return made
 
-    def bind(
-        self,
-        outbound: Sequence[tuple[Endpoint, socket.socket]],
-        inbound: Sequence[tuple[Endpoint, socket.socket]],
-    ) -> None:
-        """Accept at sockets that listen already, which are libzmq's from then on."""
-        inbound_uris, outbound_uris = ([e.uri for e, _ in side] for side in (inbound, outbound))
+    def bind(self, outbound: Listeners, inbound: Listeners) -> None:
+        """Accept at sockets that listen already.  Raises :class:`BindError`."""
+        inbound_uris, outbound_uris = ([e.uri for e in side] for side in (inbound, outbound))
         self._announcement = Announcement(inbound_uris, outbound_uris).topic()
-        bind(self._pub, outbound)
+        self._bind(self._pub, outbound)
         self._sub.subscribe(b"")
-        self._bound = bind(self._sub, inbound)
+        self._bound = self._bind(self._sub, inbound)
+
+    def _bind(self, binding: zmq.Socket[bytes], listeners: Listeners) -> list[str]:
+        """Accept there; what libzmq calls the addresses."""
+        names = []
+        for endpoint, listener in listeners.items():
+            fd = os.dup(listener.fileno())  # libzmq closes it
+            binding.setsockopt(zmq.USE_FD, fd)
+            try:
+                binding.bind(endpoint.uri)
+            except zmq.ZMQError as error:
+                os.close(fd)
+                raise BindError(f"{endpoint.key}: cannot bind {endpoint.uri}: {error}") from error
+            self.listening[fd] = endpoint.family
+            names.append(binding.getsockopt_string(zmq.LAST_ENDPOINT))
+        return names
 
     def unbind_inbound(self) -> None:
         """Stop accepting publishers; what those who are connected had sent can still be read."""
@@ -148,18 +162,3 @@ class Sockets:
     def abandon(self) -> None:
         """Instead of a :meth:`close`, when nothing was ever bound."""
         self._context.destroy(linger=0)
-
-
-def bind(
-    binding: zmq.Socket[bytes], listening: Iterable[tuple[Endpoint, socket.socket]]
-) -> list[str]:
-    """Accept at sockets that listen already; what libzmq calls the addresses."""
-    names = []
-    for endpoint, listener in listening:
-        binding.setsockopt(zmq.USE_FD, listener.detach())
-        try:
-            binding.bind(endpoint.uri)
-        except zmq.ZMQError as error:
-            raise BindError(f"{endpoint.key}: cannot bind {endpoint.uri}: {error}") from error
-        names.append(binding.getsockopt_string(zmq.LAST_ENDPOINT))
-    return names

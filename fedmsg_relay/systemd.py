@@ -13,8 +13,10 @@ import math
 import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 BARRIER_S = 5.0  # more than enough, if systemd is there at all
+STANDS_FOR_COLON = "|"  # in the name of a socket, where systemd does not allow that one
 PATIENCE_S = 5.0  # likewise
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
@@ -22,6 +24,27 @@ FIRST_FD = 3  # SD_LISTEN_FDS_START
 def is_there() -> bool:
     """Whether it wants to be told."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
+def environment() -> dict[str, str]:
+    """What of our environment another main process of the same service needs."""
+    return {key: os.environ[key] for key in ("NOTIFY_SOCKET", "WATCHDOG_USEC") if key in os.environ}
+
+
+def control_group() -> str:
+    """The control groups of this process; those of another process of the service are the same."""
+    try:
+        return Path("/proc/self/cgroup").read_text()
+    except OSError:
+        return ""
+
+
+def has_started(pid: int) -> bool:
+    """Whether a process of our user is a service of systemd's, which waits for its word."""
+    try:
+        return b"\0NOTIFY_SOCKET=" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def notify(
@@ -41,14 +64,24 @@ def notify(
         socket.send_fds(sender, ["\n".join(lines).encode()], [s.fileno() for s in sockets])
 
 
-def keep(listener: socket.socket, name: str) -> None:
-    """Leave a socket with systemd until it is told to :func:`forget` it, or the service stops."""
-    notify("FDSTORE=1", f"FDNAME={name}", sockets=[listener])
+def keep(listener: socket.socket, uri: str) -> None:
+    """Leave a socket with systemd until it is given back, or the service stops."""
+    notify("FDSTORE=1", f"FDNAME={uri.replace(':', STANDS_FOR_COLON)}", sockets=[listener])
 
 
-def forget(name: str) -> None:
-    """The opposite of :func:`keep`; returns when systemd has closed the socket."""
-    notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+def give_back(listeners: dict[str, socket.socket]) -> None:
+    """The opposite of :func:`keep`; returns when the sockets are closed, here and there."""
+    for uri, listener in listeners.items():
+        listener.close()
+        notify("FDSTOREREMOVE=1", f"FDNAME={uri.replace(':', STANDS_FOR_COLON)}")
+    if listeners:
+        barrier()
+
+
+def barrier() -> None:
+    """Return when systemd has done what it was told."""
+    if not is_there():
+        return
     reader, writer = socket.socketpair()
     with reader:
         with writer:
@@ -59,14 +92,14 @@ def forget(name: str) -> None:
 
 
 def kept() -> dict[str, socket.socket]:
-    """The sockets that an earlier process of this service has left with systemd, by name."""
+    """The sockets that an earlier process of this service has left with systemd, by their URI."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     found = {}
     for fd, name in zip(range(FIRST_FD, FIRST_FD + int(os.environ["LISTEN_FDS"])), names):
         os.set_inheritable(fd, False)
-        found[name] = socket.socket(fileno=fd)
+        found[name.replace(STANDS_FOR_COLON, ":")] = socket.socket(fileno=fd)
     return found
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 
-from fedmsg_relay import logfile, process
+from fedmsg_relay import logfile, naming, process
 from fedmsg_relay.errors import RelayError, WrongUsage
 from fedmsg_relay.loading import Option
 
@@ -66,6 +66,6 @@ def leave_to_the_service(paths: Iterable[str | None], of_service: Iterable[str])
         if os.path.realpath(path) in reserved:
             raise WrongUsage(
                 f"{path} is the service's, which runs as {process.USER} and not as root: type"
-                f" `service {process.NAME} start` (or restart), or choose --pidfile and --logfile"
+                f" `service {naming.NAME} start` (or restart), or choose --pidfile and --logfile"
                 " for a relay of your own"
             )

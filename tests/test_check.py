@@ -23,10 +23,10 @@ HALF = """
 import dataclasses, sys
 from fedmsg_relay import cli, listening
 listen = listening.listen
-def listen_elsewhere(endpoint, mode):
+def listen_elsewhere(endpoint, mode, beside):
     if endpoint.key != "relay_inbound":
         endpoint = dataclasses.replace(endpoint, address=("127.0.0.2", endpoint.address[1]))
-    return listen(endpoint, mode)
+    return listen(endpoint, mode, beside)
 listening.listen = listen_elsewhere
 sys.exit(cli.main())
 """
@@ -83,7 +83,10 @@ def test_a_round_trip_sends_one_and_says_how_long_it_took(site: Site) -> None:
     done = check(site, "--roundtrip")
     assert done.returncode == OK, done
     assert re.search(r" roundtrip=\d+\.\d{6}s;;;0;10\n$", done.stdout), done
-    for topic, body in subscriber.wait(1):
+    site.publisher().send(b"org.example.stg.last", b"{}")
+    *came, last = subscriber.wait(2)
+    assert (len(came), last[0]) == (1, b"org.example.stg.last")
+    for topic, body in came:
         assert topic == b"org.example.stg.relay.check"
         message = json.loads(body)
         assert message["topic"] == topic.decode()

@@ -28,12 +28,13 @@ class Daemon:
         self.logfile = site.root / "log" / "relay.log"
         self.pidfile.parent.mkdir()
         self.logfile.parent.mkdir()
+        files = ["--pidfile", str(self.pidfile), "--logfile", str(self.logfile)]
+        self.options = ["--daemon", *files]
         self.seen: set[int] = set()
 
     def start(self, *options: str, **run: Any) -> subprocess.CompletedProcess[str]:
-        files = ["--pidfile", str(self.pidfile), "--logfile", str(self.logfile)]
-        done = self.site.run("fedmsg-relay", "--daemon", *files, *options, **run)
-        if self.pidfile.exists() and self.pidfile.read_text():
+        done = self.site.run("fedmsg-relay", *self.options, *options, **run)
+        if self.pidfile.exists() and self.pidfile.read_text().strip():
             self.seen.add(self.pid)
         return done
 
@@ -66,6 +67,11 @@ class Daemon:
         log = self.logfile.read_text() if self.logfile.exists() else ""
         assert not died, f"{died}: {log}"
         assert not any(trace in log for trace in harness.TRACES), log
+
+
+def names(*pids: int) -> list[str]:
+    """What processes are called in the process list."""
+    return [Path(f"/proc/{pid}/comm").read_text().rstrip() for pid in pids]
 
 
 def alive(pid: int) -> bool:
@@ -120,7 +126,7 @@ class TestStart:
         line = f"relay_inbound: cannot bind {site.inbound}: Address already in use"
         assert done.stderr.startswith(f"fedmsg-relay: {line}")
         assert line in daemon.log
-        assert daemon.pidfile.read_text() == ""
+        assert daemon.pidfile.read_text().strip() == ""
 
     def test_a_configuration_error_is_status_6(self, site: Site, daemon: Daemon) -> None:
         site.write(relay_hold="long")
@@ -150,7 +156,7 @@ class TestStart:
         daemon.start()
         daemon.wait_for("forwarding;")
         daemon.stop()
-        assert daemon.pidfile.read_text() == ""
+        assert daemon.pidfile.read_text().strip() == ""
         assert daemon.log.splitlines()[-1].endswith("stopped; forwarded 0 frames, 0 bytes")
 
     def test_the_log_file_works_in_the_foreground_too(self, site: Site) -> None:
@@ -179,7 +185,11 @@ class TestPidFile:
         assert refused.returncode == 1
         assert f"already running, pid {daemon.pid}" in refused.stderr
 
-    @pytest.mark.parametrize("content", ["999999999", "not a pid", "", str(os.getpid())])
+    @pytest.mark.parametrize(
+        "content",
+        ["999999999", "not a pid", "", str(os.getpid())],
+        ids=["unused", "no pid", "empty", "ours"],
+    )
     @pytest.mark.parametrize("options", [[], ["--replace"]], ids=["start", "replace"])
     def test_a_stale_one_stops_nobody(
         self, daemon: Daemon, content: str, options: list[str]
@@ -358,18 +368,17 @@ class TestReplace:
         with ThreadPoolExecutor() as pool:
             starts = [pool.submit(daemon.start, "--replace") for _ in range(3)]
         assert [start.result().stderr for start in starts] == [""] * 3
-        assert daemon.log.count("SIGTERM: stopping;") == 3
-        assert "without waiting" not in daemon.log
+        assert daemon.log.count("handed over to pid") == 3
+        assert "stopping" not in daemon.log
         assert alive(daemon.pid)
 
     def test_it_goes_on_if_nobody_waits_for_it(self, site: Site, daemon: Daemon) -> None:
-        """The command was interrupted, but what it started would be all that there is."""
+        """The command was interrupted, but what it started takes over all the same."""
         site.write(relay_hold=2)
         daemon.start()
         old = daemon.pid
-        files = ["--pidfile", daemon.pidfile, "--logfile", daemon.logfile]
-        command = site.start(BIN / "fedmsg-relay", "--daemon", "--replace", *files)
-        daemon.wait_for("SIGTERM: stopping")
+        command = site.start(BIN / "fedmsg-relay", *daemon.options, "--replace")
+        daemon.wait_for("forwarding;")
         assert command.end(signal.SIGINT) == 1
         daemon.wait_for("started, pid", times=2)
         wait_for(lambda: not alive(old), "the end of the old one")
@@ -403,21 +412,24 @@ class TestReplace:
         site.publisher(f"ipc://{site.root}/socket").send(b"passes")
         assert subscriber.wait(1) == [[b"passes"]]
 
-    def test_an_old_one_that_does_not_let_go_is_not_killed(
+    def test_an_old_one_that_does_not_answer_is_left_alone(
         self, site: Site, daemon: Daemon
     ) -> None:
-        site.write(relay_drain=0.1, zmq_linger=100)
         daemon.start()
+        daemon.wait_for("forwarding;")
         pid = daemon.pid
         os.kill(pid, signal.SIGSTOP)
         try:
             done = daemon.start("--replace")
             assert done.returncode == 1
-            assert f"pid {pid}) was asked to stop and has not let go" in done.stderr
-            assert alive(pid)
+            assert f"(pid {pid}) does not answer" in done.stderr
+            assert "it is stopped or hung, and was left alone" in done.stderr
         finally:
             os.kill(pid, signal.SIGCONT)
-        wait_for(lambda: not alive(pid), "its end, as it was asked to")
+        subscriber = site.subscriber()
+        site.publisher().send(b"as before")
+        assert subscriber.wait(1) == [[b"as before"]]
+        assert daemon.pid == pid
 
     def test_there_is_never_more_than_one_by_that_name(self, site: Site, daemon: Daemon) -> None:
         """Not while a command starts it, nor while the old one waits for a slow consumer."""
@@ -430,10 +442,16 @@ class TestReplace:
                 publisher.send(bytes(2**20))
             witness.wait(64)
             old = daemon.pid
-            assert daemon.start("--replace").returncode == 0
-            assert alive(old), "the old one has flushed too soon to tell"
-            assert Path(f"/proc/{old}/comm").read_text() == "relay-flushing\n"
-            assert Path(f"/proc/{daemon.pid}/comm").read_text() == "fedmsg-relay\n"
+            command = site.start(BIN / "fedmsg-relay", *daemon.options, "--replace")
+            daemon.wait_for("handing over to pid")
+            daemon.wait_for("holding", times=2)
+            new = int(daemon.log.split("handing over to pid ")[1].split(";")[0])
+            daemon.seen.add(new)
+            assert daemon.pid == old
+            assert names(old, new) == ["fedmsg-relay", "relay-command"]
+            assert command.wait() == 0
+            assert daemon.pid == new
+            assert names(new) == ["fedmsg-relay"]
 
 
 class TestLog:

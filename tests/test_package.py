@@ -26,5 +26,8 @@ def test_in_a_fresh_environment_the_command_is_ours(tmp_path: Path) -> None:
         check=True,
         text=True,
     )
+    # fedmsg's own packages had psutil, and a script is to find the stock commands.
+    subprocess.run([fresh / "bin" / "python", "-c", "import psutil"], check=True)
+    subprocess.run([fresh / "bin" / "fedmsg-logger", "--help"], check=True, capture_output=True)
     assert command.stdout == ours.stdout
     assert command.stdout.startswith("fedmsg-relay ")

@@ -32,6 +32,21 @@ sys.exit(main())
 """
 """A relay whose forwarding thread hangs.  That is a fake, as libzmq's proxy cannot be made to."""
 
+BREAKS = """
+import errno, os, selectors, sys
+call, broken = sys.argv[1:]
+del sys.argv[1:]
+working = getattr(selectors.EpollSelector, call)
+def breaking(self, *arguments):
+    if os.path.exists(broken):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return working(self, *arguments)
+setattr(selectors.EpollSelector, call, breaking)
+from fedmsg_relay.cli import main
+sys.exit(main())
+"""
+"""A relay whose kernel has no room for what its monitoring socket asks of epoll."""
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -101,7 +116,15 @@ class TestMoksha:
         publisher = site.publisher()
         for _ in range(3):
             publisher.send(b"topic", b"body")
-        wait_for(lambda: listen()["consumers"][0]["backlog"] == 3, "a backlog of 3")
+
+        def backlog() -> int:
+            said = listen()
+            has_waited = said["fedmsg_relay"]["uptime_s"] >= 3
+            found: int = said["consumers"][0]["backlog"]
+            assert found == (said["fedmsg_relay"]["held"] if has_waited else 0)
+            return found
+
+        wait_for(lambda: backlog() == 3, "a backlog of 3")
         assert listen()["consumers"][0]["initialized"] is False
 
     def test_what_a_consumer_does_not_take_is_a_backlog(self, site: Site, listen: Any) -> None:
@@ -113,7 +136,12 @@ class TestMoksha:
             publisher,
         ):
             stream.publish(publisher, 10_000, healthy)
-            report = listen()
+
+            def backlog() -> dict[str, Any] | None:
+                said: dict[str, Any] = listen()
+                return said if said["consumers"][0]["backlog"] else None
+
+            report = wait_for(backlog, "a backlog")
             port = stalled.socket.getsockname()[1]
             waiting = {
                 peer["address"]: peer["waiting_bytes"]
@@ -121,6 +149,35 @@ class TestMoksha:
             }
             assert waiting[f"127.0.0.1:{port}"] == report["fedmsg_relay"]["behind_bytes"] > 100_000
             assert report["consumers"][0]["backlog"] > 100_000 / 4100
+
+    def test_but_not_what_one_takes_soon(self, site: Site, listen: Any) -> None:
+        """A backlog has waited for three seconds; on a busy bus something waits at any time."""
+        site.relay()
+        stream = load.Stream(body_size=4000)
+        burst = stream.message * 500
+        with zmtp.Peer(site.outbound, b"SUB") as consumer, zmtp.Peer(site.inbound, b"PUB") as bus:
+            consumer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+            consumer.subscribe(b"load")
+            stream.start(bus, others=lambda: not consumer.is_silent(0))
+            stream.skip_canaries(consumer)
+
+            def peer(said: dict[str, Any]) -> dict[str, Any]:
+                found: dict[str, Any] = said["fedmsg_relay"]["consumers"]["peers"][0]
+                return found
+
+            seen = 0
+            end = time.monotonic() + 4
+            while time.monotonic() < end:
+                start = time.monotonic()
+                bus.socket.sendall(burst)
+                said = listen()
+                is_soon = time.monotonic() < start + 3  # if this machine is quick enough
+                if peer(said)["waiting_bytes"] and is_soon:
+                    seen += 1
+                    assert said["consumers"][0]["backlog"] == 0
+                consumer.read(len(burst))
+                wait_for(lambda: not peer(listen())["waiting_bytes"], "the end of what waits")
+            assert seen
 
     def test_and_so_is_what_a_local_one_does_not(self, site: Site, listen: Any) -> None:
         outbound = f"ipc://{site.root}/out.sock"
@@ -288,6 +345,41 @@ class TestTheSocket:
             assert status(site)["state"] == "forwarding"
         assert "Traceback" not in relay.output
         assert relay.end() == 0
+
+
+class TestABrokenOutlet:
+    """What fails there is made to, as a kernel that is short of it would hurt everybody here."""
+
+    @pytest.mark.parametrize("call", ["register", "modify", "select"])
+    def test_is_closed_and_the_relay_forwards(self, site: Site, call: str) -> None:
+        file = Path(site.config[KEY][len("ipc://") :])
+        relay = site.start(sys.executable, "-c", BREAKS, call, site.root / "broken")
+        relay.wait_for("forwarding;")
+        assert status(site)["state"] == "forwarding"
+        (site.root / "broken").touch()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.connect(str(file))
+            relay.wait_for(f"ERROR] {KEY}: closed, as serving it failed: OSError(28, ")
+            listener.settimeout(20)
+            with contextlib.suppress(ConnectionError):
+                while listener.recv(100):
+                    pass
+        assert not file.exists()
+        subscriber, publisher = site.subscriber(), site.publisher()
+        publisher.send(b"topic", b"body")
+        assert subscriber.wait(1) == [[b"topic", b"body"]]
+        assert relay.end() == 0
+        assert "Traceback" not in relay.output
+        assert relay.output.count("serving it failed") == 1
+
+
+@pytest.mark.parametrize("before", ["", "import psutil; "], ids=["new", "imported already"])
+def test_a_config_may_name_it_by_psutil(site: Site, before: str) -> None:
+    named = f"'ipc://{site.root}/%s.socket' % psutil.Process(os.getpid()).name()"
+    site.write(f"import os, psutil\nconfig = {site.config!r}\nconfig[{KEY!r}] = {named}\n")
+    command = f"{before}from fedmsg_relay.__main__ import main; raise SystemExit(main())"
+    done = site.run("python", "-c", command, "--test")
+    assert f"{KEY}: ipc://{site.root}/fedmsg-relay.socket\n" in done.stdout, done
 
 
 class TestAHungRelay:

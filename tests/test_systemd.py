@@ -8,7 +8,7 @@ from pathlib import Path
 import box
 import pytest
 from harness import wait_for
-from test_service import LOG, TAKE_PORT, break_config, loses_nothing
+from test_service import LOG, PIDFILE, TAKE_PORT, break_config, loses_nothing
 
 UNIT = "/etc/systemd/system/fedmsg-relay.service"
 
@@ -111,13 +111,60 @@ def test_an_address_that_is_not_used_any_more_is_given_back(machine: box.Box) ->
     assert show(machine, "NFileDescriptorStore") == "2"
 
 
-def test_the_log_is_reopened(machine: box.Box) -> None:
+def test_rotate(machine: box.Box) -> None:
     machine.check("service fedmsg-relay start")
-    for action in ("reload", "rotate"):
-        machine.check(f"mv {LOG} {LOG}.1; service fedmsg-relay {action}")
-        wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
+    machine.check(f"mv {LOG} {LOG}.1; service fedmsg-relay rotate")
+    wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
     machine.check("service fedmsg-relay stop")
     assert machine.run("service fedmsg-relay rotate").returncode == 7
+
+
+def test_a_reload_hands_over(machine: box.Box) -> None:
+    """To a new main process, which has the watchdog and the sockets that systemd keeps."""
+    machine.check(
+        f"mkdir {UNIT}.d; printf '[Service]\\nWatchdogSec=3s\\n' > {UNIT}.d/quick.conf;"
+        "systemctl daemon-reload; service fedmsg-relay start"
+    )
+    inode = "ss -ltnHe sport = :2003 2>/dev/null | grep -o 'ino:[0-9]*'"
+    before = machine.check(inode)
+    first = show(machine, "MainPID")
+    machine.check(
+        "sed -i 's/[0-9.]*:4001/*:4001/' /etc/fedmsg.d/relay.py; systemctl reload fedmsg-relay"
+    )
+    second = show(machine, "MainPID")
+    assert second != first
+    assert machine.check(f"cat {PIDFILE}").strip() == second
+    assert machine.check("pgrep -x fedmsg-relay -u fedmsg").strip() == second
+    assert machine.check(inode) == before
+    assert "*:4001" in machine.check("ss -ltn | grep :4001")
+    assert show(machine, "NFileDescriptorStore") == "2"
+    wait_for(lambda: machine.run(f"test -d /proc/{first}").returncode, "the end of the old one")
+    machine.check("sleep 5")
+    assert show(machine, "MainPID") == second, "the watchdog is fed"
+    assert show(machine, "NRestarts") == "0"
+    wait_for(lambda: "forwarding" in show(machine, "StatusText"), "its status")
+    machine.check(f"kill -STOP {second}")
+    wait_for(lambda: show(machine, "MainPID") not in ("0", second), "another process")
+
+
+def test_a_reload_with_a_broken_configuration_changes_nothing(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start")
+    before = show(machine, "MainPID")
+    break_config(machine)
+    assert machine.run("systemctl reload fedmsg-relay").returncode != 0
+    assert show(machine, "MainPID") == before
+    assert "relay_hold = 'long'" in machine.check(f"cat {LOG}")
+
+
+def test_a_replace_from_elsewhere_is_refused(machine: box.Box) -> None:
+    """Systemd would take what it starts for none of its own."""
+    machine.check("service fedmsg-relay start")
+    before = show(machine, "MainPID")
+    wait_for(lambda: "forwarding" in show(machine, "StatusText"), "the end of the hold")
+    done = machine.run(f"runuser -u fedmsg -- fedmsg-relay --daemon --replace --pidfile {PIDFILE}")
+    assert done.returncode == 1
+    assert "use `systemctl reload fedmsg-relay`" in done.stderr
+    assert show(machine, "MainPID") == before
 
 
 def test_root_is_told_how_to_start_the_service(machine: box.Box) -> None:

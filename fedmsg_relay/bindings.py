@@ -1,0 +1,111 @@
+"""The listening sockets of a relay process: made, taken from whoever kept them, handed on, closed.
+
+A process owns them from its start to its end.  libzmq and the servers for monitoring work with
+duplicates, so that they can end and begin anew while the addresses go on listening.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from fedmsg_relay import listening
+from fedmsg_relay.config import Settings
+from fedmsg_relay.endpoints import Endpoint
+from fedmsg_relay.errors import BindError
+from fedmsg_relay.plan import Plan
+
+log = logging.getLogger("fedmsg.relay")
+
+Listeners = dict[Endpoint, socket.socket]
+"""Listening sockets that do not block."""
+
+Given = dict[str, socket.socket]
+"""Sockets that listen already, by the URI of their endpoint."""
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """What a process listens at."""
+
+    inbound: Listeners
+    outbound: Listeners
+    monitoring: Listeners
+    prometheus: Listeners
+
+    def all(self) -> Iterator[tuple[Endpoint, socket.socket]]:
+        """Every endpoint, and the socket that listens there."""
+        for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
+            yield from listeners.items()
+
+    def claim(self, settings: Settings) -> None:
+        """Make socket files ours, with the permissions of the settings, whoever made them."""
+        for endpoint, listener in self.all():
+            is_monitoring = endpoint in self.monitoring
+            mode = settings.monitoring_mode if is_monitoring else settings.ipc_mode
+            listening.claim(endpoint, listener, mode)
+
+    def close(self) -> None:
+        """Let go of every address, and remove the files of those at ``ipc://``."""
+        for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
+            let_go(listeners)
+
+
+def let_go(listeners: Listeners) -> None:
+    """Let go of some addresses; at those of which libzmq has duplicates it goes on accepting."""
+    for endpoint, listener in listeners.items():
+        listening.remove(endpoint, listener)
+        listener.close()
+    listeners.clear()
+
+
+def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
+    """Listen at everything that is planned; what is ``given`` is taken out of there.
+
+    Raises :class:`BindError` if no group of outbound is free, or one address of inbound is not;
+    then nothing listens that did not before.  What is optional is left out, with a warning.
+    """
+    with contextlib.ExitStack() as undo:
+
+        def listen(endpoints: Iterable[Endpoint], mode: int) -> Listeners:
+            with contextlib.ExitStack() as undoing:
+                made = {}
+                for endpoint in endpoints:
+                    made[endpoint] = _listen(endpoint, mode, given, undoing)
+                undo.push(undoing.pop_all())
+            for endpoint in made:
+                given.pop(endpoint.uri, None)
+            return made
+
+        def listen_if_free(endpoints: Iterable[Endpoint], mode: int) -> Listeners:
+            try:
+                return listen(endpoints, mode)
+            except BindError as error:  # which names the key
+                log.warning("%s; going without it", error)
+                return {}
+
+        outbound, errors = plan.first_outbound(lambda group: listen(group, settings.ipc_mode))
+        for error in errors:
+            log.warning("%s; the next address is taken", error)
+        bindings = Bindings(
+            outbound=outbound,
+            inbound=listen(plan.inbound, settings.ipc_mode),
+            monitoring=listen_if_free(plan.monitoring, settings.monitoring_mode),
+            prometheus=listen_if_free(plan.prometheus, mode=0),
+        )
+        undo.pop_all()
+    return bindings
+
+
+def _listen(
+    endpoint: Endpoint, mode: int, given: Given, undo: contextlib.ExitStack
+) -> socket.socket:
+    if endpoint.uri in given:
+        return given[endpoint.uri]
+    listener = listening.listen(endpoint, mode, beside=given.values())
+    undo.callback(listener.close)
+    undo.callback(listening.remove, endpoint, listener)
+    return listener

@@ -1,0 +1,85 @@
+"""What only one relay has: the pid file, the name in the process list, a place with systemd."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import zmq
+
+from fedmsg_relay import systemd
+from fedmsg_relay.bindings import Bindings
+from fedmsg_relay.config import Settings
+from fedmsg_relay.handover import Door
+from fedmsg_relay.naming import FLUSHING, NAME, set_name
+from fedmsg_relay.pidfile import PidFile
+from fedmsg_relay.predecessor import Predecessor
+from fedmsg_relay.proxy import Traffic
+from fedmsg_relay.successor import Successor
+
+log = logging.getLogger("fedmsg.relay")
+
+
+class Place:
+    """The place of the relay, for a process that listens at ``bindings``."""
+
+    def __init__(
+        self, bindings: Bindings, settings: Settings, pidfile: PidFile | None, poller: zmq.Poller
+    ) -> None:
+        self._bindings = bindings
+        self._settings = settings
+        self._pidfile = pidfile
+        self._poller = poller
+        self.successor: Successor | None = None
+        """Who may ask to have it; None where there is no pid file, or nothing can listen there."""
+
+    def take(self, predecessor: Predecessor | None) -> None:
+        """Have it, after another one or as the first; from here on one may be asked for it."""
+        if self._pidfile is not None:
+            if predecessor is not None:
+                predecessor.hand_on(self._pidfile)
+            self._listen(self._pidfile, predecessor)
+        for endpoint, listener in self._bindings.all():
+            # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
+            if listener.family != socket.AF_UNIX:
+                systemd.keep(listener, endpoint.uri)
+        self.claim()
+        systemd.notify("READY=1", "WATCHDOG=1")
+
+    def claim(self) -> None:
+        """Have the socket files and the name."""
+        self._bindings.claim(self._settings)
+        set_name(NAME)
+
+    def _listen(self, pidfile: PidFile, predecessor: Predecessor | None) -> None:
+        try:
+            if predecessor is not None:
+                door = Door.adopt(predecessor.door_fd, pidfile.path)
+            else:
+                door = Door.open(pidfile.path)
+        except OSError as error:
+            log.warning(
+                "cannot listen beside the pid file %s: %s; the next relay cannot take over from"
+                " this one, but has to stop it",
+                pidfile.path,
+                error.strerror,
+            )
+        else:
+            self.successor = Successor(door, pidfile, self._bindings, self._poller)
+
+    def give(self, successor: Successor, traffic: Traffic) -> None:
+        """Let another one have it; ``traffic`` is what has passed until then."""
+        set_name(FLUSHING)
+        systemd.notify(f"MAINPID={successor.pid}")
+        systemd.barrier()
+        successor.say("drained", traffic=traffic)
+
+    def leave(self) -> None:
+        """Leave it to nobody; the next relay need not wait for our consumers."""
+        self._bindings.close()
+        if self.successor is not None:
+            self.successor.close()
+            self.successor = None
+        if self._pidfile is not None:
+            self._pidfile.release()
+        set_name(FLUSHING)

@@ -1,0 +1,177 @@
+"""A relay on a thread of its own, with what watches it and what tells of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+import zmq
+
+from fedmsg_relay import __version__, systemd
+from fedmsg_relay.bindings import Bindings
+from fedmsg_relay.config import Settings
+from fedmsg_relay.errors import Died, short
+from fedmsg_relay.monitor import Monitor
+from fedmsg_relay.outlets import Outlets
+from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
+from fedmsg_relay.report import Report, report
+from fedmsg_relay.wakeup import Wakeup
+
+log = logging.getLogger("fedmsg.relay")
+
+
+GIVE_UP_S = 2.0
+"""How much longer than ``relay_drain``, twice, and ``zmq_linger`` a stop may take: threads may have
+to wait for a processor."""
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What the relay's thread posts with each phase of its life."""
+
+    relay: Relay
+    phase: Phase
+
+
+class RunningRelay:
+    """A relay that accepts at ``bindings``, and has begun to hold.
+
+    It posts :class:`Entered` to ``wakeup``, for :meth:`enter`; what happens at its sockets wakes
+    ``poller``.  One that ``follows`` another holds until it is told by ``relay.follow``.  Raises
+    :class:`RelayError`.
+    """
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        settings: Settings,
+        wakeup: Wakeup,
+        poller: zmq.Poller,
+        follows: bool,
+    ) -> None:
+        def changed(phase: Phase) -> None:
+            wakeup.post(Entered(relay, phase))
+
+        try:
+            relay = Relay(settings, bindings, changed, follows)
+            relay.open()
+            self.monitor = Monitor(relay, settings)
+            threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
+        except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
+            raise short(error) from error
+        self.relay = relay
+        self.phase = Phase.OPEN
+        """As far as the main thread has heard."""
+        self.entered_at = time.monotonic()
+        """When it has."""
+        self._settings = settings
+        self._poller = poller
+        self._closed_at = math.inf
+        self._give_up_at = math.inf
+        # A hold ends within relay_drain of a stop, and then there is a drain.
+        self.ends_within_s = 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
+        """From :meth:`part` on."""
+        self.monitor.watch(poller)
+        self._outlets = Outlets(bindings, wakeup, poller, self.report)
+        log.info(
+            "fedmsg-relay %s started, pid %d: %s -> %s",
+            __version__,
+            os.getpid(),
+            ", ".join(endpoint.uri for endpoint in relay.inbound),
+            ", ".join(endpoint.uri for endpoint in relay.outbound),
+        )
+
+    def report(self) -> Report:
+        """How it is now; only the main thread asks."""
+        return report(self.relay, self.monitor)
+
+    def due_s(self) -> float:
+        """Seconds until :meth:`attend` must run next."""
+        return min(self.monitor.due_s(), self._outlets.due_s())
+
+    def attend(self) -> None:
+        """Take in what has happened at the sockets, and tell what is due."""
+        self.monitor.attend()
+        self._outlets.attend()
+
+    def enter(self, phase: Phase) -> None:
+        """Say in the log what a new phase means to an administrator."""
+        self.phase = phase
+        self.entered_at = time.monotonic()
+        self._outlets.tell_systemd()
+        if phase is Phase.HOLD:
+            log.info(
+                "holding what comes in for %g s, until consumers are back", self._settings.hold_s
+            )
+        elif phase is Phase.FORWARD:
+            if self.relay.hold_overflowed:
+                log.warning(
+                    "held more than %d MiB: forwarding before relay_hold = %g s was over;"
+                    " a consumer that is not back yet misses it",
+                    HOLD_LIMIT_BYTES // 2**20,
+                    self._settings.hold_s,
+                )
+            log.info("forwarding; %d messages were held", self.relay.held)
+        elif phase is Phase.CLOSE:
+            self._closed_at = time.monotonic()
+            self.monitor.watch(self._poller)  # to be woken when its context is terminated
+            self.be_silent()
+
+    def be_silent(self) -> None:
+        """Tell nobody any more, as another one does."""
+        self._outlets.close()
+
+    def part(self) -> None:
+        """Have it drain and close; asked again, wait for nobody."""
+        self._give_up_at = min(self._give_up_at, time.monotonic() + self.ends_within_s)
+        self.monitor.unwatch()
+        self.relay.stop()
+
+    def left_s(self) -> float:
+        """Seconds until a relay that was asked to stop is given up."""
+        return max(0.0, self._give_up_at - time.monotonic())
+
+    def check_that_it_stops(self) -> None:
+        """Raise :class:`Died` if it has not, in time."""
+        if self.left_s() == 0 and self.phase is not Phase.CLOSED:
+            raise Died(
+                f"the relay was {self.phase.value} and has not stopped within"
+                f" {self.ends_within_s:g} s, twice relay_drain and zmq_linger: its thread hangs;"
+                " the process was ended, and what the relay had in memory is lost"
+            )
+
+    def say_end(self) -> None:
+        """Say in the log what has passed, and what is lost."""
+        if self.relay.loss is not None:
+            log.warning("something that publishers had sent may be lost: %s", self.relay.loss)
+        waited_ms = (time.monotonic() - self._closed_at) * 1000
+        if 0 < self._settings.linger_ms <= waited_ms:
+            log.warning(
+                "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
+                self._settings.linger_ms,
+            )
+        log.info("stopped; %s", self.report().forwarded)
+
+    def end(self) -> None:
+        """Raise :class:`Died` if it has ended of itself."""
+        self.say_end()
+        if self.relay.error is not None:
+            raise Died(
+                f"the relay died: {self.relay.error!r}; start it again"
+            ) from self.relay.error
+
+    def watchdog(self) -> None:
+        """Give systemd a sign of life, if there is one."""
+        if self.relay.is_alive():
+            systemd.notify("WATCHDOG=1", patience_s=0)
+
+
+def _run(relay: Relay) -> None:
+    # Signals are the main thread's; one here would make pyzmq start the proxy, and its count, anew.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    relay.run()

@@ -1,0 +1,156 @@
+"""The process that takes over from this relay, as the relay sees it.
+
+Many may ask; one at a time is offered what it needs, and the others are told to wait.  What the
+words are is in :mod:`fedmsg_relay.handover`; what to do about them is for the main loop.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import zmq
+
+from fedmsg_relay import handover, systemd
+from fedmsg_relay.bindings import Bindings
+from fedmsg_relay.handover import Channel, Door, Gone, Message
+from fedmsg_relay.pidfile import PidFile
+
+HELLO_S = 2.0
+"""How long one who has connected may take to say what it wants."""
+
+BIND_S = 10.0
+"""How long the one that was chosen may take for its next word, while this relay accepts nobody, or
+keeps others waiting: it has to bind what is new, and to begin to hold."""
+
+GONE = Message("gone", {})
+"""Instead of a word: the one that was chosen has ended, or has taken too long."""
+
+
+class Successor:
+    """Whoever wants to take over, at a door that was opened; one of them may be chosen."""
+
+    def __init__(
+        self, door: Door, pidfile: PidFile, bindings: Bindings, poller: zmq.Poller
+    ) -> None:
+        self._door = door
+        self._pidfile = pidfile
+        self._bindings = bindings
+        self._poller = poller
+        self._asking: dict[Channel, float] = {}  # who has not said hello, and until when it may
+        self._chosen: Channel | None = None
+        self._until = math.inf  # monotonic, for its next word
+        poller.register(door, zmq.POLLIN)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the chosen one; None if there is none."""
+        return self._chosen.pid if self._chosen else None
+
+    def due_s(self) -> float:
+        """Seconds until :meth:`attend` must run next."""
+        return max(0.0, min(self._until, *self._asking.values(), math.inf) - time.monotonic())
+
+    def attend(self) -> Iterator[tuple[Channel, Message]]:
+        """Who has said what; of the chosen one :data:`GONE`, when it is."""
+        while (channel := self._door.accept()) is not None:
+            self._asking[channel] = time.monotonic() + HELLO_S
+            self._poller.register(channel, zmq.POLLIN)
+        for channel, until in list(self._asking.items()):
+            message = _heard(channel, until)
+            if message is not None:
+                del self._asking[channel]
+                self._poller.unregister(channel)
+                if message.word == "hello":
+                    yield channel, message
+                else:
+                    channel.close()
+        while self._chosen is not None:
+            message = _heard(self._chosen, self._until)
+            if message is None:
+                return
+            self._until = math.inf
+            yield self._chosen, message
+            if message is GONE:
+                self.dismiss()
+
+    def put_off(self, channel: Channel, for_s: float) -> None:
+        """Have somebody ask again, for ``for_s`` seconds at most."""
+        _last_word(channel, "wait", for_s=for_s)
+
+    def refuse(self, channel: Channel, why: str) -> None:
+        """Tell somebody that it cannot take over, and why."""
+        _last_word(channel, "refuse", why=why)
+
+    def offer(self, channel: Channel, ends_within_s: float) -> None:
+        """Choose somebody, and hand it what listens, and what else it needs to know.
+
+        ``ends_within_s`` is how long draining and closing may take.
+        """
+        self._chosen = channel
+        self._until = time.monotonic() + BIND_S
+        self._poller.register(channel, zmq.POLLIN)
+        listeners: list[tuple[str, socket.socket]] = [(e.uri, s) for e, s in self._bindings.all()]
+        parts = [
+            listeners[start : start + handover.FDS_MAX]
+            for start in range(0, len(listeners), handover.FDS_MAX)
+        ]
+        for part in parts:
+            self.say("listeners", [s.fileno() for _, s in part], uris=[uri for uri, _ in part])
+        self.say(
+            "offer",
+            [self._pidfile.fileno(), self._door.fileno()],
+            pid=os.getpid(),
+            ends_within_s=ends_within_s,
+            systemd=systemd.environment(),
+        )
+
+    def say(self, word: str, fds: Sequence[int] = (), **fields: Any) -> None:
+        """Say a word to the chosen one; that it has gone :meth:`attend` tells."""
+        if self._chosen is not None:
+            try:
+                self._chosen.send(word, fds, **fields)
+            except Gone:
+                self._until = time.monotonic()
+
+    def hurry(self) -> None:
+        """Give the chosen one :data:`BIND_S` for its next word."""
+        self._until = time.monotonic() + BIND_S
+
+    def dismiss(self) -> None:
+        """Have nothing to do with the chosen one any more."""
+        if self._chosen is not None:
+            self._poller.unregister(self._chosen)
+            self._chosen.close()
+        self._chosen = None
+        self._until = math.inf
+
+    def leave(self) -> None:
+        """Have nothing to do with the pid file any more, as it is the chosen one's."""
+        self._pidfile.leave()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._poller.unregister(self._door)
+        self._door.close()
+
+
+def _heard(channel: Channel, until: float) -> Message | None:
+    try:
+        message = channel.receive()
+    except Gone:
+        return GONE
+    return message or (GONE if time.monotonic() >= until else None)
+
+
+def _last_word(channel: Channel, word: str, **fields: Any) -> None:
+    try:
+        channel.send(word, **fields)
+    except Gone:
+        pass
+    finally:
+        channel.close()
