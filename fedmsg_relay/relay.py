@@ -41,6 +41,9 @@ HOLD_POLL_MS = 100
 QUIET_MS = 20
 """No frame for this long after the last connection ended: libzmq has delivered all it had read."""
 
+LAST_S = 0.2
+"""How long to pass on what libzmq had read by the end of the drain, however little time it had."""
+
 CLOSING_S = 1.0
 CLOSING_POLL_S = 0.0005
 """How long, and how often, to see whether libzmq has closed what it listened at."""
@@ -219,10 +222,13 @@ class Relay:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._enter(Phase.DRAIN)
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
+        self._sockets.say_it_drains()
         connected = part(self.inbound, self._pass_on, self._out_of_time)
         for endpoint in self.inbound:
             remove(endpoint)
         self._sockets.unbind_inbound()
+        # Publishers take what libzmq has read for taken, also where relay_drain is 0.
+        self._deadline = max(self._deadline, time.monotonic() + LAST_S)
         self._pass_on(QUIET_MS)
         self.undrained = connected > 0 or self._sockets.receive(0) is not None
 
