@@ -229,13 +229,13 @@ class TestHandlers:
             def handler(*_):
                 raise Enough
 
+            fedmsg_relay.publish('made', {'n': 'first'})
             signal.signal(signal.SIGALRM, handler)
-            n = 0
             for n in range(200):
-                signal.setitimer(signal.ITIMER_REAL, 0.0005 + n % 7 * 0.0001)
                 try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0001 + n % 50 * 0.0001)
                     fedmsg_relay.publish('made', {'n': n})
-                    time.sleep(0.002)
+                    time.sleep(1)
                 except Enough:
                     pass
             fedmsg_relay.publish('made', {'n': 'last'})
