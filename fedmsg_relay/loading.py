@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedmsg_relay.errors import ConfigError
@@ -103,31 +103,40 @@ def _forget_lock() -> None:
 os.register_at_fork(after_in_child=_forget_lock)
 
 
-def load(extra_args: Sequence[Option] | None = None, doc: str = "") -> dict[str, Any]:
+def load(
+    extra_args: Sequence[Option] | None = None,
+    doc: str = "",
+    may_execute: Callable[[str], bool] = lambda _: True,
+) -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
 
     ``extra_args`` are the options beyond those of every fedmsg command; ``doc`` is what ``--help``
     says before the options.  Without them the command line is somebody else's, and left alone; what
     the process has loaded already, with this or with fedmsg's own loader, is then not read again.
+    With options, ``may_execute`` is asked of each config file, and of a directory that cannot be
+    read; where it says no the loader goes on as if there were nothing.
 
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
     """
     global _loaded
     if extra_args is not None:
-        return _load(list(extra_args), doc, fedmsg_command=True)
+        return _load(list(extra_args), doc, True, may_execute)
     stock: dict[str, Any] = vars(fedmsg.config)["__cache"]
     if stock:
         return stock
     if not _loaded:
         with _lock:
-            _loaded = _loaded or _load([], "", fedmsg_command=False)
+            _loaded = _loaded or _load([], "", False, lambda _: True)
     return _loaded
 
 
-def _load(extra_args: list[Option], doc: str, fedmsg_command: bool) -> dict[str, Any]:
+def _load(
+    extra_args: list[Option], doc: str, fedmsg_command: bool, may_execute: Callable[[str], bool]
+) -> dict[str, Any]:
+    loader = _loader(may_execute)
     try:
-        loaded: dict[str, Any] = _loader()(extra_args, doc, fedmsg_command=fedmsg_command)
+        loaded: dict[str, Any] = loader(extra_args, doc, fedmsg_command=fedmsg_command)
     except ConfigError:
         raise
     except Exception as error:
@@ -136,7 +145,7 @@ def _load(extra_args: list[Option], doc: str, fedmsg_command: bool) -> dict[str,
     return loaded
 
 
-def _loader() -> types.FunctionType:
+def _loader(may_execute: Callable[[str], bool]) -> types.FunctionType:
     """A copy of ``fedmsg.config.load_config``, with the functions below in place of its own."""
     module = dict(vars(fedmsg.config))
     for name, value in vars(fedmsg.config).items():
@@ -147,15 +156,15 @@ def _loader() -> types.FunctionType:
     module["__cache"] = {}
     # The loader refuses a config without endpoints, though a top-level relay_outbound is enough.
     module["defaults"] = {"endpoints": {}, **fedmsg.config.defaults}
-    module["_gather_configs_in"] = _files_in
-    module["execfile"] = _execute
+    module["_gather_configs_in"] = lambda directory: _files_in(directory, may_execute)
+    module["execfile"] = lambda path, variables: _execute(path, variables, may_execute)
     module["warnings"] = types.SimpleNamespace(warn=_warn)
     module["argparse"] = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": _Parser})
     loader: types.FunctionType = module["load_config"]
     return loader
 
 
-def _files_in(directory: str) -> list[str]:
+def _files_in(directory: str, may_execute: Callable[[str], bool]) -> list[str]:
     """The config files in one of the directories where fedmsg looks, in order."""
     try:
         names = sorted(os.listdir(directory))
@@ -164,14 +173,19 @@ def _files_in(directory: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
+        if not may_execute(directory):
+            return []
         raise ConfigError(
             f"{CANNOT}: {directory.rstrip('/')} is not readable: {error.strerror}"
         ) from error
     return [os.path.join(directory, name) for name in names if name.endswith(".py")]
 
 
-def _execute(path: str, variables: dict[str, Any]) -> None:
+def _execute(path: str, variables: dict[str, Any], may_execute: Callable[[str], bool]) -> None:
     """Execute a config file.  Raises :class:`ConfigError`, with the file and the line."""
+    if not may_execute(path):
+        variables["config"] = {}
+        return
     try:
         with open(path) as file:
             exec(compile(file.read(), path, "exec"), variables)
