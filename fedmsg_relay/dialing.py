@@ -74,8 +74,7 @@ class Dialing:
             _Target(uri, start + number * head_start_s, begin, is_good)
             for number, uri in enumerate(uris)
         ]
-        self._start = start
-        self._head_start_s = head_start_s
+        self._start, self._head_start_s = start, head_start_s
 
     @property
     def has_failed(self) -> bool:
