@@ -12,14 +12,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import select
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import zmq
 
-from fedmsg_relay import endpoints, reach, wire, zmtp
+from fedmsg_relay import endpoints, names, reach, wire, zmtp
 from fedmsg_relay.config import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.proxy import Announcement
@@ -32,6 +33,9 @@ TOPIC = "relay.check"
 AGAIN_S = 0.5
 """How often a round trip is tried anew: the first message may come before the relay's forwarding
 thread has taken in the subscription that libzmq's other thread has read."""
+
+PONG = b"\x04PONG"
+"""The body of the frame that answers a PING without context."""
 
 
 class Failed(Exception):
@@ -138,13 +142,12 @@ class _Check:
         """Send a message at each inbound, and wait for it at the outbound."""
         topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}".encode()
         try:
-            with contextlib.closing(
-                zmtp.Connection(self._outbound, b"SUB", self._deadline)
-            ) as consumer:
+            (address, *_) = names.known(self._outbound) or []
+            with contextlib.closing(zmtp.Connection(address, b"SUB", math.inf)) as consumer:
                 # The answer to a PING comes when the relay's libzmq has read what is before it.
-                consumer.send(wire.subscribe(topic) + wire.ping(b""), self._deadline)
-                while consumer.receive(self._deadline) != zmtp.PONG:
-                    pass
+                consumer.send(wire.subscribe(topic) + wire.ping(b""))
+                if self._received(consumer, [PONG], self._deadline) is None:
+                    raise TimeoutError("it does not answer")
                 for uri in self._publishers:
                     self._send(uri, topic, consumer)
         except OSError as error:
@@ -161,9 +164,8 @@ class _Check:
             sent[body] = time.monotonic()
             self._publishers[uri].send_multipart([topic, body])
             again_at = min(sent[body] + AGAIN_S, self._deadline)
-            with contextlib.suppress(TimeoutError):
-                while (came := consumer.receive(again_at)[1]) not in sent:
-                    pass  # somebody else's
+            came = self._received(consumer, sent.keys(), again_at)
+            if came is not None:
                 self._took("roundtrip", sent[came])
                 return
             if not self._left_ms():
@@ -171,6 +173,23 @@ class _Check:
                     f"a message to relay_inbound {uri} did not come out at relay_outbound"
                     f" {self._outbound}"
                 )
+
+    def _received(
+        self, consumer: zmtp.Connection, awaited: Collection[bytes], until: float
+    ) -> bytes | None:
+        """Which of the awaited frames has come until then; what else comes is somebody else's."""
+        poller = select.poll()
+        while True:
+            for _, body in consumer.advance():
+                if body in awaited:
+                    return body
+            if consumer.error is not None:
+                raise consumer.error
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return None
+            poller.register(consumer, consumer.events)
+            poller.poll(left_s * 1000)
 
     def close(self) -> None:
         self._context.destroy(linger=0)

@@ -143,8 +143,8 @@ def _sources(asked: argparse.Namespace | None) -> Sources:
 
 def _load(files: Sources) -> dict[str, Any]:
     """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
-    with files.watched(), naming.named_by_psutil():
-        site = loading.load(OPTIONS, DESCRIPTION, files.directories())
+    with naming.named_by_psutil():
+        site = loading.load(OPTIONS, DESCRIPTION, files.may_execute)
     if not site["config_filename"]:
         for path in files.passed_over:
             print(

@@ -63,7 +63,8 @@ The relay's own:
 ``relay_ipc_mode`` (permissions in octal, ``"0660"`` or ``0o660``; default ``0o660``)
     Of the socket files of ``ipc://`` addresses; to connect takes the permission to write.
 ``relay_max_message_size`` (bytes, default 16 MiB; 0: no limit)
-    A peer that sends a larger frame is disconnected, and that frame is lost.
+    A peer that sends a larger frame is disconnected, and that frame is lost.  ``fedmsg_relay`` and
+    ``fedmsg-relay-publish`` refuse such a message, and say why.
 ``relay_stall_timeout`` (seconds, default 30; 0: never)
     A consumer for which something is waiting but that takes nothing for this long, because it is
     stopped, hung or gone, is disconnected, and what was waiting for it is dropped.  Applies to
@@ -180,7 +181,7 @@ def settings(config: Mapping[str, Any]) -> Settings:
         inbound_allow=_networks(config, "relay_inbound_allow"),
         outbound_allow=_networks(config, "relay_outbound_allow"),
         ipc_mode=ipc_mode,
-        max_message_size=_whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1),
+        max_message_size=max_message_size(config),
         stall_timeout_s=_seconds(config, "relay_stall_timeout", 30.0),
         monitoring=_monitoring(config),
         monitoring_mode=_permissions(config, f"{MONITORING}.mode", ipc_mode),
@@ -199,6 +200,11 @@ def outbound(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     if value is None and "relay_outbound" in config:
         key, value = "relay_outbound", config["relay_outbound"]
     return key, _addresses(key, value)
+
+
+def max_message_size(config: Mapping[str, Any]) -> int:
+    """Bytes of a frame; 0 is no limit.  Raises :class:`ConfigError`."""
+    return _whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1)
 
 
 def _addresses(key: str, value: object) -> tuple[str, ...]:

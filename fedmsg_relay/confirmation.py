@@ -6,127 +6,213 @@ import json
 import math
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from fedmsg_relay import wire, zmtp
+from fedmsg_relay import wire
+from fedmsg_relay.dialing import Dialing, where
 from fedmsg_relay.errors import NotConfirmed
+from fedmsg_relay.names import Address
+from fedmsg_relay.zmtp import Connection
 
-ATTEMPT_S = 1.0
-"""How long one address may take to answer."""
+PING = wire.ping(b"")
+PONG = wire.COMMAND, b"\x04PONG"
+"""The answer: flags and body."""
 
-AGAIN_S = 0.05
-"""How often to try those that do not."""
+PATIENCE_S = 3.0
+"""How long the other end of a connection may take to answer before another one is made; at most
+half of the timeout."""
+
+WAIT_MAX_S = 3600.0
+"""For one call of poll(2), which does not know infinity."""
 
 
 class Confirmation:
-    """Listens at all of ``addresses``, of which the relay has bound one; for one thread."""
+    """Listens at all of ``addresses``, of which the relay has bound one; for one thread.
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self.timeout_s = math.inf
+    Takes frames of ``frame_max`` bytes at most.
+    """
+
+    def __init__(self, addresses: Sequence[str], frame_max: float) -> None:
+        self.tell: Callable[[str], object] | None = None
+        """Is told when nothing was seen for :attr:`tell_after_s`, and when something is."""
+        self.tell_after_s = math.inf
         self._addresses = addresses
+        self._frame_max = frame_max
+        self._timeout_s = self._deadline = math.inf  # a duration; monotonic
+        self._waits_since = math.inf  # monotonic
+        self._has_told = False
         self._awaited: set[str] = set()  # the ids of messages
         self._topics: list[bytes] = []
-        self._connections: dict[str, zmtp.Connection] = {}
-        self._reasons: dict[str, str] = {}  # by address: why there is no connection
+        self._listening: dict[str, _Listening] = {}
+        self._dialing: Dialing | None = None  # to those at which we do not listen
+        self._reasons: dict[str, str] = {}  # by address: why it was of no use
+
+    def begin(self, timeout_s: float, at: float) -> None:
+        """Wait until so long after ``at`` (monotonic), or after something was seen."""
+        self._timeout_s, self._deadline = timeout_s, at + timeout_s
+        self._waits_since = at
 
     def expect(self, topic: bytes, msg_id: str) -> None:
         """Await a message that has not been sent yet; returns when it will be seen.
 
-        Raises :class:`NotConfirmed` if that is nowhere the case within ``timeout_s``.
+        Raises :class:`NotConfirmed` if that is nowhere the case in time.
         """
-        self._see()  # and so loses the connections that have ended since
         self._awaited.add(msg_id)
-        deadline = time.monotonic() + self.timeout_s
-        if topic not in self._topics:
-            self._topics.append(topic)
-            for uri, connection in list(self._connections.items()):
-                self._subscribe(uri, connection, [topic])
-        while not self._connections:
-            if time.monotonic() > deadline:
-                raise self._not_confirmed("cannot listen")
-            self._connect(deadline)
-            time.sleep(0 if self._connections else AGAIN_S)
+        topics = [] if topic in self._topics else [topic]
+        self._topics += topics
+        for listening in self._listening.values():
+            listening.ask(topics)
+        self._advance()
+        while not self._hears():
+            self._wait("cannot listen")
 
     def wait(self) -> None:
         """Return when all have been seen.
 
-        Raises :class:`NotConfirmed` if none was for ``timeout_s``.
+        Raises :class:`NotConfirmed` if that is not the case in time.
         """
-        deadline = time.monotonic() + self.timeout_s
-        while True:
-            if self._see():
-                deadline = time.monotonic() + self.timeout_s
-            if not self._awaited:
-                return
-            if time.monotonic() > deadline:
-                raise self._not_confirmed(f"{len(self._awaited)} messages were not seen")
-            poller = select.poll()
-            for connection in self._connections.values():
-                poller.register(connection, select.POLLIN)
-            poller.poll(AGAIN_S * 1000)
-            if not self._connections:  # a relay that is restarted holds messages for us
-                self._connect(deadline)
+        self._advance()
+        while self._awaited:
+            self._wait("not seen")
 
     def forget(self) -> None:
         """Await nothing any more."""
         self._awaited.clear()
 
     def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
+        for listening in self._listening.values():
+            listening.close()
+        self._listening.clear()
+        self._stop_dialing()
         self.forget()
 
-    def _connect(self, deadline: float) -> None:
-        for uri in self._addresses:
-            until = min(time.monotonic() + ATTEMPT_S, deadline)
-            try:
-                connection = zmtp.Connection(uri, b"SUB", until)
-            except OSError as error:
-                self._reasons[uri] = error.strerror or str(error)
-            else:
-                self._subscribe(uri, connection, self._topics)
+    def _hears(self) -> bool:
+        """Whether what is sent now will be seen, wherever of the addresses a relay sends it."""
+        if self._dialing is not None and time.monotonic() < self._dialing.settles_at:
+            return False
+        return any(listening.is_subscribed for listening in self._listening.values())
 
-    def _subscribe(self, uri: str, connection: zmtp.Connection, topics: Sequence[bytes]) -> None:
-        """Have a connection among those at which messages of the topics will be seen, or not."""
-        deadline = time.monotonic() + ATTEMPT_S
-        self._connections[uri] = connection
-        try:
-            connection.send(b"".join(map(wire.subscribe, topics)) + wire.ping(b""), deadline)
-            while (received := connection.receive(deadline)) != zmtp.PONG:
-                self._look_at(received)
-        except OSError as error:
-            self._lose(uri, error)
+    def _wait(self, what: str) -> None:
+        """Until there is something to do, and do it."""
+        now = time.monotonic()
+        if now >= self._deadline:
+            raise NotConfirmed(f"{what} at {self._where(f' after {self._timeout_s:g} s')}")
+        tells_at = self._waits_since + self.tell_after_s
+        if self.tell is not None and not self._has_told and now >= tells_at:
+            self._has_told = True
+            self.tell(f"waiting; {what} yet at {self._where()}")
+        poller = select.poll()
+        times = [self._deadline]
+        if self.tell is not None and not self._has_told:
+            times.append(tells_at)
+        for listening in self._listening.values():
+            listening.register(poller)
+            if not listening.is_subscribed:
+                times.append(listening.asked_at + self._patience_s)
+        if self._dialing is not None:
+            self._dialing.register(poller)
+            times.append(self._dialing.next_at)
+            if (settles_at := self._dialing.settles_at) > now:
+                times.append(settles_at)
+        left_s = max(min(times) - now, 0)
+        poller.poll(math.ceil(min(left_s, WAIT_MAX_S) * 1000))
+        self._advance()
 
-    def _see(self) -> bool:
-        """Take in what has come; whether one that is awaited was among it."""
-        before = len(self._awaited)
-        for uri, connection in list(self._connections.items()):
-            try:
-                while True:
-                    self._look_at(connection.receive(zmtp.NOW))
-            except TimeoutError:
-                pass
-            except OSError as error:
-                self._lose(uri, error)
-        return len(self._awaited) < before
+    @property
+    def _patience_s(self) -> float:
+        return min(PATIENCE_S, self._timeout_s / 2)
 
-    def _look_at(self, received: tuple[int, bytes]) -> None:
-        flags, body = received
-        if flags == 0:  # the last frame of a message
-            self._awaited.discard(_msg_id(body))
+    def _advance(self) -> None:
+        """Do what can be done without waiting."""
+        for uri, listening in list(self._listening.items()):
+            for body in listening.advance():
+                self._look_at(body)
+            if reason := listening.failure(self._patience_s):
+                self._reasons[uri] = reason
+                self._listening.pop(uri).close()
+                self._stop_dialing()
+        missing = [uri for uri in self._addresses if uri not in self._listening]
+        if self._dialing is None and missing:  # a relay that is restarted holds messages for us
+            self._dialing = Dialing(missing, self._connect, lambda _: True, head_start_s=0)
+        if self._dialing is not None:
+            for uri, connection in self._dialing.advance():
+                self._listening[uri] = _Listening(connection)
+                self._listening[uri].ask(self._topics)
 
-    def _lose(self, uri: str, error: OSError) -> None:
-        self._reasons[uri] = error.strerror or str(error)
-        self._connections.pop(uri).close()
+    def _connect(self, address: Address) -> Connection:
+        return Connection(address, b"SUB", self._frame_max)
 
-    def _not_confirmed(self, what: str) -> NotConfirmed:
-        reasons = "; ".join(f"{uri}: {self._reasons.get(uri, 'silent')}" for uri in self._addresses)
-        return NotConfirmed(f"relay_outbound: {what} within {self.timeout_s:g} s: {reasons}")
+    def _look_at(self, body: bytes) -> None:
+        msg_id = _msg_id(body)
+        if msg_id in self._awaited:
+            self._awaited.discard(msg_id)
+            self._waits_since = time.monotonic()
+            self._deadline = self._waits_since + self._timeout_s
+            if self.tell is not None and self._has_told:
+                self._has_told = False
+                self.tell("going on: it was seen")
+
+    def _stop_dialing(self) -> None:
+        if self._dialing is not None:
+            self._reasons.update(self._dialing.reasons())
+            self._dialing.close()
+            self._dialing = None
+
+    def _where(self, after: str = "") -> str:
+        """The addresses, and what there was at each."""
+        reasons = {**self._reasons, **dict(self._dialing.reasons() if self._dialing else ())}
+        reasons.update({uri: listening.state for uri, listening in self._listening.items()})
+        return where(self._addresses, reasons, after)
+
+
+class _Listening:
+    """A connection to an outbound."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pongs_due = 0
+        self.asked_at = 0.0
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether what is sent from now on is seen here."""
+        return self._pongs_due == 0
+
+    @property
+    def state(self) -> str:
+        return "connected" if self.is_subscribed else "no answer"
+
+    def failure(self, patience_s: float) -> str:
+        """Why it is of no use any more, if so."""
+        if (error := self._connection.error) is not None:
+            return error.strerror or str(error)
+        is_late = not self.is_subscribed and time.monotonic() > self.asked_at + patience_s
+        return "no answer" if is_late else ""
+
+    def ask(self, topics: Sequence[bytes]) -> None:
+        """Subscribe, and ask whether that has arrived."""
+        self._connection.send(b"".join(map(wire.subscribe, topics)) + PING)
+        self._pongs_due += 1
+        self.asked_at = time.monotonic()
+
+    def advance(self) -> Iterator[bytes]:
+        """The last frames of the messages that have come."""
+        for frame in self._connection.advance():
+            flags, body = frame
+            if frame == PONG:
+                self._pongs_due -= 1
+            elif flags == 0:
+                yield body
+
+    def register(self, poller: select.poll) -> None:
+        poller.register(self._connection, self._connection.events)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _msg_id(body: bytes) -> str:
     try:
         return str(json.loads(body)["msg_id"])
-    except (ValueError, TypeError, KeyError):  # it is not fedmsg's
+    except (ValueError, TypeError, KeyError, RecursionError):  # it is not fedmsg's
         return ""

@@ -1,66 +1,80 @@
 """Messages delivered to a relay: taken by it, or said not to be.
 
-A message is taken when the relay's libzmq has read it (see :mod:`fedmsg_relay.zmtp`).  Until then
-it is kept here, and sent again if a connection ends in a way that leaves doubt: one that a crashing
-relay had forwarded may be on the bus twice, with the same ``msg_id``, and none is lost in silence.
+A message is taken when a PONG says that the relay's libzmq has read it (see
+:mod:`fedmsg_relay.link`), and by nothing else: the end of a stream, or an empty queue of the
+kernel's, may be the work of a forwarder.  Until then it is kept here, and sent again if a
+connection ends in a way that leaves doubt.  One that a relay had forwarded when it crashed, or
+stopped answering, may be on the bus twice, with the same ``msg_id``; none is lost in silence.
+
+A relay that stops says so (:data:`fedmsg_relay.wire.DRAINS`) before it ends its connections.  Then
+nothing more is sent to it, what was sent is answered, and the rest goes over the next connection.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import struct
+import select
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fedmsg_relay import wire, zmtp
+from fedmsg_relay import wire
+from fedmsg_relay.dialing import Dialing, where
 from fedmsg_relay.errors import RelayUnavailable
+from fedmsg_relay.link import Link, connect, is_subscribed
+from fedmsg_relay.zmtp import BadPeer
 
-ATTEMPT_S = 1.0
-"""How long an address may take to answer while there are others to try; each has its share of the
-timeout if that is less."""
+PATIENCE_S = 1.0
+"""How long an address may take to answer, before others are tried beside it.  Less if that leaves
+no such share of the timeout for each of them."""
 
-REFUSALS = 10
-"""So often in a row a relay that is there ends the connection on the same message: not because it
-is restarted, but because it does not take that message."""
+GRACE_S = 0.5
+"""How long a connection to a relay may go without an answer, when a new one to the same relay has
+one: it answers both, the old one first, or the old one is dead."""
 
-AGAIN_S = 0.05
-"""How long to wait until all are tried again."""
+REFUSALS = 2
+"""So often in a row a relay ends the connection on the same message: by accident once."""
 
 AWAY_S = 0.1
-"""How long to stay away when a relay has ended the connection, as libzmq does (the default of
-ZMQ_RECONNECT_IVL): who comes back sooner can overtake what it has sent."""
-
-FINISH_S = 1.0
-"""How long a relay that stops may take to read what it was sent."""
+"""How long to stay away when a relay has ended the connection without a word, as libzmq does (the
+default of ZMQ_RECONNECT_IVL): who comes back sooner can overtake what it has sent."""
 
 WINDOW_BYTES = 2**20
 """How much may be on its way."""
 
-NUMBER = struct.Struct(">Q")
+WAIT_MAX_S = 3600.0
+"""For one call of poll(2), which does not know infinity."""
 
 
 class Delivery:
     """To the first of ``addresses`` at which a relay answers; for one thread.
 
-    When no relay has taken anything for ``timeout_s`` (infinity is for ever), or one has refused a
-    message so often, the rest is given up, and :class:`RelayUnavailable` raised.
+    When no relay has taken anything until :meth:`begin`'s deadline, or one has refused a message so
+    often, the rest is given up, and :class:`RelayUnavailable` raised.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self.timeout_s = math.inf
         self.taken = 0
         """Messages that a relay has."""
+        self.tell: Callable[[str], object] | None = None
+        """Is told when nothing has been taken for :attr:`tell_after_s`, and when something is."""
+        self.tell_after_s = math.inf
         self._addresses = addresses
-        self._connection: zmtp.Connection | None = None
+        self._timeout_s = self._deadline = math.inf  # a duration; monotonic
+        self._waits_since = math.inf  # monotonic; no message was taken since
+        self._has_told = False
         self._kept: deque[bytes] = deque()  # messages that are not taken
         self._kept_bytes = 0
-        self._written = 0  # of these, to the connection
-        self._deadline = 0.0  # monotonic
-        self._reasons: dict[str, str] = {}  # by address: why it was of no use when last tried
-        self._uri = ""  # of the connection
-        self._refusals = 0  # connections in a row that ended with nothing taken
+        self._link: Link | None = None  # over which the first of these were sent
+        self._spare: Link | None = None  # another one, to the same address
+        self._dialing: Dialing | None = None
+        self._reasons: dict[str, str] = {}  # by address: why it was of no use
+        self._refusals = 0  # links in a row that ended with nothing taken
+
+    def begin(self, timeout_s: float, at: float) -> None:
+        """Wait until so long after ``at`` (monotonic), or after something was taken."""
+        self._timeout_s, self._deadline = timeout_s, at + timeout_s
+        self._waits_since = at
 
     def send(self, *frames: bytes) -> None:
         """Send a message; returns when there is room for more."""
@@ -70,120 +84,178 @@ class Delivery:
 
     def flush(self) -> None:
         """Return when all that was sent is taken."""
-        if self._kept:
-            self._deliver(0)
+        self._deliver(0)
 
     def close(self) -> None:
         """End the connection, and give up what is not taken."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        self._hang_up()
+        self._stop_dialing()
         self._kept.clear()
-        self._kept_bytes = self._written = self._refusals = 0
+        self._kept_bytes = self._refusals = 0
+        self._reasons.clear()
 
     def _deliver(self, may_be_kept: int) -> None:
-        """Write everything; return when no more than so many bytes are not taken."""
-        self._deadline = time.monotonic() + self.timeout_s
-        self._reasons.clear()
-        while True:
-            connection = self._connection = self._connection or self._connect()
-            try:
-                self._take_what_is_there(connection)
-                while self._written < len(self._kept):
-                    number = NUMBER.pack(self.taken + self._written)
-                    message = self._kept[self._written] + wire.ping(number)
-                    connection.send(message, self._deadline)
-                    self._written += 1
-                while self._kept_bytes > may_be_kept:
-                    self._take(connection.receive(self._deadline))
-            except zmtp.Ended:
-                # It stops, and reads what was sent; or it did not like that.
-                if self._written and connection.finish(time.monotonic() + FINISH_S):
-                    self._forget(self._written)
-                self._leave(connection)
-            except OSError as error:
+        """Send everything; return when no more than so many bytes are not taken."""
+        try:
+            self._advance()
+            while self._kept_bytes > may_be_kept:
                 if time.monotonic() >= self._deadline:
-                    self._reasons[self._uri] = str(error)
-                    raise self._given_up() from error
-                with contextlib.suppress(OSError):
-                    self._take_what_is_there(connection)
-                self._leave(connection)
-            except BaseException:  # a signal's; a message may be half written
-                self.close()
-                raise
-            else:
-                return
+                    raise self._given_up()
+                self._wait()
+                self._advance()
+        except BaseException:  # also a signal's: a message may be half sent
+            self.close()
+            raise
 
-    def _connect(self) -> zmtp.Connection:
-        """To the first address, in order, that has a subscription for us."""
-        count = len(self._addresses)
-        patience_s = min(ATTEMPT_S, self.timeout_s / count) if count > 1 else math.inf
-        while time.monotonic() < self._deadline:
-            for uri in self._addresses:
-                deadline = min(time.monotonic() + patience_s, self._deadline)
-                try:
-                    connection = _subscribed(uri, deadline)
-                except TimeoutError as error:
-                    self._reasons.setdefault(uri, str(error))  # what else it did says more
-                except OSError as error:
-                    self._reasons[uri] = error.strerror or str(error)
-                else:
-                    self._uri = uri
-                    return connection
-            self._refusals = 0
-            time.sleep(AGAIN_S)
-        raise self._given_up()
+    def _advance(self) -> None:
+        """Do what can be done without waiting."""
+        if self._link is not None:
+            self._attend(self._link)
+        if self._link is not None:
+            self._mind_a_stall(self._link)
+        elif self._kept and self._dialing is None:
+            self._dial(self._patience_s)
+        if self._dialing is not None:
+            for uri, connection in self._dialing.advance():
+                self._have(Link(uri, connection))
+                break
+        if self._link is not None and not self._link.drains:
+            for number in range(self._link.unanswered, len(self._kept)):
+                self._link.send(self._kept[number])
+        self._tell_of_a_wait()
 
-    def _leave(self, connection: zmtp.Connection) -> None:
-        if self._kept:
-            size = len(self._kept[0])
-            self._reasons[self._uri] = f"it ended the connection on a message of {size} bytes"
-            self._refusals += 1
-        connection.close()
-        self._connection = None
-        self._written = 0
-        if self._refusals == REFUSALS:
-            raise self._given_up()
-        time.sleep(AWAY_S)
+    @property
+    def _patience_s(self) -> float:
+        return min(PATIENCE_S, self._timeout_s / (len(self._addresses) + 1))
 
-    def _given_up(self) -> RelayUnavailable:
-        self.close()
-        late = time.monotonic() >= self._deadline
-        how = f"within {self.timeout_s:g} s" if late else f"in {REFUSALS} attempts"
-        reasons = "; ".join(f"{uri}: {reason}" for uri, reason in self._reasons.items())
-        return RelayUnavailable(f"relay_inbound: no relay has taken it {how}: {reasons}")
+    def _wait(self) -> None:
+        """Until there is something to do."""
+        poller = select.poll()
+        times = [self._deadline]
+        if self.tell is not None and not self._has_told:
+            times.append(self._waits_since + self.tell_after_s)
+        if self._link is not None:
+            self._link.register(poller)
+            if self._spare is not None:
+                times.append(self._spare.made_at + min(GRACE_S, self._patience_s))
+            elif self._dialing is None:
+                times.append(self._link.progress_at + self._patience_s)
+        if self._dialing is not None:
+            self._dialing.register(poller)
+            times.append(self._dialing.next_at)
+        left_s = min(times) - time.monotonic()
+        poller.poll(math.ceil(min(max(left_s, 0), WAIT_MAX_S) * 1000))
 
-    def _take_what_is_there(self, connection: zmtp.Connection) -> None:
-        with contextlib.suppress(TimeoutError):
-            while True:
-                self._take(connection.receive(zmtp.NOW))
+    # -- the link --------------------------------------------------------------------------------
 
-    def _take(self, received: tuple[int, bytes]) -> None:
-        """Forget the messages that, by a PONG, the relay has."""
-        flags, body = received
-        pong_flags, pong = zmtp.PONG
-        if flags == pong_flags and body.startswith(pong):
-            (number,) = NUMBER.unpack(body[len(pong) :])
-            self._forget(number + 1 - self.taken)
+    def _attend(self, link: Link) -> None:
+        if taken := link.advance():
+            self._forget(taken, link.uri)
+        if link.error is not None:
+            self._lose(link, link.error)
+        elif link.drains and not link.unanswered:
+            self._hang_up()
 
-    def _forget(self, messages: int) -> None:
+    def _forget(self, messages: int, uri: str) -> None:
+        """Have the first messages that are kept taken."""
         for _ in range(messages):
             self._kept_bytes -= len(self._kept.popleft())
-        self._written -= messages
         self.taken += messages
-        if messages:
-            self._refusals = 0
-        self._deadline = time.monotonic() + self.timeout_s
+        self._refusals = 0
+        self._waits_since = time.monotonic()
+        self._deadline = self._waits_since + self._timeout_s
+        self._stop_dialing()
+        self._drop_spare()
+        if self.tell is not None and self._has_told:
+            self._has_told = False
+            self.tell(f"going on: the relay at {uri} answers")
 
+    def _lose(self, link: Link, error: OSError) -> None:
+        """Leave a link that has ended."""
+        if self._spare is not None:
+            self._switch(self._spare)
+            return
+        self._hang_up()
+        if not link.unanswered:
+            return
+        is_bad = isinstance(error, BadPeer)
+        self._reasons[link.uri] = str(error) if is_bad else "it has ended the connection"
+        if not link.drains:
+            self._refusals += 1
+        if self._refusals >= REFUSALS:
+            raise self._refused(link.uri, str(error) if is_bad else "")
+        if self._dialing is None:
+            self._dial(self._patience_s, time.monotonic() + AWAY_S)
 
-def _subscribed(uri: str, deadline: float) -> zmtp.Connection:
-    """A connection whose peer has subscribed to everything: what it is sent now, it receives."""
-    connection = zmtp.Connection(uri, b"PUB", deadline)
-    try:
-        while wire.subscribed(*connection.receive(deadline)) != b"":
-            if time.monotonic() > deadline:
-                raise TimeoutError("it does not subscribe")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    def _mind_a_stall(self, link: Link) -> None:
+        """Look for another link when this one gives no answer; change to one that does."""
+        if self._spare is not None:
+            if time.monotonic() >= self._spare.made_at + min(GRACE_S, self._patience_s):
+                self._switch(self._spare)
+        elif self._dialing is None and link.is_stalled(self._patience_s):
+            self._reasons[link.uri] = "no answer"
+            self._dial(0)
+
+    def _have(self, link: Link) -> None:
+        """Use a link that answers, or have it ready if that in use may do so yet."""
+        if self._dialing is not None and self._dialing.has_failed:
+            self._refusals = 0  # it was away in between
+        self._stop_dialing()
+        if self._link is not None and self._link.uri == link.uri:
+            self._spare = link
+        else:
+            self._switch(link)
+
+    def _switch(self, link: Link) -> None:
+        if link is self._spare:
+            self._spare = None
+        self._hang_up()
+        self._link = link
+
+    def _hang_up(self) -> None:
+        self._drop_spare()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    def _dial(self, head_start_s: float, not_before: float = -math.inf) -> None:
+        self._dialing = Dialing(self._addresses, connect, is_subscribed, head_start_s, not_before)
+
+    def _stop_dialing(self) -> None:
+        if self._dialing is not None:
+            self._reasons.update(self._dialing.reasons())
+            self._dialing.close()
+            self._dialing = None
+
+    # -- words -----------------------------------------------------------------------------------
+
+    def _tell_of_a_wait(self) -> None:
+        if self.tell is None or self._has_told or not self._kept:
+            return
+        if time.monotonic() >= self._waits_since + self.tell_after_s:
+            self._has_told = True
+            self.tell(f"waiting for a relay at {self._where()}")
+
+    def _where(self, after: str = "") -> str:
+        """The addresses, and why each is of no use."""
+        reasons = {**self._reasons, **dict(self._dialing.reasons() if self._dialing else ())}
+        if self._link is not None:
+            reasons[self._link.uri] = "no answer"
+        return where(self._addresses, reasons, after)
+
+    def _given_up(self) -> RelayUnavailable:
+        where = self._where(f" after {self._timeout_s:g} s")
+        return RelayUnavailable(f"no relay at {where}; is it running? fedmsg-relay --check tells")
+
+    def _refused(self, uri: str, how: str) -> RelayUnavailable:
+        if how:
+            return RelayUnavailable(f"no relay at {uri} ({how})")
+        return RelayUnavailable(
+            f"the relay at {uri} has ended the connection {REFUSALS} times on a message of"
+            f" {len(self._kept[0])} bytes; that is probably more than its relay_max_message_size"
+        )

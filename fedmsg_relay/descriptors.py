@@ -138,15 +138,20 @@ class AcceptGate:
             self.is_shut = False
             self._accept()
 
-    def leave(self) -> None:
-        """Do nothing any more, as libzmq is about to close them; at ``ipc`` nobody is accepted.
+    def rest(self) -> None:
+        """Attend to nothing any more, as the relay stops; at ``ipc`` nobody is accepted.
 
-        One too many there would be the end of a stop that still has to drain.  Any thread may call.
+        One too many there would be the end of a stop that still has to drain.
         """
         with self._changing:
             if self._look_again_at == math.inf and not self.is_shut:
                 self._wait_for(select.EPOLLIN, self._tcp)
             self._wait_for(0, self._ipc)
+            self._look_again_at = math.inf
+
+    def leave(self) -> None:
+        """Do nothing any more, as libzmq is about to close them."""
+        with self._changing:
             self._entries = {}
             self._tcp = set()
             self._ipc = set()

@@ -11,15 +11,13 @@ import logging
 import os
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay.names import Asking
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -179,16 +177,7 @@ def is_local(endpoint: Endpoint) -> bool:
 
 def in_time(find: Callable[[], _T], timeout_s: float) -> _T:
     """What ``find`` returns or raises; :class:`RelayError` if a name server keeps it for longer."""
-    found: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            found.set_result(find())
-        except BaseException as error:  # noqa: BLE001 (it is raised where it was asked for)
-            found.set_exception(error)
-
-    threading.Thread(target=run, name="names", daemon=True).start()
-    try:
-        return found.result(timeout_s)
-    except futures.TimeoutError:
-        raise RelayError(f"no name server has answered within {timeout_s:g} s") from None
+    asking = Asking(find)
+    if not asking.is_answered(timeout_s):
+        raise RelayError(f"no name server has answered within {timeout_s:g} s")
+    return asking.answer()

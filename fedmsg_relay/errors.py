@@ -44,14 +44,34 @@ class ConfigError(RelayError):
 
 
 class RelayUnavailable(RelayError):
-    """No relay has taken what was published, as far as can be known; sysexits.h has the status."""
+    """No relay has taken what was published, as far as can be known; sysexits.h has the status.
+
+    Constructed with :attr:`reason`.
+    """
 
     status = 69
+
+    @property
+    def reason(self) -> str:
+        """Why not, without the words "message not sent"."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"message not sent: {self.reason}"
+
+
+class MessageTooLarge(RelayUnavailable):
+    """A message was not sent, as no relay would take it; sysexits.h has the status (EX_DATAERR)."""
+
+    status = 65
 
 
 class NotConfirmed(RelayUnavailable):
     """A message was taken by a relay, but not seen on the bus; or it was not sent, as nothing would
     have been seen."""
+
+    def __str__(self) -> str:
+        return f"message not confirmed: {self.reason}"
 
 
 class NotHere(ConfigError):

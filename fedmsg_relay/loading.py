@@ -1,135 +1,236 @@
-"""fedmsg's own loader of the global config, with errors that say where, and without its detours."""
+"""fedmsg's own loader of the global config, with errors that say where, and without its detours.
+
+Owns the import of fedmsg: whoever needs it in this package imports this module first.  Promises
+that any number of threads may load at once, and that nothing of the process is changed for others:
+no warning filter, no standard stream, no cache of fedmsg's.
+"""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import importlib
 import importlib.machinery
-import importlib.util
-import io
 import os
-import re
 import sys
+import threading
 import traceback
-import warnings
-from collections.abc import Sequence
-from types import ModuleType
+import types
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedmsg_relay.errors import ConfigError
 
+DEFERRED = {
+    "fedmsg.core": ("fedmsg", "crypto"),
+    "xml.sax.saxutils": ("urllib", "request"),
+}
+"""By the module that imports it: a module of a package that is imported when it is first used.
 
-class _Lazy:
-    """Puts off the execution of modules that fedmsg imports and the relay has no use for.
+These are more than half of the time from the start of a command to its first message, and of a
+relay to its being bound; most processes never use them.
+"""
 
-    They are more than half of the time from the start of a relay to its being bound, which is a
-    gap in the service.  A site's config may use them all the same: that executes them.
-    """
 
-    NAMES = ("fedmsg.crypto", "urllib.request")
+class _Finder:
+    """Finds the modules of :data:`DEFERRED`; in :data:`sys.meta_path` during one import."""
 
     @staticmethod
     def find_spec(
-        name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name not in _Lazy.NAMES:
+        if name not in DEFERRED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
+        if spec is None or type(spec.loader) is not importlib.machinery.SourceFileLoader:
+            return None
+        spec.loader = _Deferring(spec.loader.name, spec.loader.path)
         return spec
 
 
-sys.meta_path.insert(0, _Lazy)
-import fedmsg.config  # noqa: E402
+class _Deferring(importlib.machinery.SourceFileLoader):
+    """Executes a module but for one import, which its package does at the first use.
 
-sys.meta_path.remove(_Lazy)
+    That import is then Python's own, under Python's own locks: nobody, in no thread, meets a module
+    that is not whole.
+    """
+
+    def get_code(self, fullname: str) -> types.CodeType | None:
+        code = super().get_code(fullname)
+        if code is None:
+            return None
+        package, child = DEFERRED[fullname]
+        # "import fedmsg.crypto" binds "fedmsg", and so does "import fedmsg".
+        names = (package if name == f"{package}.{child}" else name for name in code.co_names)
+        return code.replace(co_names=tuple(names))
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        package, child = DEFERRED[module.__name__]
+
+        def import_child(name: str) -> types.ModuleType:
+            if name != child:
+                raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            return importlib.import_module(f"{package}.{child}")
+
+        vars(importlib.import_module(package)).setdefault("__getattr__", import_child)
+        super().exec_module(module)
+
+
+sys.meta_path.insert(0, _Finder)
+try:
+    import fedmsg.config
+finally:
+    sys.meta_path.remove(_Finder)
 
 WHERE = (
     "a file in /etc/fedmsg.d, ~/.fedmsg.d or ./fedmsg.d, or the one that --config-filename names"
 )
-DIRECTORIES = ("/etc/fedmsg.d", "~/.fedmsg.d", "fedmsg.d")
-HERE = ("fedmsg.d", "fedmsg-config.py")
-"""What the loader looks for in the working directory."""
-
+CANNOT = "cannot load the configuration"
 
 Option = tuple[list[str], dict[str, Any]]
 """The positional and keyword arguments of :meth:`argparse.ArgumentParser.add_argument`."""
 
-NO_SRV: Option = (
-    ["---srv-endpoints"],
-    {"action": "store_const", "const": [], "default": [], "help": argparse.SUPPRESS},
-)
-"""Overrides ``srv_endpoints``, as options do: the loader would ask name servers for each of them,
-with dnspython, and wait.  Three hyphens, so that this abbreviates no option of ours."""
+_lock = threading.RLock()
+_loaded: dict[str, Any] = {}
+"""What :func:`load` has returned without options; a script's threads share it."""
+
+
+def _forget_lock() -> None:
+    """In a child after a fork: another thread of the parent may have held it."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
 
 
 def load(
     extra_args: Sequence[Option] | None = None,
     doc: str = "",
-    directories: Sequence[str] = DIRECTORIES,
+    may_execute: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
 
     ``extra_args`` are the options beyond those of every fedmsg command; ``doc`` is what ``--help``
-    says before the options.  Without them the command line is somebody else's, and left alone.
-
-    Those of ``directories`` that exist must be readable.
+    says before the options.  Without them the command line is somebody else's, and left alone; what
+    the process has loaded already, with this or with fedmsg's own loader, is then not read again.
+    With options, ``may_execute`` is asked of each config file, and of a directory that cannot be
+    read; where it says no the loader goes on as if there were nothing.
 
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
     """
-    for directory in map(os.path.expanduser, directories):
-        if os.path.isdir(directory) and not os.access(directory, os.R_OK | os.X_OK):
-            raise ConfigError(f"cannot load the configuration: {directory} is not readable")
-    # The loader refuses a config without endpoints, though a top-level relay_outbound is enough.
-    fedmsg.config.defaults.setdefault("endpoints", {})
-    said = io.StringIO()
+    global _loaded
+    if extra_args is not None:
+        return _load(list(extra_args), doc, True, may_execute)
+    stock: dict[str, Any] = vars(fedmsg.config)["__cache"]
+    if stock:
+        return stock
+    if not _loaded:
+        with _lock:
+            _loaded = _loaded or _load([], "", False, lambda _: True)
+    return _loaded
+
+
+def _load(
+    extra_args: list[Option], doc: str, fedmsg_command: bool, may_execute: Callable[[str], bool]
+) -> dict[str, Any]:
+    loader = _loader(may_execute)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(said):
-            warnings.simplefilter("ignore", DeprecationWarning)
-            # The loader goes on, with a warning, without a file that it cannot read; but one about
-            # srv_endpoints is no more than that.
-            warnings.filterwarnings("error", category=UserWarning, module=r"fedmsg\.config$")
-            warnings.filterwarnings("default", message=r"There is no appro|The DNS q|No name ser")
-            loaded: dict[str, Any] = fedmsg.config.load_config(
-                [*(extra_args or ()), NO_SRV], doc, fedmsg_command=extra_args is not None
-            )
-    except (Exception, SystemExit) as error:
-        reason = _reason(error) or _wrong_default(said.getvalue())
-        if reason is None:  # an exit that was asked for, or wrong usage
-            print(said.getvalue(), end="", file=sys.stderr)
-            raise
-        raise ConfigError(f"cannot load the configuration: {reason}") from error
-    if said.getvalue():
-        print(said.getvalue(), end="", file=sys.stderr)
+        loaded: dict[str, Any] = loader(extra_args, doc, fedmsg_command=fedmsg_command)
+    except ConfigError:
+        raise
+    except Exception as error:
+        what = str(error) if isinstance(error, ValueError) else _what(error)
+        raise ConfigError(f"{CANNOT}: {what}") from error
     return loaded
 
 
-def _reason(error: BaseException) -> str | None:
-    """What went wrong, with the file and line of the config file; None if it is an exit."""
-    path, line = None, None
-    for frame, lineno in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "_process_config_file":
-            path = frame.f_locals.get("fname")
-        elif path is not None and frame.f_code.co_filename == path:
-            line = lineno
-    if isinstance(error, SyntaxError) and error.filename == path:
-        line = error.lineno
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    if path is None:
-        return None if isinstance(error, SystemExit) else what
-    if line is not None:
-        return f"{path}:{line}: {what}"
-    if isinstance(error, (Warning, ValueError)):
-        return f"{path}: {error}"
-    return f"{path}: it must define a dictionary named 'config' ({what})"
+def _loader(may_execute: Callable[[str], bool]) -> types.FunctionType:
+    """A copy of ``fedmsg.config.load_config``, with the functions below in place of its own."""
+    module = dict(vars(fedmsg.config))
+    for name, value in vars(fedmsg.config).items():
+        if isinstance(value, types.FunctionType) and value.__module__ == fedmsg.config.__name__:
+            module[name] = types.FunctionType(
+                value.__code__, module, name, value.__defaults__, value.__closure__
+            )
+    module["__cache"] = {}
+    # The loader refuses a config without endpoints, though a top-level relay_outbound is enough.
+    module["defaults"] = {"endpoints": {}, **fedmsg.config.defaults}
+    module["_gather_configs_in"] = lambda directory: _files_in(directory, may_execute)
+    module["execfile"] = lambda path, variables: _execute(path, variables, may_execute)
+    module["warnings"] = types.SimpleNamespace(warn=_warn)
+    module["argparse"] = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": _Parser})
+    loader: types.FunctionType = module["load_config"]
+    return loader
 
 
-def _wrong_default(usage: str) -> str | None:
-    """What argparse complains of, if that is not on the command line: it checks defaults too."""
-    found = re.search(r"argument (--([\w-]+)): (invalid \w+ value: .*)", usage)
-    if not found or any(argument.startswith(found[1]) for argument in sys.argv):
-        return None
-    key = "zmq_linger" if found[2] == "linger" else found[2].replace("-", "_")
-    return f"{key}: {found[3]}"
+def _files_in(directory: str, may_execute: Callable[[str], bool]) -> list[str]:
+    """The config files in one of the directories where fedmsg looks, in order."""
+    try:
+        names = sorted(os.listdir(directory))
+        if names and not os.access(directory, os.X_OK):
+            raise PermissionError(0, "Permission denied")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        if not may_execute(directory):
+            return []
+        raise ConfigError(
+            f"{CANNOT}: {directory.rstrip('/')} is not readable: {error.strerror}"
+        ) from error
+    return [os.path.join(directory, name) for name in names if name.endswith(".py")]
+
+
+def _execute(path: str, variables: dict[str, Any], may_execute: Callable[[str], bool]) -> None:
+    """Execute a config file.  Raises :class:`ConfigError`, with the file and the line."""
+    if not may_execute(path):
+        variables["config"] = {}
+        return
+    try:
+        with open(path) as file:
+            exec(compile(file.read(), path, "exec"), variables)
+    except (Exception, SystemExit) as error:
+        line = error.lineno if isinstance(error, SyntaxError) else None
+        for frame, lineno in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename == path:
+                line = lineno
+        if isinstance(error, OSError) and error.filename == path:
+            what = f"{path}: {error.strerror}"
+        elif line is None or isinstance(error, OSError):
+            what = f"{path}: {error}"
+        else:
+            what = f"{path}:{line}: {_what(error)}"
+        raise ConfigError(f"{CANNOT}: {what}") from error
+    found = variables.get("config")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{CANNOT}: {path}: it must define a dictionary named 'config'")
+    # Where consumers find more to listen to: a name server would be asked, for nothing.
+    found.pop("srv_endpoints", None)
+
+
+def _warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Stand in for :func:`warnings.warn`: the loader goes on without a file that it cannot read."""
+    if not issubclass(category, DeprecationWarning):  # of itself
+        raise ConfigError(f"{CANNOT}: {message}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a value of the config that is none from one of the command line.
+
+    argparse checks the defaults, which come from the config, as if somebody had typed them.
+    """
+
+    def parse_args(self, *args: Any, **named: Any) -> Any:
+        for action in self._actions:
+            if isinstance(action.default, str) and action.type in (int, float):
+                try:
+                    action.type(action.default)
+                except ValueError:
+                    raise ConfigError(
+                        f"{CANNOT}: {action.dest} = {action.default!r}: must be a number"
+                    ) from None
+        return super().parse_args(*args, **named)
+
+
+def _what(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

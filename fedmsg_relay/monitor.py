@@ -13,7 +13,6 @@ import time
 import zmq
 
 from fedmsg_relay.config import Settings
-from fedmsg_relay.descriptors import AcceptGate
 from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.events import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, happened
 from fedmsg_relay.peers import Side
@@ -53,8 +52,7 @@ class Monitor:
             relay.events["relay_inbound"]: self.publishers,
             relay.events["relay_outbound"]: self.consumers,
         }
-        self.gate = AcceptGate(relay.listening)
-        relay.on_death = self.gate.leave
+        self.gate = relay.gate
         self._poller: zmq.Poller | None = None  # while watching
         self._refusals = (
             _Refusals("relay_inbound_allow", self.publishers),
@@ -78,7 +76,7 @@ class Monitor:
         Parting with thousands of publishers takes all of Python's time.  From here on what listens
         is the relay's own affair.
         """
-        self.gate.leave()
+        self.gate.rest()
         self.attend()
         for refusals in self._refusals:
             refusals.tell()

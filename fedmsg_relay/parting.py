@@ -7,6 +7,7 @@ import fcntl
 import math
 import socket
 import struct
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -25,6 +26,11 @@ PARTINGS_S = 0.5
 RECEIVED = struct.Struct("=52x I 72x Q")
 """Of ``struct tcp_info`` in <linux/tcp.h>: ``tcpi_last_data_recv`` (ms ago), and
 ``tcpi_bytes_received``."""
+ANSWERING_S, ANSWERING_MAX_S = 0.02, 1.0
+"""How long publishers get, beside two round trips, and at most, to hear that the relay stops."""
+
+TCPI_RTT = slice(68, 72)
+"""In the kernel's ``struct tcp_info``, microseconds."""
 
 POLL_MS = 2
 """How often to see whether they have."""
@@ -39,7 +45,13 @@ def part(
 
     Meanwhile ``pass_on`` is called, to send what they have written: for how many milliseconds it
     may be quiet, and for how many seconds at most.
+
+    Those that know :data:`fedmsg_relay.wire.DRAINS`, which they have been told, first have the time
+    to hear that, and to be answered what they had sent by then: half closed, no PONG can be sent.
     """
+    told_until = time.monotonic() + _answering_s(inbound)
+    while time.monotonic() < told_until and not out_of_time():
+        pass_on(POLL_MS, POLL_MS / 1000)
     start = patient_since = time.monotonic()
     before = math.inf
     while connected := _half_close(inbound):
@@ -50,6 +62,24 @@ def part(
             break
         pass_on(POLL_MS, POLL_MS / 1000)
     return connected
+
+
+def _answering_s(inbound: Accepting) -> float:
+    """How long a word takes to all publishers, and what they had sent by then to us; 0 for none."""
+    answering_s = 0.0
+    for connection in own_sockets():
+        if inbound.accepted(connection):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                answering_s = max(answering_s, ANSWERING_S + 2 * _round_trip_s(connection))
+    return min(answering_s, ANSWERING_MAX_S)
+
+
+def _round_trip_s(connection: socket.socket) -> float:
+    """As the kernel has measured it; 0 at ``ipc``."""
+    if connection.family == socket.AF_UNIX:
+        return 0.0
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_RTT.stop)
+    return int.from_bytes(info[TCPI_RTT], sys.byteorder) / 1e6
 
 
 def _half_close(inbound: Accepting) -> int:

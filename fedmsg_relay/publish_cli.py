@@ -1,6 +1,7 @@
 """``fedmsg-relay-publish``: lines of a shell -> messages on the bus, or a status that says no.
 
-Its options are those of ``fedmsg-logger``, and more; the messages are the same.
+Its options are those of ``fedmsg-logger``, and more; the messages are the same.  Its exit statuses
+are those of :data:`STATUSES`, which ``--help`` shows.
 """
 
 from __future__ import annotations
@@ -15,20 +16,36 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fedmsg_relay import loading, streams
-from fedmsg_relay.errors import NotConfirmed, RelayError, RelayUnavailable
+from fedmsg_relay import __version__, config, loading, streams
+from fedmsg_relay.errors import (
+    ConfigError,
+    MessageTooLarge,
+    NotConfirmed,
+    RelayError,
+    RelayUnavailable,
+    WrongUsage,
+)
 from fedmsg_relay.loading import Option
 from fedmsg_relay.publisher import Script
 
 NAME = "fedmsg-relay-publish"
 
-DESCRIPTION = """\
+STATUSES = """\
+Exit status:
+  0    the relay has taken all of it (with --confirm: all was seen on the bus)
+  2    wrong usage, or an option's bad value
+  6    not configured; stderr names the key, or the file and the line
+  65   what could be published is, but some of the input cannot be: not JSON
+       where that was asked for, or larger than relay_max_message_size
+  69   not all was published: no relay, or not confirmed, or not signed; stderr
+       names the first message that was not
+  130  interrupted
+"""
+
+DESCRIPTION = f"""\
 Publish messages through the relay: --message, or each line of standard input as it comes.
 
-Exit status: 0 only if the relay has taken all of them (with --confirm: if all were seen on the
-bus); 69 otherwise, with the line of the first that was not on stderr; 2 wrong usage; 6 not
-configured.
-"""
+{STATUSES}"""
 
 OPTIONS: list[Option] = [
     (
@@ -61,12 +78,15 @@ OPTIONS: list[Option] = [
         ["--wait"],
         {
             "action": "store_true",
-            "help": "Wait for a relay as long as it takes; else for --timeout seconds.",
+            "help": "Wait for a relay as long as it takes, and say so after --timeout seconds;"
+            " else for --timeout seconds.",
         },
     ),
+    (["--version"], {"action": "version", "version": f"{NAME} {__version__}"}),
 ]
 
 NOT_SENT = RelayUnavailable.status
+NOT_PUBLISHABLE = MessageTooLarge.status
 INTERRUPTED = 130
 """The exit status of what SIGINT has ended, to a shell."""
 
@@ -76,7 +96,19 @@ CHUNK = 2**16
 PROGRESS_AFTER_S = 1.0
 PROGRESS_EVERY_S = 0.2
 
+LINE, REST = "line ", "all that follows"
+
 _Batch = list[tuple[str, str]]
+
+
+class _NotJson(ValueError):
+    """A text is not JSON, where it was to be; the message says why not."""
+
+
+class _NoInput(RelayError):
+    """Standard input cannot be read."""
+
+    status = NOT_SENT
 
 
 def main() -> int:
@@ -85,15 +117,24 @@ def main() -> int:
     streams.fill()
     try:
         site = loading.load(OPTIONS, DESCRIPTION)
-        script = Script(site)
-        script.expect(math.inf if site["wait"] else site["timeout"], site["confirm"])
-        return _publish_all(site, script)
-    except OSError as error:
-        return _say(f"cannot read standard input: {error.strerror}")
+        _check_timeout(site)
+        return _publish_all(site, Script(site))
     except RelayError as error:
         return _say(str(error), error.status)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
+
+
+def _check_timeout(site: Mapping[str, Any]) -> None:
+    """Refuse a bad ``--timeout`` as argparse would, and as a key of the configuration otherwise."""
+    try:
+        config.timeout_s(site["timeout"], may_be_infinite=True)
+    except ConfigError as error:
+        words = (word.partition("=")[0] for word in sys.argv)
+        # As argparse lets it be abbreviated, where other options begin with "--t".
+        if any(len(word) > 3 and "--timeout".startswith(word) for word in words):
+            raise WrongUsage(f"--{error}") from None
+        raise
 
 
 def _say(message: str, status: int = NOT_SENT) -> int:
@@ -105,54 +146,92 @@ def _say(message: str, status: int = NOT_SENT) -> int:
 def _publish_all(site: Mapping[str, Any], script: Script) -> int:
     """Publish all that there is; returns the exit status."""
     status = 0
+    timeout_s = math.inf if site["wait"] else site["timeout"]
+    if site["wait"]:
+        script.tell(_say, site["timeout"])
     for batch in _with_progress(_batches(site), script):
+        script.begin(timeout_s, site["confirm"])
         taken = script.taken
-        places = []  # of what has been sent
+        places: list[str] = []  # of what has been sent, or may have been
         try:
             for place, text in batch:
+                places.append(place)
                 try:
-                    msg = json.loads(text) if site["json_input"] else {"log": text.strip()}
-                    script.publish(site["topic"], msg, site["modname"])
-                except (RelayUnavailable, OSError):
-                    places.append(place)
+                    script.publish(site["topic"], _message(site, text), site["modname"])
+                except _NotJson as error:
+                    problem = NOT_PUBLISHABLE, str(error)
+                except MessageTooLarge as error:
+                    problem = NOT_PUBLISHABLE, error.reason
+                except (RelayUnavailable, ConfigError):
                     raise
                 except Exception as error:  # noqa: BLE001 (fedmsg signs it, by whatever means)
-                    status = _say(f"not sent: {place}: {error!r}")
+                    problem = NOT_SENT, _words(error)
+                else:
+                    if site["confirm"]:
+                        script.flush()
+                        script.begin(timeout_s, site["confirm"])
                     continue
-                places.append(place)
-                if site["confirm"]:
-                    script.flush()
+                status = max(status, _say(f"{places.pop()} not sent: {problem[1]}", problem[0]))
             script.flush()
         except NotConfirmed as error:
-            return _say(f"{error}; it is {places[-1]}; not sent: all that follows")
+            rest = f"; not sent: {REST}" if places[-1].startswith(LINE) else ""
+            return _say(f"{places[-1]} not confirmed: {error.reason}{rest}")
         except RelayUnavailable as error:
-            return _say(f"{error}; not sent: {places[script.taken - taken]} and all that follows")
+            place = places[script.taken - taken]
+            rest = f" and {REST}" if place.startswith(LINE) else ""
+            return _say(f"{place}{rest} not sent: {error.reason}")
     return status
+
+
+def _message(site: Mapping[str, Any], text: str) -> Any:
+    """What a text is as a message.  Raises :class:`_NotJson`."""
+    if not site["json_input"]:
+        return {"log": text.strip()}
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"column {error.colno}"
+        if "\n" in text:
+            at = f"line {error.lineno} {at}"
+        raise _NotJson(f"it is not JSON ({error.msg} at {at})") from None
+    except (ValueError, RecursionError) as error:
+        raise _NotJson(f"it is not JSON that can be read ({error})") from None
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, RelayError) else f"{type(error).__name__}: {error}"
 
 
 def _batches(site: Mapping[str, Any]) -> Iterator[_Batch]:
     """The texts of messages, as many as there are at once, each with the place where it was."""
     if site["logger_message"] is not None:
-        yield [("the message", site["logger_message"])]
+        yield [("message", site["logger_message"])]
         return
     number = 0
     for lines in _lines():
         if number == 0 and site["json_input"] and not _is_json(lines[0]):
             yield [("standard input", "\n".join(itertools.chain(lines, *_lines())))]
             return
-        yield [(f"line {number + n}", line) for n, line in enumerate(lines, start=1)]
+        yield [(f"{LINE}{number + n}", line) for n, line in enumerate(lines, start=1)]
         number += len(lines)
 
 
 def _lines() -> Iterator[list[str]]:
     """The lines of standard input, as many as there are at once."""
     rest = b""
-    while chunk := os.read(0, CHUNK):
+    while chunk := _read():
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:
             yield [line.decode(errors="replace") for line in lines]
     if rest:
         yield [rest.decode(errors="replace")]
+
+
+def _read() -> bytes:
+    try:
+        return os.read(0, CHUNK)
+    except OSError as error:
+        raise _NoInput(f"cannot read standard input: {error.strerror}") from error
 
 
 def _is_json(text: str) -> bool:

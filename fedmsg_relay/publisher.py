@@ -4,9 +4,19 @@ What a message is (envelope, ``msg_id``, signature, topic) is the affair of fedm
 the link below it is replaced.  There is no sleep, as a message is sent once the relay is known to
 receive it, and at exit nothing is left to do, as :func:`publish` returns when the relay has it.
 
-As with stock fedmsg, each thread has a connection and a counter (``i``) of its own, and the
-configuration that counts is that of the thread's first message.  After a fork the child makes a
-connection of its own, where stock fedmsg shares one with its parent and fails.
+Where it may be called:
+
+- In any number of threads, from their first moment on.  As with stock fedmsg, each has a connection
+  and a counter (``i``) of its own, and the configuration that counts is that of its first message.
+  A daemon thread that is in the middle of it when the process exits is cut off, and its message may
+  or may not be on the bus.
+- In a coroutine it would hold up the event loop: ``await asyncio.to_thread(publish, ...)``.
+- After a fork, and in ``multiprocessing``, the child makes a connection of its own, where stock
+  fedmsg shares one with its parent and fails.
+- In a signal handler, also in one that interrupts another ``publish``: its message is published
+  before the handler returns, over a connection of its own, and the interrupted one then goes on.
+  Only the import of what signs, at the first signed message, must not be interrupted by one.
+- With all of stdin, stdout and stderr closed, and as long as four descriptors are free.
 """
 
 from __future__ import annotations
@@ -14,9 +24,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,19 +36,27 @@ from fedmsg_relay import config, loading  # the latter makes the import of fedms
 from fedmsg_relay.confirmation import Confirmation
 from fedmsg_relay.delivery import Delivery
 from fedmsg_relay.endpoints import parse
-from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay.errors import ConfigError, MessageTooLarge, RelayError
 
 Hook = Callable[[dict[str, Any]], Any]
 
-_local = threading.local()
+
+class _Local(threading.local):
+    """What a thread has."""
+
+    def __init__(self) -> None:
+        self.depth = 0  # calls of publish() that are under way: a handler may interrupt one
+        self.scripts: dict[int, Script] = {}  # by depth
+
+
+_local = _Local()
 
 
 def destroy() -> None:
     """End this thread's connection; the next :func:`publish` makes another."""
-    script = getattr(_local, "script", None)
-    if script is not None:
-        _local.script = None
-        script.close()
+    for depth in list(_local.scripts):
+        if depth >= _local.depth:  # that of a publish() which a handler has interrupted goes on
+            _local.scripts.pop(depth).close()
 
 
 atexit.register(destroy)
@@ -57,21 +77,35 @@ def publish(
     ``topic``, ``msg`` (what JSON can hold), ``modname`` (default: the module that calls) and
     ``pre_fire_hook`` are those of ``fedmsg.publish``, ``overrides`` are keys of the global fedmsg
     config; ``active`` and ``name`` need not be given.  All addresses of ``relay_inbound`` are tried
-    in order.  With ``confirm`` it returns when the message has been seen on the bus.
+    in order.  With ``confirm`` it returns when the message has been seen on the bus.  It is over
+    after ``timeout`` seconds, whatever happens (default: fedmsg's ``timeout``, which is 2).
 
-    Raises :class:`RelayUnavailable` if no relay has taken it within ``timeout`` seconds (default:
-    fedmsg's ``timeout``, which is 2), :class:`NotConfirmed` if it was not seen within as many
-    more, and :class:`ConfigError`.
+    Raises :class:`RelayUnavailable` if no relay has taken it by then, or none would,
+    :class:`NotConfirmed` if it was not seen, and :class:`ConfigError`.
     """
-    script = getattr(_local, "script", None)
+    at = time.monotonic()
+    modname = modname or _caller()
+    depth = _local.depth
+    try:
+        _local.depth = depth + 1
+        script = _script(depth, overrides)
+        script.begin(script.default_timeout_s if timeout is None else timeout, confirm, at)
+        script.publish(topic, msg, modname, pre_fire_hook)
+        script.flush()
+    finally:
+        _local.depth = depth
+
+
+def _script(depth: int, overrides: Mapping[str, Any]) -> Script:
+    """That of this thread, or of a handler that has interrupted it."""
+    script = _local.scripts.get(depth)
     if script is not None and script.pid != os.getpid():
-        destroy()  # of the parent's connections only our descriptors are closed
+        del _local.scripts[depth]
+        script.close()  # of the parent's connections only our descriptors are closed
         script = None
     if script is None:
-        script = _local.script = Script({**loading.load(), **overrides})
-    script.expect(script.default_timeout_s if timeout is None else timeout, confirm)
-    script.publish(topic, msg, modname or _caller(), pre_fire_hook)
-    script.flush()
+        script = _local.scripts[depth] = Script({**loading.load(), **overrides})
+    return script
 
 
 class Script:
@@ -93,8 +127,11 @@ class Script:
         self.pid = os.getpid()
         self.default_timeout_s: float = site["timeout"]
         self._site = site
+        self._frame_max = config.max_message_size(site) or math.inf
         self._delivery = Delivery(inbound)
         self._confirmation: Confirmation | None = None  # while it is asked for
+        self._tell: Callable[[str], object] | None = None
+        self._tell_after_s = math.inf
         name = site.get("name") or "relay_inbound"
         # Muted, the context makes no socket of its own: we are in its place.
         ours = {"active": True, "name": name, name: inbound, "mute": True, "post_init_sleep": 0}
@@ -107,29 +144,44 @@ class Script:
         """How many messages a relay has, since the start."""
         return self._delivery.taken
 
-    def expect(self, timeout_s: float, confirm: bool) -> None:
-        """What :meth:`flush` is to wait for, and how long without an answer; infinity is for ever.
+    def tell(self, tell: Callable[[str], object], after_s: float) -> None:
+        """Have ``tell`` called when nothing has happened for so long, and when something does."""
+        self._tell, self._tell_after_s = tell, after_s
 
-        Raises :class:`ConfigError` for a time that is none, or without an address to listen at.
+    def begin(self, timeout_s: float, confirm: bool, at: float | None = None) -> None:
+        """What :meth:`flush` is to wait for, and how long without progress; infinity is for ever.
+
+        The time counts from ``at`` (monotonic; default: now).  Raises :class:`ConfigError` for a
+        time that is none, or without an address to listen at.
         """
         timeout_s = config.timeout_s(timeout_s, may_be_infinite=True)
-        self._delivery.timeout_s = timeout_s
+        at = time.monotonic() if at is None else at
         if confirm and self._confirmation is None:
             key, outbound = config.outbound(self._site)
             for address in outbound:
                 parse(key, address)
-            self._confirmation = Confirmation(outbound)
+            self._confirmation = Confirmation(outbound, self._frame_max)
         elif not confirm and self._confirmation is not None:
             self._confirmation.close()
             self._confirmation = None
-        if self._confirmation is not None:
-            self._confirmation.timeout_s = timeout_s
+        for waiting in (self._delivery, self._confirmation):
+            if waiting is not None:
+                waiting.begin(timeout_s, at)
+                waiting.tell, waiting.tell_after_s = self._tell, self._tell_after_s
 
     def publish(
         self, topic: str | None, msg: Any, modname: str, pre_fire_hook: Hook | None = None
     ) -> None:
         """Send a message; that it was taken is known when :meth:`flush` has returned."""
-        self._context.publish(topic, msg, modname, pre_fire_hook)
+        try:
+            self._context.publish(topic, msg, modname, pre_fire_hook)
+        except KeyError as error:
+            certificates = self._site.get("certnames") or {}
+            if self._site.get("sign_messages") and error.args[0] not in certificates:
+                raise ConfigError(
+                    f"certnames: no {error.args[0]!r}, which signs this message (sign_messages)"
+                ) from error
+            raise
 
     def send_multipart(self, frames: Sequence[bytes], **_: Any) -> None:
         """Take a message from fedmsg's context, as its ZeroMQ socket would."""
@@ -138,6 +190,12 @@ class Script:
             raise RelayError(
                 "sign_messages: fedmsg could not sign the message, and says no more; it needs the"
                 " packages of fedmsg[crypto_ng] and pyOpenSSL older than 24.3"
+            )
+        size = max(len(topic), len(body))
+        if size > self._frame_max:
+            raise MessageTooLarge(
+                f"it has {size} bytes, and relay_max_message_size = {self._frame_max} is what"
+                " relays take"
             )
         with self._awaited():
             if self._confirmation is not None:

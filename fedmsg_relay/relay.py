@@ -4,7 +4,7 @@
 the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
 starts no thread: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
 on a thread that does nothing else, and ``stop``, ``follow``, ``is_alive``, ``traffic``,
-``listening`` and ``events`` are for another.
+``gate`` and ``events`` are for another.
 
 On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
 gets its subscription only when the thread that owns the SUB runs, and discards what it sent before.
@@ -21,6 +21,7 @@ from enum import Enum
 
 from fedmsg_relay.bindings import Bindings
 from fedmsg_relay.config import Settings
+from fedmsg_relay.descriptors import AcceptGate
 from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.errors import Died
 from fedmsg_relay.parting import PARTING_S, part, still_sending
@@ -35,6 +36,9 @@ HOLD_POLL_MS = 100
 
 QUIET_MS = 20
 """No frame for this long after the last connection ended: libzmq has delivered all it had read."""
+
+LAST_S = 0.2
+"""How long to pass on what libzmq had read by the end of the drain, however little time it had."""
 
 ANSWER_MS = 500
 """How long libzmq's proxy may take to say what it has forwarded.  That is a matter of microseconds,
@@ -81,8 +85,6 @@ class Relay:
         self.hold_overflowed = False
         self.loss: str | None = None  # why something that publishers had sent may be lost
         self.error: BaseException | None = None  # why run() ended, if nobody asked it to
-        # Called on the thread of run() before a relay that died closes what it listens at.
-        self.on_death: Callable[[], None] = lambda: None
         self._settings = settings
         self._bindings = bindings
         self._changed = changed
@@ -91,7 +93,6 @@ class Relay:
         self._sockets = Sockets(settings)
         self._proxy = self._sockets.proxy
         self.events = self._sockets.events  # for the other thread to close, at the end
-        self.listening = self._sockets.listening
         self._deadline: float | None = None  # monotonic, for the drain; set by stop()
         self._hastened = False
         self._looked_at = time.monotonic()  # outside the proxy: its last sign of life
@@ -106,6 +107,7 @@ class Relay:
         except BaseException:
             self._sockets.abandon()
             raise
+        self.gate = AcceptGate(self._sockets.listening)
         self.opened_at = time.monotonic()
 
     # -- beside run() ----------------------------------------------------------------------------
@@ -153,7 +155,7 @@ class Relay:
             self._drain()
         except BaseException as error:  # noqa: BLE001 (whatever it is, another thread reports it)
             self.error = error
-            self.on_death()
+            self.gate.leave()
         try:
             self._close()
         except BaseException as error:  # noqa: BLE001
@@ -198,12 +200,17 @@ class Relay:
         """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
         self._enter(Phase.DRAIN)
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
+        self.gate.shut()
+        self._sockets.say_it_drains()
         accepting = Accepting(self.inbound)
         asked_at = time.monotonic()
         connected = part(accepting, self._pass_on, self._out_of_time)
         since_s = max(PARTING_S, time.monotonic() - asked_at)
         sending = still_sending(accepting, since_s) if connected else 0
+        self.gate.leave()
         self._sockets.unbind_inbound()
+        # Publishers take what libzmq has read for taken, also where relay_drain is 0.
+        self._deadline = max(self._deadline, time.monotonic() + LAST_S)
         self._pass_on(QUIET_MS)
         if sending or self._sockets.receive(0) is not None:
             self.loss = self._why_lost(sending)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import zmq
 
-from fedmsg_relay import allowlist, events
+from fedmsg_relay import allowlist, events, wire
 from fedmsg_relay.allowlist import Network
 from fedmsg_relay.bindings import Listeners
 from fedmsg_relay.config import Settings
@@ -107,6 +107,10 @@ class Sockets:
         """Let libzmq's proxy forward, until it is told to ``TERMINATE``."""
         self._sub.subscribe(self._announcement)
         self.proxy.run(self._sub, self._pub)
+
+    def say_it_drains(self) -> None:
+        """Tell publishers that know the word to send nothing more, and to come back."""
+        self._sub.subscribe(wire.DRAINS)
 
     def traffic(self) -> Traffic:
         """What has passed, by hand and, as far as it has said, through the proxy."""

@@ -6,17 +6,15 @@ relay is, root or Nagios, must not execute there what others have written.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from collections.abc import Iterator
-from typing import Any
 
-from fedmsg_relay.loading import DIRECTORIES, HERE
+HERE = ("fedmsg.d", "fedmsg-config.py")
+"""What fedmsg's loader looks for in the working directory."""
 
 
 class Sources:
-    """The files that are executed within :meth:`watched`.
+    """The files that :meth:`may_execute` was asked of.
 
     With ``only_own``, those of the working directory are passed over unless nobody but this user
     may write there; and those of a home that is neither this user's nor root's.  ``named`` is the
@@ -29,30 +27,12 @@ class Sources:
         self._only_own = only_own
         self._named = named
 
-    def directories(self) -> list[str]:
-        """Those of :data:`DIRECTORIES` that are read."""
-        return [each for each in DIRECTORIES if self._may_read(os.path.expanduser(each))]
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Within, fedmsg's loader passes over what it should, and what it executes is noted."""
-        import fedmsg.config  # here, as it is for `loading` to import first
-
-        execute = fedmsg.config.execfile
-
-        def execute_if_trusted(path: str, variables: dict[str, Any]) -> None:
-            if path == self._named or self._may_read(path):
-                self.read.append(path)
-                execute(path, variables)
-            else:
-                self.passed_over.append(path)
-                variables["config"] = {}
-
-        fedmsg.config.execfile = execute_if_trusted
-        try:
-            yield
-        finally:
-            fedmsg.config.execfile = execute
+    def may_execute(self, path: str) -> bool:
+        """Whether a config file counts, or a directory of them; notes the files that do."""
+        is_trusted = path == self._named or self._may_read(path)
+        if not os.path.isdir(path):
+            (self.read if is_trusted else self.passed_over).append(path)
+        return is_trusted
 
     def _may_read(self, path: str) -> bool:
         if not self._only_own:

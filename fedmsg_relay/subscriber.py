@@ -50,7 +50,10 @@ class Subscriber:
 
     def greet(self) -> None:
         """Say the first word."""
-        next(self._conversation)
+        try:
+            next(self._conversation)
+        except wire.Malformed as error:
+            raise HungUp from error
 
     def read(self) -> None:
         """Take in what it says."""
@@ -64,7 +67,10 @@ class Subscriber:
         if not said or self._said > SAID_MAX_BYTES:
             raise HungUp
         self._read += said
-        next(self._conversation)
+        try:
+            next(self._conversation)
+        except wire.Malformed as error:
+            raise HungUp from error
         if len(self._read) > FRAME_MAX_BYTES:
             raise HungUp
 

@@ -6,6 +6,7 @@ And what the kernel still has of it.
 from __future__ import annotations
 
 import fcntl
+import math
 import socket
 import struct
 import sys
@@ -21,6 +22,11 @@ NULL = b"NULL".ljust(20, b"\0")
 """The mechanism without security."""
 
 MAJOR, MINOR = 3, 1
+DRAINS = b"\0fedmsg-relay drains"
+"""To what the SUB of a relay that stops subscribes.  Nobody publishes it, and to a stock publisher
+it is a subscription like any other.  A publisher that knows it sends nothing more, waits for the
+PONGs to what it has sent, and comes back: only a relay can say this, and no forwarder."""
+
 GREETING = SIGNATURE + bytes([MAJOR, MINOR]) + NULL + bytes(32)
 
 
@@ -69,11 +75,33 @@ def subscribed(flags: int, body: bytes) -> bytes | None:
     return body[10:] if flags == COMMAND and body[:10] == b"\x09SUBSCRIBE" else None
 
 
-def take_frame(read: bytearray) -> tuple[int, bytes] | None:
+class Malformed(ValueError):
+    """What was read is not ZMTP, or more than is taken; the message says how."""
+
+
+def socket_type(body: bytes) -> bytes:
+    """The kind of socket that sent a READY of this ``body``.  Raises :class:`Malformed`."""
+    start = len(b"\x05READY")
+    while start < len(body):
+        name_end = start + 1 + body[start]
+        value_start = name_end + 4
+        value_end = value_start + int.from_bytes(body[name_end:value_start], "big")
+        if value_end > len(body):
+            break
+        if body[start + 1 : name_end].lower() == b"socket-type":
+            return body[value_start:value_end]
+        start = value_end
+    raise Malformed("a READY without Socket-Type")
+
+
+def take_frame(read: bytearray, size_max: float = math.inf) -> tuple[int, bytes] | None:
     """Take the first frame out of what was read: its flags, but for LONG, and its body.
 
-    None if it is not all there yet.
+    None if it is not all there yet.  Raises :class:`Malformed` for one of more than ``size_max``
+    bytes, before it is there, and for flags that no frame has.
     """
+    if read and read[0] & ~(MORE | LONG | COMMAND):
+        raise Malformed(f"a frame with the flags {read[0]:#x}")
     if len(read) < 2:
         return None
     flags, size, start = read[0], read[1], 2
@@ -81,6 +109,8 @@ def take_frame(read: bytearray) -> tuple[int, bytes] | None:
         if len(read) < 9:
             return None
         (size,), start = struct.unpack_from(">Q", read, 1), 9
+    if size > size_max:
+        raise Malformed(f"a frame of {size} bytes")
     if len(read) < start + size:
         return None
     body = bytes(read[start : start + size])

@@ -3,32 +3,40 @@
 By hand, as libzmq keeps to itself what a script has to know: whether its message has arrived.  Here
 a command, PING, is sent behind it, and the PONG that answers says that the peer's libzmq has read
 both.  Peers of less than ZMTP 3.1 would take a PING for a message, and are turned away.
+
+A :class:`Connection` never waits: whoever has several of them waits for all at once, with poll(2).
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
+import errno
+import os
 import select
 import socket
-import time
+import struct
+from collections.abc import Callable
 
 from fedmsg_relay import wire
+from fedmsg_relay.names import Address
 
-PONG = wire.COMMAND, b"\x04PONG"
-"""The answer to a PING without context: flags and body."""
+Frame = tuple[int, bytes]
+"""Flags and body."""
 
-NOW = -math.inf
-"""The deadline of one who does not wait."""
+PEERS = {b"PUB": (b"SUB", b"XSUB"), b"SUB": (b"PUB", b"XPUB")}
+"""What a socket may be connected to."""
 
 CHUNK = 2**16
 """Bytes to read at once."""
 
-WAIT_MAX_S = 3600.0
-"""For one call of poll(2), which does not know infinity."""
+CHUNKS = 16
+"""How many of these before somebody else has a turn: a peer may send for ever."""
 
-POLL_S = 0.002
-"""How often to see whether the other end has taken everything; no event tells."""
+FLOOD = 2**20
+"""Bytes that a peer may send before it has done what it should."""
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 5, 3
+"""So a script that has been idle finds a connection whose other end is gone closed, in most cases;
+and a firewall does not forget it."""
 
 
 def connect(uri: str, timeout_s: float) -> socket.socket:
@@ -44,103 +52,172 @@ def connect(uri: str, timeout_s: float) -> socket.socket:
         return made
     host, _, port = uri[len("tcp://") :].rpartition(":")
     host = "localhost" if host == "*" else host.strip("[]")
-    return socket.create_connection((host, int(port)), min(max(timeout_s, 0.001), WAIT_MAX_S))
+    return socket.create_connection((host, int(port)), max(timeout_s, 0.001))
 
 
 class Ended(ConnectionError):
     """The peer has ended its half of the connection."""
 
 
-class Connection:
-    """Greeted and ready, as a socket of ``kind`` (``PUB`` or ``SUB``), by ``deadline`` (monotonic).
+class BadPeer(ConnectionError):
+    """Whoever listens there is not a relay of this age; the message says how that is known."""
 
-    Everything raises OSError where there is no peer that speaks ZMTP, or is none any more.
+
+class Connection:
+    """Connects to ``address`` as a socket of ``kind``, ``PUB`` or ``SUB``.
+
+    Takes frames of ``frame_max`` bytes at most.  Raises OSError if it cannot even begin; what goes
+    wrong later is :attr:`error`.
     """
 
-    def __init__(self, uri: str, kind: bytes, deadline: float) -> None:
-        self._read = bytearray()
-        self._socket = connect(uri, deadline - time.monotonic())
+    def __init__(self, address: Address, kind: bytes, frame_max: float) -> None:
+        self.is_connected = False
+        self.is_ready = False
+        """Whether the handshake is over."""
+        self.error: OSError | None = None
+        """Why there is nothing more to be had of it."""
+        self._kind = kind
+        self._frame_max = frame_max
+        self._in, self._out = bytearray(), bytearray(wire.GREETING)
+        self._is_greeted = False
+        family, self._peer = address
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
             self._socket.setblocking(False)
-            if self._socket.family != socket.AF_UNIX:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.send(wire.GREETING, deadline)
-            theirs = self._exactly(len(wire.GREETING), deadline)
-            if theirs[:10:9] != wire.SIGNATURE[::9] or theirs[12:32] != wire.NULL:
-                raise ConnectionError("who listens is not a relay")
-            if (theirs[10], theirs[11]) < (wire.MAJOR, wire.MINOR):
-                raise ConnectionError("who listens speaks ZMTP of less than 3.1")
-            self.send(wire.ready(kind), deadline)
-            while not (got := self.receive(deadline))[1].startswith(b"\x05READY"):
-                if got[1].startswith(b"\x05ERROR"):
-                    raise ConnectionError("who listens does not want us")
+            if family != socket.AF_UNIX:
+                self._set_options()
+            code = self._socket.connect_ex(self._peer)
+            if code not in (0, errno.EINPROGRESS):  # at ipc, EAGAIN: its queue is full
+                raise OSError(code, os.strerror(code))
         except BaseException:
             self._socket.close()
             raise
 
+    def _set_options(self) -> None:
+        for level, option, value in (
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+        ):
+            self._socket.setsockopt(level, option, value)
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, data: bytes, deadline: float) -> None:
-        """Hand all of it to the kernel; raises TimeoutError."""
-        left = memoryview(data)
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                left = left[self._socket.send(left) :]
-            if not left:
-                return
-            self._wait(select.POLLOUT, deadline)
+    @property
+    def events(self) -> int:
+        """What to wait for with poll(2) before the next :meth:`advance`."""
+        wants_to_write = bool(self._out) or not self.is_connected
+        return select.POLLIN | (select.POLLOUT if wants_to_write else 0)
 
-    def receive(self, deadline: float) -> tuple[int, bytes]:
-        """The next frame: its flags and its body.  Raises TimeoutError, or :class:`Ended`."""
-        while (frame := wire.take_frame(self._read)) is None:
-            self._more(deadline)
-        return frame
+    def send(self, data: bytes) -> None:
+        """Have it sent, now or by :meth:`advance`."""
+        self._out += data
+        if self.is_connected and len(self._out) == len(data):
+            self._try(self._write)
 
-    def finish(self, deadline: float) -> bool:
-        """After the end of what the peer sends: whether it reads, or has read, all that was sent.
+    def untaken(self) -> int:
+        """Bytes that neither the kernel of the other end has, nor a forwarder on the way."""
+        return len(self._out) + wire.queued(self._socket)
 
-        A relay that stops ends its half of the connection, and reads ours to its end.  One that has
-        closed both answers what we send by a reset.
+    def advance(self) -> list[Frame]:
+        """Do what can be done without waiting; the frames that came after the handshake.
+
+        These are all that came before :attr:`error`, if there is one.
         """
-        try:
-            self.send(wire.ping(b""), deadline)
-            self._socket.shutdown(socket.SHUT_WR)
-            while wire.queued(self._socket):
-                if self._has_failed() or time.monotonic() > deadline:
-                    return False
-                time.sleep(POLL_S)
-            return not self._has_failed()
-        except OSError:
-            return False
-
-    def _has_failed(self) -> bool:
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        frames: list[Frame] = []
+        self._try(self._connect)
+        if self.is_connected:
+            self._try(self._write)
+            self._try(self._read)
+            self._try(lambda: self._parse(frames))
+            self._try(self._write)
+        return frames
 
     def close(self) -> None:
         self._socket.close()
 
-    def _exactly(self, size: int, deadline: float) -> bytes:
-        while len(self._read) < size:
-            self._more(deadline)
-        got = bytes(self._read[:size])
-        del self._read[:size]
-        return got
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if self.error is None or isinstance(error, BadPeer):  # which says more than an end
+                self.error = error
 
-    def _more(self, deadline: float) -> None:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                got = self._socket.recv(CHUNK)
-                if not got:
-                    raise Ended("the connection was ended from there")
-                self._read += got
+    def _connect(self) -> None:
+        if self.is_connected or self.error:
+            return
+        if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+        try:
+            peer = self._socket.getpeername()
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:  # not yet
                 return
-            self._wait(select.POLLIN, deadline)
+            raise
+        if self._socket.family != socket.AF_UNIX and peer == self._socket.getsockname():
+            # Nobody listens there, and of all ports we were given that one.
+            no_linger = struct.pack("ii", 1, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+            self._socket.close()
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        self.is_connected = True
 
-    def _wait(self, event: int, deadline: float) -> None:
-        poller = select.poll()
-        poller.register(self._socket, event)
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("it does not answer")
-        poller.poll(min(left_s, WAIT_MAX_S) * 1000)
+    def _write(self) -> None:
+        while self._out and not self.error:
+            del self._out[: self._socket.send(self._out)]
+
+    def _read(self) -> None:
+        if isinstance(self.error, (Ended, BadPeer)):
+            return
+        for _ in range(CHUNKS):
+            got = self._socket.recv(CHUNK)
+            if not got:
+                raise Ended("the connection was ended from there")
+            self._in += got
+
+    def _parse(self, frames: list[Frame]) -> None:
+        try:
+            if not self._is_greeted:
+                self._is_greeted = self._greet()
+            while self._is_greeted and (frame := wire.take_frame(self._in, self._frame_max)):
+                if self.is_ready:
+                    frames.append(frame)
+                else:
+                    self.is_ready = self._is_welcome(*frame)
+        except wire.Malformed as error:
+            raise BadPeer(f"what listens there is not a relay: it sends {error}") from None
+
+    def _greet(self) -> bool:
+        """Take the peer's greeting, and answer; whether it was there."""
+        theirs = self._in[: len(wire.GREETING)]
+        if theirs[:10:9] != wire.SIGNATURE[::9][: len(theirs[:10:9])]:
+            raise BadPeer("what listens there is not a relay: it does not speak ZMTP")
+        if len(theirs) > 10 and theirs[10] < wire.MAJOR:
+            raise BadPeer("what listens there speaks ZMTP of less than 3.1")
+        if len(theirs) < len(wire.GREETING):
+            return False
+        if theirs[12:32] != wire.NULL:
+            raise BadPeer("what listens there wants another security mechanism than NULL")
+        if (theirs[10], theirs[11]) < (wire.MAJOR, wire.MINOR):
+            raise BadPeer("what listens there speaks ZMTP of less than 3.1")
+        del self._in[: len(wire.GREETING)]
+        self._out += wire.ready(self._kind)
+        return True
+
+    def _is_welcome(self, flags: int, body: bytes) -> bool:
+        """Whether a frame of the handshake ends it."""
+        if flags == wire.COMMAND and body.startswith(b"\x05READY"):
+            kind = wire.socket_type(body)
+            if kind not in PEERS[self._kind]:
+                wanted = PEERS[self._kind][0].decode()
+                shown = repr(kind[:20])[2:-1]  # without what could upset a terminal
+                raise BadPeer(f"what listens there is a {shown} socket, not a {wanted}")
+            return True
+        if flags == wire.COMMAND and body.startswith(b"\x05ERROR"):
+            raise BadPeer("what listens there does not want us")
+        raise wire.Malformed("something else in the handshake")

@@ -15,7 +15,7 @@ from harness import BIN, Process, Site, Subscriber, wait_for
 
 STOCK, OURS = "fedmsg-logger", "fedmsg-relay-publish"
 
-LINES, AT_MOST = 15, 0.45
+LINES, AT_MOST = 15, 0.20
 """How many lines, and what a line may take in proportion to the stock tool's time."""
 
 SCRIPTS, RESTARTS, AT_ONCE = 1_000, 5, 6

@@ -11,26 +11,15 @@ import signal
 import socket
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import zmtp
-from harness import BIN, Process, Site, free_port, wait_for
+from harness import BIN, Site, free_port, wait_for
+from scripts import bodies, script, signing, stopped
 
 UNAVAILABLE = 69
 NAME = "fedmsg-relay-publish"
-
-
-def script(site: Site, text: str, **options: Any) -> Process:
-    """A script of somebody's, started."""
-    path = site.root / f"script{time.monotonic_ns()}.py"
-    path.write_text(f"import fedmsg_relay, os, sys, threading, time\n{text}")
-    return site.start(BIN / "python", path, **options)
-
-
-def bodies(received: list[list[bytes]]) -> list[Any]:
-    return [json.loads(body)["msg"] for _, body in received]
 
 
 def publish(site: Site, *options: str, **run: Any) -> subprocess.CompletedProcess[str]:
@@ -87,11 +76,11 @@ class TestScript:
             except fedmsg_relay.RelayUnavailable as error:
                 print("TOLD:", error)
         """
-        told = script(site, "if True:" + text)
+        told = script(site, text)
         assert told.wait() == 0
-        assert (
-            f"TOLD: relay_inbound: no relay has taken it within 0.5 s: {site.inbound}:"
-            " Connection refused" in told.output
+        assert told.output == (
+            f"TOLD: message not sent: no relay at {site.inbound} after 0.5 s (Connection refused);"
+            " is it running? fedmsg-relay --check tells\n"
         )
 
     def test_what_was_given_up_is_not_sent_later(self, site: Site) -> None:
@@ -103,7 +92,7 @@ class TestScript:
                     print("TOLD", flush=True)
                     sys.stdin.read()
         """
-        waiting = script(site, "if True:" + text, stdin=subprocess.PIPE)
+        waiting = script(site, text, stdin=subprocess.PIPE)
         waiting.wait_for("TOLD")
         site.relay()
         subscriber = site.subscriber()
@@ -173,9 +162,12 @@ class TestScript:
                 print("TOLD:", error)
             fedmsg_relay.publish('made', {'fits': 'too'})
         """
-        told = script(site, "if True:" + text)
+        told = script(site, text)
         assert told.wait() == 0, told.output
-        assert re.search("TOLD: .* it ended the connection on a message of 2... bytes", told.output)
+        assert re.search(
+            r"TOLD: message not sent: it has 2\d{3} bytes, and relay_max_message_size = 1000 ",
+            told.output,
+        )
         assert bodies(subscriber.wait(2)) == [{"fits": True}, {"fits": "too"}]
 
     def test_a_relay_that_is_stopped_is_not_believed(self, site: Site) -> None:
@@ -189,18 +181,12 @@ class TestScript:
             except fedmsg_relay.RelayUnavailable as error:
                 print("TOLD:", error)
         """
-        publishing = script(site, "if True:" + text, stdin=subprocess.PIPE)
+        publishing = script(site, text, stdin=subprocess.PIPE)
         publishing.wait_for("ONE")
-        relay.kill(signal.SIGSTOP)
-        states = Path(f"/proc/{relay.pid}/task").glob("*/stat")
-        for state in states:
-            wait_for(lambda state=state: ") T " in state.read_text(), "every thread to stop")
-        try:
+        with stopped(relay):
             publishing.stdin.close()
             assert publishing.wait() == 0
-            assert f"{site.inbound}: it does not answer" in publishing.output
-        finally:
-            relay.kill(signal.SIGCONT)
+            assert f"no relay at {site.inbound} after 1 s (no answer); is" in publishing.output
 
     def test_a_relay_that_is_killed_and_comes_back(self, site: Site) -> None:
         relay = site.relay()
@@ -223,7 +209,7 @@ class TestScript:
             fedmsg_relay.publish('else', {'n': 2}, 'test', confirm=True, timeout=20)
             print("SEEN")
         """
-        confirming = script(site, "if True:" + text)
+        confirming = script(site, text)
         assert confirming.wait() == 0, confirming.output
         assert "SEEN" in confirming.output
 
@@ -245,10 +231,12 @@ class TestScript:
             except fedmsg_relay.NotConfirmed as error:
                 print("TOLD:", error)
         """
-        told = script(site, "if True:" + text)
+        told = script(site, text)
         assert told.wait() == 0, told.output
-        what = "cannot listen" if outbound == "nobody" else "1 messages were not seen"
-        assert f"TOLD: relay_outbound: {what} within 1 s: {away}" in told.output
+        what = "cannot listen" if outbound == "nobody" else "not seen"
+        why = "Connection refused" if outbound == "nobody" else "connected"
+        said = f"TOLD: message not confirmed: {what} at {away} after 1 s ({why})\n"
+        assert said == told.output
 
     def test_confirmed_after_a_restart_while_idle(self, site: Site) -> None:
         relay = site.relay()
@@ -261,7 +249,7 @@ class TestScript:
                     print("NONE", n, flush=True)
                 sys.stdin.readline()
         """
-        told = script(site, "if True:" + text, stdin=subprocess.PIPE)
+        told = script(site, text, stdin=subprocess.PIPE)
 
         def go_on() -> None:
             told.stdin.write(b"\n")
@@ -290,7 +278,7 @@ class TestScript:
             for thread in threads:
                 thread.join()
         """
-        assert script(site, "if True:" + text).wait() == 0
+        assert script(site, text).wait() == 0
         received = bodies(subscriber.wait(400))
         for name in "abcd":
             assert [body["n"] for body in received if body["name"] == name] == list(range(100))
@@ -306,7 +294,7 @@ class TestScript:
             if child:
                 sys.exit(os.waitpid(child, 0)[1])
         """
-        assert script(site, "if True:" + text).wait() == 0
+        assert script(site, text).wait() == 0
         received = [body["who"] for body in bodies(subscriber.wait(201))]
         assert (received.count("parent"), received.count("child")) == (101, 100)
 
@@ -327,7 +315,7 @@ class TestScript:
             except fedmsg_relay.ConfigError as error:
                 print("TOLD:", error)
         """
-        told = script(site, "if True:" + text)
+        told = script(site, text)
         assert told.wait() == 0
         assert f"TOLD: {says}" in told.output
         done = publish(site, "--message", "x")
@@ -376,7 +364,10 @@ class TestCommand:
         site.relay()
         subscriber = site.subscriber()
         done = publish(site, "--json-input", input='{"n": 1}\nnot json\n{"n": 3}\n')
-        unavailable(done, "not sent: line 2: JSONDecodeError")
+        assert (done.returncode, done.stderr) == (
+            65,
+            f"{NAME}: line 2 not sent: it is not JSON (Expecting value at column 1)\n",
+        )
         assert bodies(subscriber.wait(2)) == [{"n": 1}, {"n": 3}]
 
     def test_lines_are_sent_as_they_come(self, site: Site) -> None:
@@ -400,11 +391,10 @@ class TestCommand:
 
     def test_no_relay(self, site: Site) -> None:
         done = publish(site, input="one\ntwo\n")
-        unavailable(
-            done, f"within 2 s: {site.inbound}: Connection refused; not sent: line 1 and all"
-        )
+        no_relay = f"not sent: no relay at {site.inbound} after 2 s (Connection refused); is"
+        unavailable(done, f"line 1 and all that follows {no_relay} ")
         done = publish(site, "--message", "x", "--timeout", "0.3")
-        unavailable(done, "within 0.3 s: ")
+        unavailable(done, f"message not sent: no relay at {site.inbound} after 0.3 s ")
 
     def test_a_relay_that_goes_away(self, site: Site) -> None:
         relay = site.relay()
@@ -417,7 +407,7 @@ class TestCommand:
         process.stdin.write(b"three\nfour\n")
         process.stdin.flush()
         assert process.wait() == UNAVAILABLE
-        assert "not sent: line 3 and all that follows" in process.output
+        assert "line 3 and all that follows not sent: no relay at" in process.output
 
     def test_wait(self, site: Site) -> None:
         process = site.start(BIN / NAME, "--wait", "--timeout", "0.1", "--message", "patient")
@@ -434,7 +424,8 @@ class TestCommand:
         assert publish(site, "--confirm", input="one\ntwo\n").returncode == 0
         site.write(endpoints={"relay_outbound": f"tcp://127.0.0.1:{free_port()}"})
         done = publish(site, "--confirm", "--timeout", "1", input="one\ntwo\n")
-        unavailable(done, "cannot listen within 1 s")
+        unavailable(done, "line 1 not confirmed: cannot listen at tcp://127.0.0.1:")
+        assert done.stderr.endswith(" after 1 s (Connection refused); not sent: all that follows\n")
 
     def test_nothing_to_say(self, site: Site) -> None:
         assert publish(site, input="").returncode == 0
@@ -451,15 +442,15 @@ class TestCommand:
     def test_what_cannot_be_signed_is_not_sent(self, site: Site) -> None:
         site.relay()
         site.write(sign_messages=True, certnames={})
-        unavailable(publish(site, "--message", "x"), "not sent: the message: ")
+        done = publish(site, "--message", "x")
+        assert (done.returncode, done.stdout) == (6, "")
+        assert re.fullmatch(
+            rf"{NAME}: certnames: no 'shell\.\S+', which signs this message \(sign_messages\)\n",
+            done.stderr,
+        )
 
     def test_signed(self, site: Site) -> None:
-        host = socket.gethostname().partition(".")[0]
-        key, certificate = site.root / "shell.key", site.root / "shell.crt"
-        made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=shell")
-        command = ("openssl", *made, "-keyout", key, "-out", certificate)
-        subprocess.run(command, check=True, capture_output=True)
-        site.write(sign_messages=True, ssldir=str(site.root), certnames={f"shell.{host}": "shell"})
+        signing(site)
         site.relay()
         subscriber = site.subscriber()
         assert publish(site, "--message", "x").returncode == 0
@@ -485,8 +476,13 @@ class TestCommand:
         site.write(relay_max_message_size=1000)
         site.relay()
         done = publish(site, "--wait", "--message", "x" * 2000)
-        unavailable(done, "no relay has taken it in 10 attempts: ")
-        unavailable(done, "it ended the connection on a message of ")
+        assert done.returncode == 65
+        assert "message not sent: it has 2" in done.stderr
+        site.write(relay_max_message_size=0)  # so much for what the script knows
+        done = publish(site, "--wait", "--message", "x" * 2000)
+        ended = f"the relay at {site.inbound} has ended the connection 2 times on a message of 2"
+        unavailable(done, ended)
+        unavailable(done, "bytes; that is probably more than its relay_max_message_size")
 
     def test_progress_on_a_terminal(self, site: Site) -> None:
         site.relay()
@@ -532,11 +528,18 @@ def test_older_zmtp_is_told_apart(site: Site) -> None:
         with server.accept()[0] as connection:
             connection.sendall(zmtp.greeting("3.0"))
         assert process.wait() == UNAVAILABLE
-    assert "who listens speaks ZMTP of less than 3.1" in process.output
+    assert "what listens there speaks ZMTP of less than 3.1" in process.output
 
 
 def test_help(site: Site) -> None:
-    assert "Exit status: 0 only if" in publish(site, "--help").stdout
+    said = publish(site, "--help").stdout
+    for status in (0, 2, 6, 65, 69, 130):
+        assert re.search(rf"^  {status} +\S", said, re.MULTILINE)
+
+
+def test_version(site: Site) -> None:
+    done = publish(site, "--version")
+    assert re.fullmatch(rf"{NAME} \d+\.\d+\.\d+\n", done.stdout)
 
 
 def test_the_daemon_does_not_import_it(site: Site) -> None:

@@ -398,6 +398,7 @@ class TestInstall:
 
     def test_again_it_keeps_what_the_administrator_changed(self, networked: box.Box) -> None:
         files = "/etc/default/fedmsg-relay /etc/fedmsg.d/relay.py /etc/logrotate.d/fedmsg-relay"
+        networked.check("echo '#!/bin/sh' > /usr/bin/fedmsg-tail; chmod +x /usr/bin/fedmsg-tail")
         networked.check(f"for file in {files}; do echo '#' >> $file; done")
         sums = f"md5sum {files}"
         before = networked.check(sums)
@@ -413,6 +414,10 @@ class TestInstall:
         assert "then: service fedmsg-relay reload\n" in said
         assert networked.check(sums) == before
         networked.check("fedmsg-relay --test; service fedmsg-relay configtest")
+        assert networked.check("command -v fedmsg-tail; command -v fedmsg-logger").split() == [
+            "/usr/bin/fedmsg-tail",  # that of the system
+            "/usr/local/bin/fedmsg-logger",
+        ]
 
     def test_a_site_that_has_its_addresses_gets_no_others(self, networked: box.Box) -> None:
         networked.check(
@@ -451,10 +456,61 @@ class TestInstall:
     def test_uninstall(self, machine: box.Box) -> None:
         machine.check("service fedmsg-relay start; echo '#' >> /etc/default/fedmsg-relay")
         machine.check(f"cd {PROJECT}; make uninstall")
-        gone = "/usr/local/lib/fedmsg-relay /usr/local/bin/fedmsg-relay /etc/init.d/fedmsg-relay"
-        assert machine.run(f"ls -d {gone}").stdout == ""
+        gone = "/usr/local/{{lib,share}/fedmsg-relay,bin/fedmsg-*} /etc/init.d/fedmsg-relay"
+        assert machine.run(f"bash -c 'ls -d {gone}'").stdout == ""
         assert machine.run("pgrep -u fedmsg").stdout == ""
         machine.check(f"ls /etc/default/fedmsg-relay /etc/fedmsg.d/relay.py {LOG}")
+
+
+class TestScripts:
+    """What a site's scripts find after ``make install``."""
+
+    def test_the_stock_commands_work(self, machine: box.Box) -> None:
+        for name in ("announce", "check", "config", "dg-replay", "logger", "tail", "trigger"):
+            machine.check(f"cd /; fedmsg-{name} --help")
+
+    def test_tail_here_publish_there(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay start")
+        machine.check("cd /; fedmsg-tail --topic org.fedoraproject > /tail 2>&1 &")
+        for number, command in enumerate(
+            ("fedmsg-relay-publish --confirm --message", "fedmsg-logger --message")
+        ):
+            wait_for(
+                lambda said=f"{command} hello-{number}", number=number: machine.check(
+                    f"cd /; {said}; sleep 0.3; cat /tail"
+                ).count(f"hello-{number}"),
+                "the message",
+            )
+
+    def test_a_script_has_the_installed_python(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay start")
+        machine.check(
+            "printf '#!/usr/local/lib/fedmsg-relay/bin/python\n"
+            "from fedmsg_relay import publish\n"
+            'publish(topic="made", confirm=True)\n\' > /script; chmod +x /script; cd /; /script'
+        )
+
+    def test_the_examples_run_as_they_are(self, machine: box.Box) -> None:
+        machine.check("service fedmsg-relay start")
+        examples = "/usr/local/share/fedmsg-relay"
+        assert "nethack: branched" in machine.check(f"cd /; {examples}/pkgdb2branch.py f40 nethack")
+        shown = machine.check(
+            f"""
+            export GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.org
+            export GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org
+            git init -q --bare /nethack.git
+            ln -s {examples}/post-receive /nethack.git/hooks/post-receive
+            git init -q -b main /work-tree; cd /work-tree
+            git commit -q --allow-empty -m one
+            git push /nethack.git main
+            service fedmsg-relay stop
+            git commit -q --allow-empty -m two
+            git push /nethack.git main
+            """
+        )
+        warnings = [line for line in shown.splitlines() if "warning" in line]
+        assert len(warnings) == 1, shown
+        assert "message not sent: no relay at tcp://127.0.0.1:2003 after 0.5 s" in warnings[0]
 
 
 def test_ten_restarts_on_a_busy_bus_lose_nothing(machine: box.Box) -> None:

@@ -1,0 +1,85 @@
+"""What an address stands for, asked of a name server that may never answer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+Address = tuple[socket.AddressFamily, Any]
+"""A family, and an address of it as the socket module has it."""
+
+_T = TypeVar("_T")
+
+
+class Asking(Generic[_T]):
+    """A call of ``find`` on a thread of its own, which nobody has to wait for."""
+
+    def __init__(self, find: Callable[[], _T]) -> None:
+        self._answered = threading.Event()
+        self._find = find
+        self._found: list[_T] = []
+        self._error: BaseException | None = None
+        try:
+            threading.Thread(target=self._ask, name="names", daemon=True).start()
+        except RuntimeError:  # no thread can be started, as when the interpreter ends
+            self._ask()
+
+    def _ask(self) -> None:
+        try:
+            self._found.append(self._find())
+        except BaseException as error:  # noqa: BLE001 (it is raised where it was asked for)
+            self._error = error
+        self._answered.set()
+
+    def is_answered(self, within_s: float = 0) -> bool:
+        """Whether :meth:`answer` has something to return, or to raise, in so many seconds."""
+        return self._answered.wait(within_s)
+
+    def answer(self) -> _T:
+        """What ``find`` has returned, or raised."""
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+
+_asked: dict[str, Asking[list[Address]]] = {}
+"""By URI, the last one.  If no name server answers there is one thread that waits, and not one for
+each message that was to be published."""
+
+os.register_at_fork(after_in_child=_asked.clear)  # the child has not got that thread
+
+
+def known(uri: str) -> list[Address] | None:
+    """What a ``tcp://`` or ``ipc://`` address stands for; None if a name server has to be asked."""
+    if uri.startswith("ipc://"):
+        return [(socket.AF_UNIX, uri[len("ipc://") :])]
+    host, port = _host_and_port(uri)
+    hosts = ["127.0.0.1", "::1"] if host == "*" else [host]
+    try:
+        return [each for host in hosts for each in _resolve(host, port, socket.AI_NUMERICHOST)]
+    except OSError:
+        return None
+
+
+def ask(uri: str) -> Asking[list[Address]]:
+    """Ask for the addresses of a ``tcp://`` address, those of IPv4 first."""
+    asking = _asked.get(uri)
+    if asking is None or asking.is_answered():
+        host, port = _host_and_port(uri)
+        asking = _asked[uri] = Asking(lambda: _resolve(host, port))
+    return asking
+
+
+def _host_and_port(uri: str) -> tuple[str, int]:
+    host, _, port = uri[len("tcp://") :].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _resolve(host: str, port: int, flags: int = 0) -> list[Address]:
+    """The addresses of a host, those of IPv4 first."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    by_family = sorted(found, key=lambda each: each[0] == socket.AF_INET6)
+    return [(family, sockaddr) for family, _, _, _, sockaddr in by_family]
