@@ -144,10 +144,11 @@ class _Check:
         try:
             (address, *_) = names.known(self._outbound) or []
             with contextlib.closing(zmtp.Connection(address, b"SUB", math.inf)) as consumer:
+                while not consumer.is_ready:
+                    self._advance(consumer, self._deadline)
                 # The answer to a PING comes when the relay's libzmq has read what is before it.
                 consumer.send(wire.subscribe(topic) + wire.ping(b""))
-                if self._received(consumer, [PONG], self._deadline) is None:
-                    raise TimeoutError("it does not answer")
+                self._wait_for(consumer, [PONG], self._deadline)
                 for uri in self._publishers:
                     self._send(uri, topic, consumer)
         except OSError as error:
@@ -164,8 +165,8 @@ class _Check:
             sent[body] = time.monotonic()
             self._publishers[uri].send_multipart([topic, body])
             again_at = min(sent[body] + AGAIN_S, self._deadline)
-            came = self._received(consumer, sent.keys(), again_at)
-            if came is not None:
+            with contextlib.suppress(TimeoutError):
+                came = self._wait_for(consumer, sent.keys(), again_at)
                 self._took("roundtrip", sent[came])
                 return
             if not self._left_ms():
@@ -174,22 +175,27 @@ class _Check:
                     f" {self._outbound}"
                 )
 
-    def _received(
+    def _wait_for(
         self, consumer: zmtp.Connection, awaited: Collection[bytes], until: float
-    ) -> bytes | None:
-        """Which of the awaited frames has come until then; what else comes is somebody else's."""
-        poller = select.poll()
+    ) -> bytes:
+        """Which of the awaited frames has come; what else comes is somebody else's."""
         while True:
-            for _, body in consumer.advance():
+            for _, body in self._advance(consumer, until):
                 if body in awaited:
                     return body
-            if consumer.error is not None:
-                raise consumer.error
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                return None
-            poller.register(consumer, consumer.events)
-            poller.poll(left_s * 1000)
+
+    def _advance(self, consumer: zmtp.Connection, until: float) -> list[zmtp.Frame]:
+        """The frames that have come, after a wait for some.  Raises OSError, or TimeoutError."""
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it does not answer")
+        poller = select.poll()
+        poller.register(consumer, consumer.events)
+        poller.poll(left_s * 1000)
+        frames = consumer.advance()
+        if consumer.error is not None and not frames:
+            raise consumer.error
+        return frames
 
     def close(self) -> None:
         self._context.destroy(linger=0)

@@ -90,6 +90,7 @@ class AcceptGate:
         self._said_at = -math.inf
         self.is_shut = False
         """Whether nobody is accepted, as another process does."""
+        self._rests = False
         for fd, family in listening.items():
             (self._ipc if family == socket.AF_UNIX else self._tcp).add(fd)
         until = time.monotonic() + LOOKUP_S
@@ -116,7 +117,7 @@ class AcceptGate:
 
     def attend(self) -> None:
         """To be called after every event: accept the next one where they come one at a time."""
-        if self.is_shut:
+        if self.is_shut or self._rests:
             return
         self._look_up()
         if time.monotonic() >= self._look_again_at:
@@ -144,6 +145,7 @@ class AcceptGate:
         One too many there would be the end of a stop that still has to drain.
         """
         with self._changing:
+            self._rests = True
             if self._look_again_at == math.inf and not self.is_shut:
                 self._wait_for(select.EPOLLIN, self._tcp)
             self._wait_for(0, self._ipc)
@@ -159,7 +161,7 @@ class AcceptGate:
 
     def _pause(self, reason: str) -> None:
         """Leave those who connect in the kernel's queue."""
-        if not self._entries or self.is_shut:
+        if not self._entries or self.is_shut or self._rests:
             return
         self._wait_for(0, self._tcp | self._ipc)
         now = time.monotonic()

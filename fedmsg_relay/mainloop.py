@@ -140,7 +140,11 @@ class MainLoop:
                 self._relay.relay.follow(entered.relay.traffic())
             return
         self._relay.enter(entered.phase)
-        if entered.phase is Phase.CLOSE and not self._hands_over:
+        if entered.phase is Phase.DRAIN and not self._hands_over:
+            # Nobody is to wait where libzmq does not accept any more.
+            let_go(self._bindings.inbound)
+            let_go(self._bindings.outbound)
+        elif entered.phase is Phase.CLOSE and not self._hands_over:
             self._place.leave()
         elif entered.phase is Phase.CLOSED and self._hands_over:
             self._give_way()
@@ -158,9 +162,6 @@ class MainLoop:
                 self._place.successor.hurry()
             else:
                 self._place.successor.dismiss()
-        if not self._hands_over:  # nobody waits at what libzmq does not accept at any more
-            let_go(self._bindings.inbound)
-            let_go(self._bindings.outbound)
         systemd.notify("STOPPING=1", patience_s=0)
         hastens = len(self._stops) > 1
         what = "without waiting" if hastens else self._relay.report().connections

@@ -209,16 +209,17 @@ class Relay:
         sending = still_sending(accepting, since_s) if connected else 0
         self.gate.leave()
         self._sockets.unbind_inbound()
+        is_late = self._out_of_time()
         # Publishers take what libzmq has read for taken, also where relay_drain is 0.
         self._deadline = max(self._deadline, time.monotonic() + LAST_S)
         self._pass_on(QUIET_MS)
         if sending or self._sockets.receive(0) is not None:
-            self.loss = self._why_lost(sending)
+            self.loss = self._why_lost(sending, is_late)
 
-    def _why_lost(self, sending: int) -> str:
+    def _why_lost(self, sending: int, is_late: bool) -> str:
         if self._hastened:
             return "a second signal came before all was passed on"
-        if self._out_of_time():
+        if is_late:
             return f"relay_drain = {self._settings.drain_s:g} s was over before all was passed on"
         return f"{sending} of them went on sending, and did not hang up within {PARTING_S:g} s"
 

@@ -28,6 +28,9 @@ DEADLINE_S = 30.0
 TRACES = ("Traceback (most recent call last)", "Exception ignored", "Assertion failed")
 """What a process prints that did not do what it should: Python, its destructors, and libzmq."""
 
+ENDING_S = 1.0
+"""How long what a test has started may take to end of itself, once the test is over."""
+
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 BIN = Path(sys.executable).parent
@@ -53,9 +56,21 @@ def children() -> set[int]:
     return {int(pid) for task in tasks for pid in task.read_text().split()}
 
 
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
 def end_all_but(spared: set[int]) -> list[str]:
-    """Kill every child and what it leaves behind; the command lines of those that were running."""
-    running = []
+    """Kill every child and what it leaves behind; the command lines of those that were running.
+
+    What ends of itself, as a helper of Python's multiprocessing does, has a moment for that.
+    """
+    running: list[str] = []
+    until = time.monotonic() + ENDING_S
+    while time.monotonic() < until and any(map(_runs, children() - spared)):
+        time.sleep(0.01)
     while orphans := children() - spared:
         for pid in orphans:
             with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
