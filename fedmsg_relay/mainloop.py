@@ -30,7 +30,7 @@ from fedmsg_relay.wakeup import Timer, Wakeup
 log = logging.getLogger("fedmsg.relay")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGPROF)
 
 ECHO_S = 0.1
 """A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
@@ -80,6 +80,8 @@ class MainLoop:
                     self._enter(event)
                 elif event is signal.SIGHUP:
                     self._reopen_log()
+                elif event is signal.SIGPROF:  # the process has worked for a while
+                    self._monitor.bound_memory()
                 elif event is signal.SIGUSR1:
                     log.info("SIGUSR1: %s", self._report().totals)
                 elif isinstance(event, signal.Signals):

@@ -12,10 +12,11 @@ import time
 
 import zmq
 
+from fedmsg_relay import memory
 from fedmsg_relay.config import Settings
 from fedmsg_relay.descriptors import Listeners
 from fedmsg_relay.events import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, happened
-from fedmsg_relay.peers import Side
+from fedmsg_relay.peers import Cut, Side
 from fedmsg_relay.relay import Relay
 from fedmsg_relay.wakeup import Timer
 
@@ -30,8 +31,10 @@ COMINGS_S = 60.0
 
 
 LOOK_MIN_S = 0.05
-"""How often to look at least whether consumers take what waits for them: the kernel needs four
-times as long, and more, to give one up."""
+"""How often to look at most whether consumers take what waits for them."""
+
+NOBODY_EVERY_S = 60.0
+"""How often the log may say that memory is short and nobody is left to disconnect."""
 
 
 class Monitor:
@@ -50,8 +53,21 @@ class Monitor:
             _Refusals("relay_inbound_allow", self.publishers),
             _Refusals("relay_outbound_allow", self.consumers),
         )
+        self._relay = relay
         self._stall_timeout_s = settings.stall_timeout_s or math.inf
-        self._look = Timer(max(LOOK_MIN_S, self._stall_timeout_s / 4))
+        self._unreachable_timeout_s = settings.unreachable_timeout_s or math.inf
+        timeout_s = min(self._stall_timeout_s, self._unreachable_timeout_s)
+        self._look = Timer(max(LOOK_MIN_S, timeout_s / 4))
+        self._memory = memory.Bound(settings.memory_max)
+        self._nobody_at = -math.inf  # when the log said so, monotonic as all times here
+        self._freed_at = math.inf  # when what was cut off last has freed its backlog
+        self._why = {
+            Cut.STALLED: f"it took nothing for relay_stall_timeout = {self._stall_timeout_s:g} s",
+            Cut.UNREACHABLE: "its host did not answer for relay_unreachable_timeout ="
+            f" {self._unreachable_timeout_s:g} s",
+            Cut.MEMORY: "it was furthest behind and the relay had more than relay_memory_max ="
+            f" {settings.memory_max} bytes",
+        }
         self._comings = Timer(COMINGS_S)
         self._lines = 0  # about that, in this period
 
@@ -84,7 +100,9 @@ class Monitor:
         if self._poller is None:
             return math.inf
         look_s = self._look.due_s() if self.consumers.connected else math.inf
-        return min(self._listeners.due_s(), look_s, *(each.due_s() for each in self._refusals))
+        freed_s = max(0.0, self._freed_at - time.monotonic())
+        timers = (self._listeners, *self._refusals)
+        return min(look_s, freed_s, *(each.due_s() for each in timers))
 
     def attend(self) -> None:
         """Take in what has happened, and do what is due."""
@@ -93,13 +111,43 @@ class Monitor:
         for events, side in self._sides.items():
             self._read(events, side)
         self._listeners.attend()
-        if self._look.is_due():
-            self.consumers.look()
+        if self._look.is_due() and self.consumers.connected:
+            self.look()
+            self.consumers.cut_off(self._stall_timeout_s, self._unreachable_timeout_s)
+        if time.monotonic() >= self._freed_at:
+            self._freed_at = math.inf
+            memory.trim()
         if self._comings.is_due():
             self._lines = 0
         for refusals in self._refusals:
             if refusals.due_s() == 0:
                 refusals.tell()
+
+    def look(self) -> bool:
+        """See what waits for each consumer; whether the relay is alive, as it has to be asked."""
+        is_alive = self._relay.is_alive()
+        self.consumers.look(self._relay.traffic().bytes_out)
+        return is_alive
+
+    def bound_memory(self) -> None:
+        """Disconnect the consumer that is furthest behind if memory is short; at every SIGPROF."""
+        self._memory.look()
+        if not self._memory.is_filling:
+            return
+        self.look()
+        if not self._memory.is_exceeded():
+            return
+        if self.consumers.cut_off_furthest_behind(self._relay.traffic().bytes_out):
+            self._memory.settle()
+        elif not self.consumers.is_behind and time.monotonic() > self._nobody_at + NOBODY_EVERY_S:
+            self._nobody_at = time.monotonic()
+            log.warning(
+                "the relay has %d bytes of memory, relay_memory_max = %d, and no consumer is behind"
+                " that could be disconnected; subscriptions and unfinished messages take memory"
+                " too: raise the limit, or see with `fedmsg-relay --status` who is connected",
+                self._memory.resident,
+                self._memory.limit,
+            )
 
     def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
         for event, value in happened(events):
@@ -117,13 +165,12 @@ class Monitor:
 
     def _left(self, side: Side, fd: int) -> None:
         peer = side.left(fd)
-        now = time.monotonic()
-        if now - peer.stuck_since >= self._stall_timeout_s:
-            side.stalled += 1
-            why = f", as it took nothing for relay_stall_timeout = {self._stall_timeout_s:g} s"
-        else:
-            why = ""
-        self._tell(side, "disconnected: %s, after %.0f s%s", peer.address, now - peer.since, why)
+        why = ""
+        if peer.cut is not None:
+            why = f", as {self._why[peer.cut]}"
+            self._freed_at = time.monotonic() + memory.SETTLE_S
+        connected_s = time.monotonic() - peer.since
+        self._tell(side, "disconnected: %s, after %.0f s%s", peer.address, connected_s, why)
 
     def _tell(self, side: Side, what: str, *values: object) -> None:
         """Write to the log who comes and goes: of consumers, as publishers come by the thousand."""

@@ -45,6 +45,10 @@ class SideReport:
     handshakes_failed: int
     stalled: int
     """Disconnected after ``relay_stall_timeout``."""
+    unreachable: int
+    """Disconnected after ``relay_unreachable_timeout``."""
+    over_memory: int
+    """Disconnected for ``relay_memory_max``."""
     peers: list[PeerReport]
     """Those who are connected, the first :data:`PEERS_MAX` of them."""
 
@@ -107,7 +111,8 @@ class Report:
         """Who is there and was, for the log."""
         return (
             f"publishers: {self.publishers}; consumers: {self.consumers},"
-            f" {self.consumers.stalled} stalled"
+            f" {self.consumers.stalled} stalled, {self.consumers.unreachable} unreachable,"
+            f" {self.consumers.over_memory} over memory"
         )
 
     @property
@@ -118,8 +123,7 @@ class Report:
 
 def report(relay: Relay, monitor: Monitor) -> Report:
     """How a relay is now; if its proxy hangs, that takes :data:`fedmsg_relay.relay.ANSWER_MS`."""
-    monitor.consumers.look()
-    is_alive = relay.is_alive()
+    is_alive = monitor.look()
     waiting = [peer.waiting for peer in monitor.consumers.connected.values()]
     return Report(
         version=__version__,
@@ -143,7 +147,7 @@ def _side(side: Side) -> SideReport:
         accepted=side.accepted,
         refused=side.refused,
         handshakes_failed=side.handshakes_failed,
-        stalled=side.stalled,
+        **{why.value: count for why, count in side.cuts.items()},
         peers=[_peer(peer) for peer in peers[:PEERS_MAX]],
     )
 
