@@ -181,6 +181,18 @@ class Listeners:
                 self._libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(event))
 
 
+def stop_accepting(listeners: Iterable[socket.socket]) -> None:
+    """Leave whoever connects to these in the kernel's queue, from now on.
+
+    An I/O thread may be about to accept once more.
+    """
+    fds = {listener.fileno() for listener in listeners}
+    libc = ctypes.CDLL(None)
+    for fd, epoll, data in _epoll_entries():
+        if fd in fds:
+            libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(_Event(0, data)))
+
+
 def _epoll_entries() -> Iterator[tuple[int, int, int]]:
     """Each descriptor that an epoll watches in this process, that epoll, and the data for it."""
     for fd in map(int, os.listdir("/proc/self/fd")):

@@ -21,7 +21,6 @@ from fedmsg_relay.errors import Died
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.outlets import Outlets
-from fedmsg_relay.parting import PARTING_S
 from fedmsg_relay.plan import Plan
 from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
 from fedmsg_relay.report import report
@@ -153,9 +152,8 @@ class MainLoop:
         if self._relay.undrained:
             log.warning(
                 "something that publishers had sent may be lost: relay_drain = %g s was over, one"
-                " of them did not hang up within %g s, or a second signal came",
+                " of them did not hang up in time, or a second signal came",
                 self._settings.drain_s,
-                PARTING_S,
             )
         waited_ms = (time.monotonic() - self._closed_at) * 1000
         if 0 < self._settings.linger_ms <= waited_ms:

@@ -1,26 +1,95 @@
-"""Parting with the publishers of a relay that stops, so that what they have written is read."""
+"""Parting with the publishers of a relay that stops, so that what they have written is read.
+
+The end of our half of a connection makes the publisher close the other half, behind everything that
+it has written: were it closed from here, what is still on its way would be lost.  A publisher
+connects again with what it still has in its queue.
+
+What :func:`part` promises of each publisher that hangs up before its time is over:
+
+- Everything that it had written to its connection has been read by libzmq, in order, when its
+  descriptor is closed, and comes out of the SUB before the SUB has been silent for a moment.
+- From the start of :func:`part` nobody is accepted: a publisher that is back is not heard before
+  its old connection has been read to the end.  It waits in the queue of the listening socket, which
+  is the next relay's if that socket is handed on, and else is sent away to connect again.
+- What the publisher had not written yet stays in its queue, except for the batch of 8 kB, or one
+  message, that libzmq has taken out of the queue to write it.
+
+Of those that do not hang up in time, which are counted, what was on its way is lost.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 
+from fedmsg_relay import descriptors, tcp_info
 from fedmsg_relay.endpoints import Endpoint
-from fedmsg_relay.listening import own_sockets
+from fedmsg_relay.listening import borrow, own_sockets
 
 PARTING_S = 0.1
-"""How long publishers get to hang up.  One that is up does so within a round trip, and is back no
-sooner than this (libzmq's default ZMQ_RECONNECT_IVL): back before we have stopped listening, what
-it sends now could overtake what it sent before."""
+"""How long a publisher gets to hang up, for its own work and that of its machine."""
+
+ROUND_TRIPS = 10
+"""And for the network: hanging up takes one, a segment that is lost twice some more."""
+
+RETRANSMISSIONS = 3
+"""Of its times to send again what is lost, which are 0.2 s at least, for a publisher whose network
+has lost or reordered something, or has our end of the connection still under way."""
 
 PARTINGS_S = 0.5
-"""How long that may go on if there are so many that every moment one of them hangs up."""
+"""How long each departure gives the others more time: with so many of them that takes a while."""
 
 POLL_MS = 2
-"""How often to see whether they have."""
+"""How often to see who has hung up."""
+
+
+class _Connection:
+    """Half-closed, until the publisher closes the other half."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """End our half.  Raises OSError if libzmq has closed the descriptor meanwhile."""
+        self._fd = connection.fileno()
+        self._inode = os.fstat(self._fd).st_ino
+        with contextlib.suppress(OSError):  # the peer has ended it: there still may be data to read
+            connection.shutdown(socket.SHUT_WR)
+        self._moved_at = time.monotonic()
+        self._patience_s = PARTING_S
+        self._rto_s = 0.0  # it doubles whenever it has passed: the first one counts
+        self._heard: tuple[int, bool] = (0, False)
+        self._look()
+
+    def is_open(self) -> bool:
+        """Whether libzmq still has to read it, or its publisher to hang up."""
+        with contextlib.suppress(OSError):
+            return os.fstat(self._fd).st_ino == self._inode
+        return False
+
+    def is_late(self, since: float) -> bool:
+        """Whether its time is over, which begins at ``since`` or when it was last heard of."""
+        if self._is_silent(since):
+            self._look()
+        return self._is_silent(since)
+
+    def _is_silent(self, since: float) -> bool:
+        return time.monotonic() > max(since, self._moved_at) + self._patience_s
+
+    def _look(self) -> None:
+        """Ask the kernel what has come, and how much patience the network takes."""
+        with contextlib.suppress(OSError), borrow(self._fd) as connection:
+            info = tcp_info.read(connection)  # raises if it is a local one
+            is_told = not (info.unacked or info.notsent_bytes)
+            if self._heard != (info.bytes_received, is_told):
+                self._heard = info.bytes_received, is_told
+                self._moved_at = time.monotonic()
+            if info.probes:  # its host has vanished, as keepalive has found
+                return
+            self._rto_s = self._rto_s or info.rto / 1e6
+            self._patience_s = PARTING_S + ROUND_TRIPS * info.rtt / 1e6
+            if not is_told or info.total_retrans or info.rcv_ooopack:
+                self._patience_s += RETRANSMISSIONS * self._rto_s
 
 
 def part(
@@ -33,29 +102,27 @@ def part(
     Meanwhile ``pass_on`` is called, to send what they have written: for how many milliseconds it
     may be quiet, and for how many seconds at most.
     """
-    start = patient_since = time.monotonic()
-    before = math.inf
-    while connected := _half_close(inbound):
-        now = time.monotonic()
-        if connected < before:  # so many hang up that it takes its time
-            before, patient_since = connected, now
-        if now > min(patient_since, start + PARTINGS_S) + PARTING_S or out_of_time():
+    descriptors.stop_accepting(
+        s for s in own_sockets() if any(endpoint.listened_at_by(s) for endpoint in inbound)
+    )
+    start = since = time.monotonic()
+    connected: list[_Connection] = []
+    while connected or (connected := _half_close(inbound)):
+        if out_of_time() or all(each.is_late(since) for each in connected):
             break
         pass_on(POLL_MS, POLL_MS / 1000)
-    return connected
+        still = [each for each in connected if each.is_open()]
+        if len(still) < len(connected):
+            since = min(time.monotonic(), start + PARTINGS_S)
+        connected = still
+    return len(connected)
 
 
-def _half_close(inbound: Sequence[Endpoint]) -> int:
-    """Ask every publisher to hang up; how many connections there are until all is read.
-
-    The end of our half of a connection makes the publisher close the other half, behind everything
-    that it has written: were it closed from here, what is still on the wire would be lost.  A
-    publisher connects again with what it still has in its queue.
-    """
-    found = 0
+def _half_close(inbound: Sequence[Endpoint]) -> list[_Connection]:
+    """Ask every publisher to hang up; the connections, until all of them are read."""
+    found = []
     for connection in own_sockets():
         if any(endpoint.accepted(connection) for endpoint in inbound):
-            found += 1  # if it has hung up, libzmq has still to read what it wrote
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_WR)
+                found.append(_Connection(connection))
     return found

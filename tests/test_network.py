@@ -28,16 +28,16 @@ class Network:
 
     INBOUND, OUTBOUND = f"tcp://{HERE_IP}:2003", f"tcp://{HERE_IP}:4001"
 
-    def __init__(self, site: Site, machine: box.Box, *how: str) -> None:
+    def __init__(self, site: Site, machine: box.Box, *how: object) -> None:
         self._site, self._machine = site, machine
-        self._link = self._start(sys.executable, HERE / "link.py", *how, stdin=subprocess.PIPE)
+        self._link = self.start(sys.executable, HERE / "link.py", *how, stdin=subprocess.PIPE)
         self._link.wait_for("up\n")
         self._words = 0
         site.write(relay_inbound=self.INBOUND, endpoints={"relay_outbound": [self.OUTBOUND]})
-        self.relay = self._start(*RELAY)
+        self.relay = self.start(*RELAY)
         self.relay.wait_for("forwarding;")
 
-    def _start(self, *command: Any, **popen: Any) -> Process:
+    def start(self, *command: Any, **popen: Any) -> Process:
         inside = self._machine.command(*map(str, command), directory=self._site.root)
         return self._site.start(*inside, **popen)
 
@@ -52,13 +52,13 @@ class Network:
         """By default on the other host; see counting.py."""
         before = self.relay.output.count("consumer connected")
         command = (*where, *COUNTING, "consume", self.OUTBOUND, *keepalive)
-        started = self._start(*command)
+        started = self.start(*command)
         self.relay.wait_for("consumer connected", before + 1)
         return started
 
     def publisher(self, *where: str, period_s: float = 0.01, size: int = 100) -> Process:
         command = (*where, *COUNTING, "publish", self.INBOUND, period_s, size)
-        started = self._start(*command, stdin=subprocess.PIPE)
+        started = self.start(*command, stdin=subprocess.PIPE)
         started.wait_for("subscribed")
         return started
 
@@ -69,6 +69,11 @@ class Network:
             os.kill(int(child), number)
         if number == signal.SIGCONT:
             process.kill(number)
+
+    def stop(self) -> int:
+        """Stop the relay; its exit status."""
+        self.signal(self.relay, signal.SIGTERM)
+        return self.relay.wait()
 
     def status(self) -> dict[str, Any]:
         """What the relay says of itself."""
@@ -89,10 +94,6 @@ def publish(publisher: Process, count: int) -> None:
     publisher.wait_for("published", before + 1)
 
 
-def numbers(consumer: Process) -> list[int]:
-    return [int(line) for line in consumer.output.splitlines()[:-1] or []]
-
-
 def wait_for_numbers(consumer: Process, count: int) -> None:
     """Until all of them have come, in order and once each."""
     wait_for(lambda: consumer.output.endswith(f"\n{count - 1}\n"), f"number {count - 1}")
@@ -109,6 +110,14 @@ def machine() -> Iterator[box.Box]:
 
 
 MEMORY_MAX = 256 * 2**20
+
+BAD = {
+    "delay": ("--delay", 0.15),
+    "loss": ("--delay", 0.1, "--loss", 0.05),
+    "reorder": ("--delay", 0.1, "--reorder", 0.2),
+    "slow": ("--delay", 0.05, "--rate", 125_000),
+}
+"""Networks: seconds of each way, shares of packets, bytes a second."""
 
 KEEPALIVE = (1, 1, 60)
 """Of a consumer: probed each second, and an outage of a minute is borne."""
@@ -204,3 +213,28 @@ class TestConsumerThatIsGivenUp:
         peak = int(machine.check(f"grep VmHWM /proc/{pid}/status").split()[1]) * 1024
         assert peak < 1.5 * MEMORY_MAX
         assert "0 connected" not in network.relay.output
+
+
+@pytest.mark.parametrize("how", BAD.values(), ids=BAD)
+def test_what_publishers_have_written_is_read_before_a_stop(
+    site: Site, machine: box.Box, how: tuple[object, ...]
+) -> None:
+    """Each writes until the relay hangs up, which it hears of later, and all of it has come."""
+    publishers, size = 20, 400
+    network = Network(site, machine, *how)
+    consumer = network.consumer(where=())
+    pouring = network.start(*THERE, *COUNTING, "pour", network.INBOUND, publishers, 0.1, size)
+
+    def heard() -> set[str]:
+        return {line.split()[0] for line in consumer.output.splitlines()}
+
+    wait_for(lambda: len(heard()) == publishers, "messages of each")
+    assert network.stop() == 0
+    assert "WARNING" not in network.relay.output
+    assert pouring.wait() == 0
+    written = dict(line.split() for line in pouring.output.splitlines())
+    assert len(written) == publishers
+    received = [line.split() for line in consumer.output.splitlines()]
+    for publisher, count in written.items():
+        numbers = [int(number) for who, number in received if who == publisher]
+        assert numbers == list(range(int(count)))
