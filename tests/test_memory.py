@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import struct
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import load
 import pytest
@@ -17,12 +15,6 @@ from harness import Site
 
 LIMIT = 256 * 2**20
 SAID = f"furthest behind and the relay had more than relay_memory_max = {LIMIT} bytes"
-
-
-def peak(pid: int) -> int:
-    """The most resident memory that a process has had, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 def stopped(_consumer: zmtp.Peer) -> None:
@@ -58,7 +50,7 @@ def test_a_consumer_behind_is_cut_off_and_others_miss_nothing(
         behind.socket.settimeout(5)
         consuming.join()
         assert relay.output.count(SAID) == 1
-        assert peak(relay.pid) < 1.5 * LIMIT
+        assert load.peak(relay.pid) < 1.5 * LIMIT
         load.wait_for_memory(relay.pid, before_mb)
     assert relay.end() == 0
 
