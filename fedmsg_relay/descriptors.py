@@ -188,9 +188,10 @@ def stop_accepting(listeners: Iterable[socket.socket]) -> None:
     """
     fds = {listener.fileno() for listener in listeners}
     libc = ctypes.CDLL(None)
-    for fd, epoll, data in _epoll_entries():
-        if fd in fds:
-            libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(_Event(0, data)))
+    with contextlib.suppress(OSError):  # there are no descriptors, and nobody is accepted anyway
+        for fd, epoll, data in _epoll_entries():
+            if fd in fds:
+                libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(_Event(0, data)))
 
 
 def _epoll_entries() -> Iterator[tuple[int, int, int]]:

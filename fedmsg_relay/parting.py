@@ -11,6 +11,7 @@ What :func:`part` promises of each publisher that hangs up before its time is ov
 - From the start of :func:`part` nobody is accepted: a publisher that is back is not heard before
   its old connection has been read to the end.  It waits in the queue of the listening socket, which
   is the next relay's if that socket is handed on, and else is sent away to connect again.
+- It has its subscription: without one it would discard what it sends until it is connected again.
 - What the publisher had not written yet stays in its queue, except for the batch of 8 kB, or one
   message, that libzmq has taken out of the queue to write it.
 
@@ -42,24 +43,40 @@ has lost or reordered something, or has our end of the connection still under wa
 PARTINGS_S = 0.5
 """How long each departure gives the others more time: with so many of them that takes a while."""
 
+HANDSHAKES = ((0, 15), (64, 92))
+"""Bytes that libzmq has sent while the subscription, of 3 bytes or more, is not among them: of ZMTP
+2.0 the handshake is 14, and of 3.0 and 3.1 a greeting of 64 and a command of 27.  Some kernels
+count the SYN too."""
+
 POLL_MS = 2
 """How often to see who has hung up."""
 
 
 class _Connection:
-    """Half-closed, until the publisher closes the other half."""
+    """To a publisher: half-closed once that has its subscription, until it hangs up."""
 
     def __init__(self, connection: socket.socket) -> None:
-        """End our half.  Raises OSError if libzmq has closed the descriptor meanwhile."""
+        """Raise OSError if libzmq has closed the descriptor meanwhile."""
         self._fd = connection.fileno()
         self._inode = os.fstat(self._fd).st_ino
-        with contextlib.suppress(OSError):  # the peer has ended it: there still may be data to read
-            connection.shutdown(socket.SHUT_WR)
+        self._is_ended = False  # our half
         self._moved_at = time.monotonic()
         self._patience_s = PARTING_S
         self._rto_s = 0.0  # it doubles whenever it has passed: the first one counts
         self._heard: tuple[int, bool] = (0, False)
-        self._look()
+        self.attend()
+
+    def attend(self) -> None:
+        """End our half, if the publisher has its subscription by now."""
+        if not self._is_ended and self._look():
+            self._end()
+
+    def _end(self) -> None:
+        self._is_ended = True
+        self._moved_at = time.monotonic()
+        # Where the peer has ended it already there still may be something to read.
+        with contextlib.suppress(OSError), borrow(self._fd) as connection:
+            connection.shutdown(socket.SHUT_WR)
 
     def is_open(self) -> bool:
         """Whether libzmq still has to read it, or its publisher to hang up."""
@@ -71,25 +88,32 @@ class _Connection:
         """Whether its time is over, which begins at ``since`` or when it was last heard of."""
         if self._is_silent(since):
             self._look()
+        if self._is_silent(since) and not self._is_ended:
+            self._end()  # of who does not speak ZMTP, or has vanished
         return self._is_silent(since)
 
     def _is_silent(self, since: float) -> bool:
         return time.monotonic() > max(since, self._moved_at) + self._patience_s
 
-    def _look(self) -> None:
-        """Ask the kernel what has come, and how much patience the network takes."""
+    def _look(self) -> bool:
+        """Ask the kernel what has come, and how much patience the network takes.
+
+        Returns whether the subscription has been sent.
+        """
         with contextlib.suppress(OSError), borrow(self._fd) as connection:
             info = tcp_info.read(connection)  # raises if it is a local one
             is_told = not (info.unacked or info.notsent_bytes)
             if self._heard != (info.bytes_received, is_told):
                 self._heard = info.bytes_received, is_told
                 self._moved_at = time.monotonic()
-            if info.probes:  # its host has vanished, as keepalive has found
-                return
-            self._rto_s = self._rto_s or info.rto / 1e6
-            self._patience_s = PARTING_S + ROUND_TRIPS * info.rtt / 1e6
-            if not is_told or info.total_retrans or info.rcv_ooopack:
-                self._patience_s += RETRANSMISSIONS * self._rto_s
+            if not info.probes:  # else its host has vanished, as keepalive has found
+                self._rto_s = self._rto_s or info.rto / 1e6
+                self._patience_s = PARTING_S + ROUND_TRIPS * info.rtt / 1e6
+                if not is_told or info.total_retrans or info.rcv_ooopack:
+                    self._patience_s += RETRANSMISSIONS * self._rto_s
+            sent = max(info.bytes_sent, info.bytes_acked)
+            return not any(low <= sent <= high for low, high in HANDSHAKES)
+        return True
 
 
 def part(
@@ -107,19 +131,22 @@ def part(
     )
     start = since = time.monotonic()
     connected: list[_Connection] = []
-    while connected or (connected := _half_close(inbound)):
-        if out_of_time() or all(each.is_late(since) for each in connected):
+    while connected or (connected := _publishers(inbound)):
+        late = [each.is_late(since) for each in connected]
+        if all(late) or out_of_time():
             break
         pass_on(POLL_MS, POLL_MS / 1000)
         still = [each for each in connected if each.is_open()]
+        for each in still:
+            each.attend()
         if len(still) < len(connected):
             since = min(time.monotonic(), start + PARTINGS_S)
         connected = still
     return len(connected)
 
 
-def _half_close(inbound: Sequence[Endpoint]) -> list[_Connection]:
-    """Ask every publisher to hang up; the connections, until all of them are read."""
+def _publishers(inbound: Sequence[Endpoint]) -> list[_Connection]:
+    """Every connection that libzmq has accepted and not closed; see :class:`_Connection`."""
     found = []
     for connection in own_sockets():
         if any(endpoint.accepted(connection) for endpoint in inbound):
