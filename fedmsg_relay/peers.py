@@ -65,8 +65,11 @@ class Peer:
     cut: Cut | None = None
     """Why the relay has disconnected it; None if it has not."""
 
-    def look(self, connection: socket.socket, published: int) -> None:
-        """Ask the kernel about the connection; ``published`` are bytes since the relay's start."""
+    def look(self, connection: socket.socket, published: int | None) -> None:
+        """Ask the kernel about the connection; ``published`` are bytes since the relay's start.
+
+        A peer is not found to be behind where they are not known.
+        """
         now = time.monotonic()
         if connection.family == socket.AF_UNIX:
             waiting = wire.queued(connection)
@@ -76,7 +79,7 @@ class Peer:
             self._look_at_tcp(tcp_info.read(connection), now)
         if not self.waiting:
             self.behind_since = math.inf
-        elif self.behind_since == math.inf:
+        elif self.behind_since == math.inf and published is not None:
             self.behind_since = now
             self.missing_from = published - self.taken
 
@@ -129,7 +132,7 @@ class Side:
             self.cuts[peer.cut] += 1
         return peer
 
-    def look(self, published: int) -> None:
+    def look(self, published: int | None = None) -> None:
         """See of each what waits for it, and whether it takes that; see :meth:`Peer.look`."""
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:

@@ -123,7 +123,8 @@ class Report:
 
 def report(relay: Relay, monitor: Monitor) -> Report:
     """How a relay is now; if its proxy hangs, that takes :data:`fedmsg_relay.relay.ANSWER_MS`."""
-    is_alive = monitor.look()
+    monitor.consumers.look()
+    is_alive = relay.is_alive()
     waiting = [peer.waiting for peer in monitor.consumers.connected.values()]
     return Report(
         version=__version__,

@@ -27,6 +27,7 @@ def publish(address: str, period_s: float, size: int) -> None:
     context = zmq.Context()
     socket = context.socket(zmq.XPUB)
     socket.sndhwm = 0
+    socket.ipv6 = True
     socket.linger = 60_000
     socket.connect(address)
     socket.recv()
@@ -65,6 +66,7 @@ def _pour(address: str, number: int, period_s: float, size: int) -> None:
 def consume(address: str, *keepalive: int) -> None:
     socket = zmq.Context().socket(zmq.SUB)
     socket.rcvhwm = 0
+    socket.ipv6 = True
     socket.reconnect_ivl = 100
     if keepalive:
         socket.tcp_keepalive = 1

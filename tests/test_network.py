@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import box
 import pytest
-from harness import Site, wait_for
+from harness import RELAY, Process, Site, wait_for
 from network import BAD, COUNTING, THERE, Network, publish, wait_for_numbers
 
 
@@ -143,3 +145,26 @@ def test_what_publishers_have_written_is_read_before_a_stop(
     for publisher, count in written.items():
         numbers = [int(number) for who, number in received if who == publisher]
         assert numbers == list(range(int(count)))
+
+
+def test_a_machine_without_ipv4(site: Site, machine: box.Box) -> None:
+    machine.check("ip address del 127.0.0.1/8 dev lo")
+    inbound, outbound = "tcp://[::1]:2003", "tcp://*:4001"
+    site.write(relay_inbound=inbound, endpoints={"relay_outbound": outbound}, relay_hold=1.5)
+
+    def start(*command: object, **popen: Any) -> Process:
+        return site.start(*machine.command(*map(str, command), directory=site.root), **popen)
+
+    first = start(*RELAY)
+    first.wait_for("forwarding;")
+    consumer = start(*COUNTING, "consume", "tcp://[::1]:4001")
+    first.wait_for("consumer connected: [::1]:")
+    publisher = start(*COUNTING, "publish", inbound, 0, 100, stdin=subprocess.PIPE)
+    publisher.wait_for("subscribed")
+    publish(publisher, 10)
+    wait_for_numbers(consumer, 10)
+    machine.check("pkill -x fedmsg-relay")  # the only one of its name in the box
+    assert first.wait() == 0
+    start(*RELAY).wait_for("forwarding;")
+    publish(publisher, 10)
+    wait_for_numbers(consumer, 20)
