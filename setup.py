@@ -15,8 +15,12 @@ stock = ["fedmsg[commands,crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 # Serves the counters, where a site has relay_prometheus set.
 prometheus = ["prometheus-client>=0.17"]
 
-# fedmsg-hub and fedmsg-gateway, which need what setuptools 81 took away.
-hub = ["fedmsg[consumers]>=1.1.7", "setuptools<81", "six"]
+# fedmsg-hub and fedmsg-gateway, which need what setuptools 81 took away; some of theirs cannot be
+# built by the pip of an older Python.
+hub = [
+    f"{package}; python_version >= '3.11'"
+    for package in ("fedmsg[consumers]>=1.1.7", "setuptools<81", "six")
+]
 
 # Other implementations of ZeroMQ's sockets.
 others = ["gevent", "aiozmq"]

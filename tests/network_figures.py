@@ -162,7 +162,10 @@ def _latency(directory: Path, how: tuple[object, ...]) -> str:
         command += ["--rate", 10, "--every", 9, "--settle", 20]
         counting = network.start(*command, "--", "nsenter", "-t", 1, "-n", "sh", "-c", restart)
         counting.wait(RESTARTS * 60)
-        counted = json.loads(counting.output.splitlines()[0])
+    said = [line for line in counting.output.splitlines() if line.startswith("{")]
+    if not said:
+        raise Failed(f"{how}: {counting.output[-2000:]}")
+    counted = json.loads(said[0])
     if any(counted["lost"]) or any(counted["statuses"]):
         raise Failed(f"{how}: {counted}")
     return f"{' '.join(map(str, how))}: {counted['sent']} sent, 0 lost, {RESTARTS} restarts"
