@@ -111,7 +111,7 @@ class _Connection:
                 self._patience_s = PARTING_S + ROUND_TRIPS * info.rtt / 1e6
                 if not is_told or info.total_retrans or info.rcv_ooopack:
                     self._patience_s += RETRANSMISSIONS * self._rto_s
-            sent = max(info.bytes_sent, info.bytes_acked)
+            sent = max(info.bytes_sent - info.bytes_retrans, info.bytes_acked)
             return not any(low <= sent <= high for low, high in HANDSHAKES)
         return True
 

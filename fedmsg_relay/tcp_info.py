@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-LAYOUT = struct.Struct("=2x B B 4x I 12x I 40x I 28x I 16x Q Q 8x I 52x Q 16x I")
+LAYOUT = struct.Struct("=2x B B 4x I 12x I 40x I 28x I 16x Q Q 8x I 52x Q Q 8x I")
 """The fields of :class:`TcpInfo` within ``struct tcp_info``, in order."""
 
 
@@ -30,7 +30,8 @@ class TcpInfo(NamedTuple):
     notsent_bytes: int
     """Bytes that wait for room in the peer's window, or in the network."""
     bytes_sent: int
-    """Retransmissions included; 0 before Linux 4.19, which does not tell."""
+    """Retransmissions included; 0 before Linux 4.19, which does not tell, as the next one."""
+    bytes_retrans: int
     rcv_ooopack: int
     """Segments received out of order; 0 before Linux 5.4, which does not tell."""
 
