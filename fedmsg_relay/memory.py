@@ -32,6 +32,13 @@ LOOK_CPU_S = 0.05
 SETTLE_S = 0.3
 """How long a disconnected consumer's backlog may take to be freed, before the next has to go."""
 
+BACKLOG_SHARE = 1 / 16
+"""Of the limit, what a consumer has to be behind by, or to disconnect it would give back nothing:
+the memory may be that of the last one, which is still being freed."""
+
+NOBODY_S = 5.0
+"""How long after that memory is short because of somebody else."""
+
 TRIM_S = 1.0
 """How often to trim at most while the limit is exceeded."""
 
@@ -68,6 +75,7 @@ class Bound:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit or math.inf
+        self.backlog_min = self.limit * BACKLOG_SHARE
         self.resident = 0
         """Bytes at the last look."""
         self._settled_at = -math.inf  # monotonic, as all times here
@@ -95,6 +103,10 @@ class Bound:
             self._trim_at = now + TRIM_S
             self.look()
         return self.resident > self.limit
+
+    def is_nobodys(self) -> bool:
+        """Whether what the last one had must have been freed by now."""
+        return time.monotonic() > self._settled_at + NOBODY_S
 
     def settle(self) -> None:
         """A consumer has been disconnected: wait until its backlog is freed."""

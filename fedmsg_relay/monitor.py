@@ -125,21 +125,22 @@ class Monitor:
 
     def bound_memory(self) -> None:
         """Disconnect the consumer that is furthest behind if memory is short; at every SIGPROF."""
+        published = self._relay.traffic().bytes_out  # as of the last time
+        self._relay.ask()
         self._memory.look()
         if not self._memory.is_filling:
             return
-        self._relay.is_alive()  # as its proxy is asked, it says how much has passed
-        published = self._relay.traffic().bytes_out
         self.consumers.look(published)
         if not self._memory.is_exceeded():
             return
-        if self.consumers.cut_off_furthest_behind(published):
+        now = time.monotonic()
+        if self.consumers.cut_off_furthest_behind(published, self._memory.backlog_min):
             self._memory.settle()
-        elif not self.consumers.is_behind and time.monotonic() > self._nobody_at + NOBODY_EVERY_S:
-            self._nobody_at = time.monotonic()
+        elif self._memory.is_nobodys() and now > self._nobody_at + NOBODY_EVERY_S:
+            self._nobody_at = now
             log.warning(
                 "the relay has %d bytes of memory, relay_memory_max = %d, and no consumer is behind"
-                " that could be disconnected; subscriptions and unfinished messages take memory"
+                " by enough to be disconnected; subscriptions and unfinished messages take memory"
                 " too: raise the limit, or see with `fedmsg-relay --status` who is connected",
                 self._memory.resident,
                 self._memory.limit,

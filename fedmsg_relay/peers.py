@@ -147,23 +147,19 @@ class Side:
             elif now - peer.unreachable_since >= unreachable_timeout_s:
                 self._cut(fd, peer, Cut.UNREACHABLE)
 
-    def cut_off_furthest_behind(self, published: int) -> bool:
-        """Disconnect the peer with the largest backlog; False if nobody is behind."""
+    def cut_off_furthest_behind(self, published: int, at_least: float) -> bool:
+        """Disconnect the peer with the largest backlog; False if nobody has ``at_least`` bytes."""
         behind_since = time.monotonic() - BEHIND_S
         behind = (
             (peer.backlog(published), fd)
             for fd, peer in self.connected.items()
             if peer.behind_since <= behind_since and peer.cut is None
         )
-        _, fd = max(behind, default=(0, -1))
-        if fd >= 0:
-            self._cut(fd, self.connected[fd], Cut.MEMORY)
-        return fd >= 0
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether unsent bytes wait for any peer."""
-        return any(peer.waiting for peer in self.connected.values())
+        backlog, fd = max(behind, default=(0, -1))
+        if fd < 0 or backlog < at_least:
+            return False
+        self._cut(fd, self.connected[fd], Cut.MEMORY)
+        return True
 
     def _cut(self, fd: int, peer: Peer, why: Cut) -> None:
         """Have libzmq disconnect a peer: it reads the end of the connection.

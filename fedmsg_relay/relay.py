@@ -158,8 +158,13 @@ class Relay:
             return True  # libzmq delivers, within zmq_linger
         return time.monotonic() - self._looked_at < SIGN_S
 
+    def ask(self) -> None:
+        """Have the proxy say what has passed, for a later :meth:`traffic`; never blocks."""
+        if self.phase is Phase.FORWARD and self._deadline is None:
+            self._proxy.tell(b"STATISTICS")
+
     def traffic(self) -> Traffic:
-        """What had passed when :meth:`is_alive` was called; all of it when :meth:`run` is over."""
+        """What had passed when the proxy was asked last; all of it when :meth:`run` is over."""
         self._proxy.listen()
         return self._sockets.traffic()
 

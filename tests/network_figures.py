@@ -128,9 +128,9 @@ def _past(directory: Path, consume: Callable[[zmtp.Peer], None], transport: str)
             threading.Thread(target=consume, args=(other,), daemon=True).start()
             start, sent = time.monotonic(), 0
             while "furthest behind" not in relay.output or sent < 300_000:
-                stream.publish(source, 1000, healthy, ahead=2000)
-                sent += 1000
-            healthy.wait(sent)
+                stream.publish(source, 20_000, healthy, ahead=2000)
+                sent += 20_000
+                healthy.wait(sent)  # or it may be behind itself
             rate = sent * len(stream.message) / (time.monotonic() - start) / 1e6
             peak = load.peak(relay.pid)
             load.wait_for_memory(relay.pid, before_mb)

@@ -43,8 +43,9 @@ def test_a_consumer_behind_is_cut_off_and_others_miss_nothing(
         consuming.start()
         sent = 0
         while SAID not in relay.output:
-            stream.publish(publisher, 1000, healthy, ahead=2000)
-            sent += 1000
+            stream.publish(publisher, 10_000, healthy, ahead=2000)
+            sent += 10_000
+            healthy.wait(sent)  # or it may be behind itself
         stream.publish(publisher, 50_000, healthy, ahead=2000)
         healthy.wait(sent + 50_000)
         behind.socket.settimeout(5)
