@@ -77,7 +77,9 @@ def stopped_consumer(site: Site, relay: Process) -> Iterator[str]:
         yield f"stopped one: cut off {time.monotonic() - start:.0f} s after the start"
         load.wait_for_memory(relay.pid, before_mb)
         after_mb = load.resident_mb(relay.pid)
-        yield f"memory: {before_mb:.0f} MB before, {most_mb:.0f} MB at most, {after_mb:.0f} MB after"
+        yield (
+            f"memory: {before_mb:.0f} MB before, {most_mb:.0f} MB at most, {after_mb:.0f} MB after"
+        )
 
 
 def slow_consumer(site: Site, relay: Process) -> Iterator[str]:
