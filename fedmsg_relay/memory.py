@@ -1,14 +1,46 @@
-"""Memory that a consumer's backlog has taken goes back to the system when the backlog is gone.
+"""The memory of the process: its limit, and how freed memory returns to the system.
 
-The C library keeps what was freed below anything still in use, which would be nearly all of it.
+libzmq tells nobody how much waits for a consumer.  The kernel tells what the process has, and
+nearly all that goes beyond the relay itself are the backlogs of consumers.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+from fedmsg_relay.errors import ConfigError
 
 TRIM_EVERY_S = 10.0
 """Often enough for an administrator who watches, and seldom enough not to be seen in the load."""
+
+LIMIT = 512 * 2**20
+"""Default of ``relay_memory_max`` in bytes: a small host has a GiB or two."""
+
+LIMIT_MIN = 256 * 2**20
+"""Of a smaller limit too little is left beside the relay (30 MB), what it holds after a start
+(64 MiB), and the backlog of the second in which it may grow unseen."""
+
+LOOK_CPU_S = 0.05
+"""How often to look, in processor time of the process: at full speed some 40 times a second, each
+20 MB of a backlog at most, and never while the relay is idle."""
+
+SETTLE_S = 0.3
+"""How long a disconnected consumer's backlog may take to be freed, before the next has to go."""
+
+BACKLOG_SHARE = 1 / 16
+"""Of the limit, what a consumer has to be behind by, or to disconnect it would give back nothing:
+the memory may be that of the last one, which is still being freed."""
+
+NOBODY_S = 5.0
+"""How long after that memory is short because of somebody else."""
+
+TRIM_S = 1.0
+"""How often to trim at most while the limit is exceeded."""
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
@@ -16,7 +48,66 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 def trim() -> None:
     """Give back what is free: a tenth of a millisecond if that is little, and 0.1 s for a GB.
 
+    The C library keeps what was freed below anything still in use, which would be nearly all of it.
     Meanwhile the threads of libzmq wait where they allocate.
     """
     if _trim is not None:
         _trim(0)
+
+
+def resident() -> int:
+    """Bytes of the process in memory, see proc(5)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def limit(value: object) -> int:
+    """Validate ``relay_memory_max``.  Raises :class:`ConfigError`."""
+    if type(value) is not int or (value != 0 and value < LIMIT_MIN):
+        raise ConfigError(
+            f"relay_memory_max = {value!r}: must be 0 (no limit) or a number of bytes, at least"
+            f" {LIMIT_MIN}: the relay itself, what it holds after a start and a second's backlog"
+        )
+    return value
+
+
+class Bound:
+    """Says when the process has more than ``limit`` bytes, if it is looked at every SIGPROF."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit or math.inf
+        self.backlog_min = self.limit * BACKLOG_SHARE
+        self.resident = 0
+        """Bytes at the last look."""
+        self._settled_at = -math.inf  # monotonic, as all times here
+        self._trim_at = -math.inf
+        if limit:
+            # Memory grows no faster than the processor works.
+            signal.setitimer(signal.ITIMER_PROF, LOOK_CPU_S, LOOK_CPU_S)
+
+    def look(self) -> None:
+        """Take :attr:`resident` anew."""
+        self.resident = resident()
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether more than half of the limit is taken: who is behind has to be known by then."""
+        return self.resident > self.limit / 2
+
+    def is_exceeded(self) -> bool:
+        """Whether a consumer has to go, now that what the last one had is given back."""
+        now = time.monotonic()
+        if self.resident <= self.limit or now < self._settled_at:
+            return False
+        if now >= self._trim_at:
+            trim()
+            self._trim_at = now + TRIM_S
+            self.look()
+        return self.resident > self.limit
+
+    def is_nobodys(self) -> bool:
+        """Whether what the last one had must have been freed by now."""
+        return time.monotonic() > self._settled_at + NOBODY_S
+
+    def settle(self) -> None:
+        """A consumer has been disconnected: wait until its backlog is freed."""
+        self._settled_at = self._trim_at = time.monotonic() + SETTLE_S

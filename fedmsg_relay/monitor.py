@@ -12,10 +12,11 @@ import time
 
 import zmq
 
+from fedmsg_relay import memory
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.events import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, happened
-from fedmsg_relay.peers import Side
+from fedmsg_relay.peers import Cut, Side
 from fedmsg_relay.relay import Relay
 from fedmsg_relay.wakeup import Timer
 
@@ -30,8 +31,10 @@ COMINGS_S = 60.0
 
 
 LOOK_MIN_S = 0.05
-"""How often to look at least whether consumers take what waits for them: the kernel needs four
-times as long, and more, to give one up."""
+"""How often to look at most whether consumers take what waits for them."""
+
+NOBODY_EVERY_S = 60.0
+"""How often the log may say that memory is short and nobody is left to disconnect."""
 
 LOOK_AGAIN_S = 1.0
 """How often to look while something waits for a consumer: one that catches up between two looks
@@ -58,9 +61,22 @@ class Monitor:
             _Refusals("relay_inbound_allow", self.publishers),
             _Refusals("relay_outbound_allow", self.consumers),
         )
+        self._relay = relay
         self._stall_timeout_s = settings.stall_timeout_s or math.inf
-        self._look = Timer(max(LOOK_MIN_S, self._stall_timeout_s / 4))
+        self._unreachable_timeout_s = settings.unreachable_timeout_s or math.inf
+        timeout_s = min(self._stall_timeout_s, self._unreachable_timeout_s)
+        self._look = Timer(max(LOOK_MIN_S, timeout_s / 4))
         self._look_again = Timer(LOOK_AGAIN_S)
+        self._memory = memory.Bound(settings.memory_max)
+        self._nobody_at = -math.inf  # when the log said so, monotonic as all times here
+        self._freed_at = math.inf  # when what was cut off last has freed its backlog
+        self._why = {
+            Cut.STALLED: f"it took nothing for relay_stall_timeout = {self._stall_timeout_s:g} s",
+            Cut.UNREACHABLE: "its host did not answer for relay_unreachable_timeout ="
+            f" {self._unreachable_timeout_s:g} s",
+            Cut.MEMORY: "it was furthest behind and the relay had more than relay_memory_max ="
+            f" {settings.memory_max} bytes",
+        }
         self._comings = Timer(COMINGS_S)
         self._lines = 0  # about that, in this period
 
@@ -94,7 +110,9 @@ class Monitor:
             return math.inf
         look_s = self._look.due_s() if self.consumers.connected else math.inf
         again_s = self._look_again.due_s() if self.consumers.are_behind else math.inf
-        return min(self.gate.due_s(), look_s, again_s, *(each.due_s() for each in self._refusals))
+        freed_s = max(0.0, self._freed_at - time.monotonic())
+        timers = (self.gate, *self._refusals)
+        return min(look_s, again_s, freed_s, *(each.due_s() for each in timers))
 
     def attend(self) -> None:
         """Take in what has happened, and do what is due."""
@@ -105,11 +123,38 @@ class Monitor:
         self.gate.attend()
         if self._look.is_due() or (self.consumers.are_behind and self._look_again.is_due()):
             self.consumers.look()
+            self.consumers.cut_off(self._stall_timeout_s, self._unreachable_timeout_s)
+        if time.monotonic() >= self._freed_at:
+            self._freed_at = math.inf
+            memory.trim()
         if self._comings.is_due():
             self._lines = 0
         for refusals in self._refusals:
             if refusals.due_s() == 0:
                 refusals.tell()
+
+    def bound_memory(self) -> None:
+        """Disconnect the consumer that is furthest behind if memory is short; at every SIGPROF."""
+        published = self._relay.traffic().bytes_out  # as of the last time
+        self._relay.ask()
+        self._memory.look()
+        if not self._memory.is_filling:
+            return
+        self.consumers.look(published)
+        if not self._memory.is_exceeded():
+            return
+        now = time.monotonic()
+        if self.consumers.cut_off_furthest_behind(published, self._memory.backlog_min):
+            self._memory.settle()
+        elif self._memory.is_nobodys() and now > self._nobody_at + NOBODY_EVERY_S:
+            self._nobody_at = now
+            log.warning(
+                "the relay has %d bytes of memory, relay_memory_max = %d, and no consumer is behind"
+                " by enough to be disconnected; subscriptions and unfinished messages take memory"
+                " too: raise the limit, or see with `fedmsg-relay --status` who is connected",
+                self._memory.resident,
+                self._memory.limit,
+            )
 
     def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
         for event, value in happened(events):
@@ -127,13 +172,12 @@ class Monitor:
 
     def _left(self, side: Side, fd: int) -> None:
         peer = side.left(fd)
-        now = time.monotonic()
-        if now - peer.stuck_since >= self._stall_timeout_s:
-            side.stalled += 1
-            why = f", as it took nothing for relay_stall_timeout = {self._stall_timeout_s:g} s"
-        else:
-            why = ""
-        self._tell(side, "disconnected: %s, after %.0f s%s", peer.address, now - peer.since, why)
+        why = ""
+        if peer.cut is not None:
+            why = f", as {self._why[peer.cut]}"
+            self._freed_at = time.monotonic() + memory.SETTLE_S
+        connected_s = time.monotonic() - peer.since
+        self._tell(side, "disconnected: %s, after %.0f s%s", peer.address, connected_s, why)
 
     def _tell(self, side: Side, what: str, *values: object) -> None:
         """Write to the log who comes and goes: of consumers, as publishers come by the thousand."""

@@ -207,6 +207,18 @@ class _Metrics(Collector):
                 "Connections ended as the peer took nothing for relay_stall_timeout.",
                 "stalled",
             ),
+            (
+                CounterMetricFamily,
+                "unreachable_connections_total",
+                "Connections ended as the host was silent for relay_unreachable_timeout.",
+                "unreachable",
+            ),
+            (
+                CounterMetricFamily,
+                "over_memory_connections_total",
+                "Connections ended as the relay had more memory than relay_memory_max.",
+                "over_memory",
+            ),
         ):
             yield _labelled(
                 family,

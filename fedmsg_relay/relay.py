@@ -137,8 +137,13 @@ class Relay:
             return True  # libzmq delivers, within zmq_linger
         return time.monotonic() - self._looked_at < SIGN_S
 
+    def ask(self) -> None:
+        """Have the proxy say what has passed, for a later :meth:`traffic`; never blocks."""
+        if self.phase is Phase.FORWARD and self._deadline is None:
+            self._proxy.tell(b"STATISTICS")
+
     def traffic(self) -> Traffic:
-        """What had passed when :meth:`is_alive` was called; all of it when :meth:`run` is over."""
+        """What had passed when the proxy was asked last; all of it when :meth:`run` is over."""
         self._proxy.listen()
         return Traffic(*map(operator.add, self._before, self._sockets.traffic()))
 
@@ -221,7 +226,7 @@ class Relay:
             return "a second signal came before all was passed on"
         if is_late:
             return f"relay_drain = {self._settings.drain_s:g} s was over before all was passed on"
-        return f"{sending} of them went on sending, and did not hang up within {PARTING_S:g} s"
+        return f"{sending} of them went on sending, and did not hang up in time"
 
     def _pass_on(self, quiet_ms: int, for_s: float = math.inf) -> None:
         """Send what comes in, for so long, or until nothing does for ``quiet_ms``."""

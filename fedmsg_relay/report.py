@@ -49,6 +49,10 @@ class SideReport:
     handshakes_failed: int
     stalled: int
     """Disconnected after ``relay_stall_timeout``."""
+    unreachable: int
+    """Disconnected after ``relay_unreachable_timeout``."""
+    over_memory: int
+    """Disconnected for ``relay_memory_max``."""
     peers: list[PeerReport]
     """Those who are connected, the first :data:`PEERS_MAX` of them."""
 
@@ -114,7 +118,8 @@ class Report:
         """Who is there and was, for the log."""
         return (
             f"publishers: {self.publishers}; consumers: {self.consumers},"
-            f" {self.consumers.stalled} stalled"
+            f" {self.consumers.stalled} stalled, {self.consumers.unreachable} unreachable,"
+            f" {self.consumers.over_memory} over memory"
         )
 
     @property
@@ -151,7 +156,7 @@ def _side(side: Side) -> SideReport:
         accepted=side.accepted,
         refused=side.refused,
         handshakes_failed=side.handshakes_failed,
-        stalled=side.stalled,
+        **{why.value: count for why, count in side.cuts.items()},
         peers=[_peer(peer) for peer in peers[:PEERS_MAX]],
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import zmq
 
-from fedmsg_relay import allowlist, events, wire
+from fedmsg_relay import allowlist, events, keepalive, wire
 from fedmsg_relay.allowlist import Network
 from fedmsg_relay.bindings import Listeners
 from fedmsg_relay.config import Settings
@@ -42,6 +42,7 @@ class Sockets:
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
         self._sub = self._make(zmq.SUB, settings.inbound_allow)
         self._pub = self._make(zmq.PUB, settings.outbound_allow)
+        keepalive.apply(self._sub, self._pub, settings)
         if settings.io_threads > 1:
             self._sub.setsockopt(zmq.AFFINITY, FIRST_THREAD)
             self._pub.setsockopt(zmq.AFFINITY, ~FIRST_THREAD)
@@ -61,13 +62,6 @@ class Sockets:
         made = self._context.socket(kind)
         made.setsockopt(zmq.SNDHWM, self._settings.high_water_mark)
         made.setsockopt(zmq.RCVHWM, self._settings.high_water_mark)
-        made.setsockopt(zmq.TCP_KEEPALIVE, self._settings.tcp_keepalive)
-        made.setsockopt(zmq.TCP_KEEPALIVE_CNT, self._settings.tcp_keepalive_cnt)
-        made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, self._settings.tcp_keepalive_idle_s)
-        made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, self._settings.tcp_keepalive_intvl_s)
-        # For the same end libzmq has heartbeats, but peers that speak less than ZMTP 3.1 take them
-        # for messages.
-        made.setsockopt(zmq.TCP_MAXRT, math.ceil(self._settings.stall_timeout_s * 1000))
         made.setsockopt(zmq.MAXMSGSIZE, self._settings.max_message_size or -1)
         for ipv6, allow in allowlist.filters(allowed or ()):
             made.setsockopt(zmq.IPV6, ipv6)

@@ -16,6 +16,12 @@ from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.moksha import REPORT_KEY
 from fedmsg_relay.report import PEERS_MAX
 
+COUNTERS = (
+    *("connected", "accepted", "refused", "handshakes_failed"),
+    *("stalled", "unreachable", "over_memory"),
+)
+"""Of each side, in the order of the table."""
+
 PEERS_SHOWN = 20
 """Lines of a table for each side."""
 
@@ -72,7 +78,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     yield _row("held at the start", report["held"], "")
     yield ""
     yield _row("", "publishers", "consumers")
-    for what in ("connected", "accepted", "refused", "handshakes_failed", "stalled"):
+    for what in COUNTERS:
         yield _row(what.replace("_", " "), *(side[what] for side in sides))
     for who, side in ("publisher", publishers), ("consumer", consumers):
         if side["peers"]:

@@ -72,12 +72,14 @@ def stopped_consumer(site: Site, relay: Process) -> Iterator[str]:
         stream.publish(source, STOPPED_MESSAGES, healthy)
         healthy.wait(STOPPED_MESSAGES)
         yield f"healthy one: {STOPPED_MESSAGES:,} sent, {healthy.messages:,} received"
-        most_mb = load.resident_mb(relay.pid)
+        most_mb = load.peak(relay.pid) / 1e6
         wait_for(lambda: load.descriptors(relay.pid) < connected, "the stopped one's end", 90)
         yield f"stopped one: cut off {time.monotonic() - start:.0f} s after the start"
         load.wait_for_memory(relay.pid, before_mb)
         after_mb = load.resident_mb(relay.pid)
-        yield f"memory: {before_mb:.0f} MB before, {most_mb:.0f} MB then, {after_mb:.0f} MB after"
+        yield (
+            f"memory: {before_mb:.0f} MB before, {most_mb:.0f} MB at most, {after_mb:.0f} MB after"
+        )
 
 
 def slow_consumer(site: Site, relay: Process) -> Iterator[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bounds_figures
+import network_figures
 import script_figures
 from figure import Failed
 from harness import Process, Site
@@ -29,6 +30,9 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds_figures.crowd,
     bounds_figures.many_messages,
     bounds_figures.monitored,
+    network_figures.outages,
+    network_figures.memory_bound,
+    network_figures.latency,
     script_figures.one_line,
     script_figures.thousand_scripts,
 )

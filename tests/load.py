@@ -136,6 +136,12 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 1e6
 
 
+def peak(pid: int) -> int:
+    """The most resident memory that a process has had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def cpu_s(pid: int) -> float:
     """Processor time that a process has used, in seconds."""
     user, system = stat(pid)[11:13]

@@ -1,6 +1,6 @@
 """Count what is lost while a relay is restarted again and again on a busy bus.
 
-    python tests/restarts.py [--restarts N] [--rate R] -- service fedmsg-relay restart
+    python tests/restarts.py [--restarts N] [--rate R] [...] -- service fedmsg-relay restart
 
 R times a second a script's worth of stock fedmsg runs: init with ``active=True``, which sleeps
 ``post_init_sleep``, publish, destroy.  Each is a ``FedMsgContext`` with sockets of its own; only
@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("--rate", type=float, default=50, help="scripts a second")
     parser.add_argument("--every", type=float, default=2.5, help="seconds between restarts")
+    parser.add_argument("--settle", type=float, default=SETTLE_S, help="seconds at both ends")
     parser.add_argument("command", nargs="+", help="what restarts the relay")
     options = parser.parse_args()
 
@@ -68,7 +69,7 @@ def main() -> int:
     threads = [threading.Thread(target=subscribe, args=(context, config, r)) for r in received]
     for thread in threads:
         thread.start()
-    time.sleep(SETTLE_S)
+    time.sleep(options.settle)
 
     restarts: list[int] = []
 
@@ -91,7 +92,7 @@ def main() -> int:
             time.sleep(max(0, start + sent / options.rate - time.monotonic()))
     for future in futures:
         future.result()
-    time.sleep(SETTLE_S)
+    time.sleep(options.settle)
     context.term()
     lost = [sorted(set(range(sent)) - set(r)) for r in received]
     print(json.dumps({"sent": sent, "statuses": restarts, "lost": [len(each) for each in lost]}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -153,12 +154,13 @@ class TestKeepalive:
         site.write(
             relay_inbound=self.INBOUND,
             endpoints={"relay_outbound": self.OUTBOUND},
-            zmq_tcp_keepalive=1,
             zmq_tcp_keepalive_cnt=2,
             zmq_tcp_keepalive_idle=1,
             zmq_tcp_keepalive_intvl=1,
-            relay_stall_timeout=2,
+            relay_unreachable_timeout=2,
         )
+        if peer == (self.OUTBOUND, "SUB"):  # at the inbound it is on by default
+            site.write(zmq_tcp_keepalive=1)
         with box.Box() as machine:
             machine.check(box.LINK)
             relay = site.start(*machine.command(*RELAY, directory=site.root))
@@ -176,3 +178,23 @@ class TestKeepalive:
             machine.check("ip -n peer link set there down")
             wait_for(lambda: not connections(), "the relay to give it up")
             assert relay.poll() is None
+
+    @pytest.mark.parametrize(
+        ("keepalive", "is_probed"), [({}, True), ({"zmq_tcp_keepalive": 0}, False)], ids=str
+    )
+    def test_publishers_are_probed_unless_the_config_says_otherwise(
+        self, site: Site, keepalive: dict[str, int], is_probed: bool
+    ) -> None:
+        box.require("ss")
+        site.write(**keepalive)
+        site.relay()
+        port = site.inbound.rpartition(":")[2]
+        with zmtp.Peer(site.inbound, b"PUB") as publisher:
+            publisher.wait_for_subscription()
+            ss = ["ss", "-Htno", "state", "established", f"sport = :{port}"]
+
+            def timers() -> str:
+                said = subprocess.run(ss, capture_output=True, text=True, check=True).stdout
+                return "" if "timer:(on" in said else said  # what was sent is not acknowledged yet
+
+            assert ("timer:(keepalive," in wait_for(timers, "the connection")) == is_probed

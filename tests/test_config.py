@@ -14,6 +14,8 @@ from harness import RELAY, Site, wait_for
 WRONG = {
     "relay_inbound": [None, 2003, "", [], {}, [2003], b"tcp://127.0.0.1:2003"],
     "relay_hold": ["1.5", -1, None, True, float("inf"), 10**400],
+    "relay_unreachable_timeout": ["900", -1, float("inf")],
+    "relay_memory_max": [1, 2**28 - 1, -1, 512e6, "512M", True, None],
     "relay_drain": ["5", -0.1, float("nan")],
     "io_threads": [0, 1.0, True, 65, "two"],
     "high_water_mark": [-1, None, False, 1.5],

@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 import zmtp
 from harness import RELAY, Process, Site, free_port, listens, wait_for
 
@@ -439,3 +441,35 @@ def test_idle_it_wakes_once_a_second_at_most(site: Site, for_s: int) -> None:
     before = switches()
     time.sleep(for_s)
     assert switches() - before <= for_s
+
+
+def test_a_consumer_of_5000_topics_misses_none_after_restarts(site: Site) -> None:
+    """With the send mark that a SUB has by default, it would keep 1,000."""
+    site.write(relay_hold=2)
+    topics = [b"topic.%d." % number for number in range(5000)]
+    received: list[bytes] = []
+
+    def consume(context: zmq.Context[Any]) -> None:
+        with contextlib.suppress(zmq.ContextTerminated), context.socket(zmq.SUB) as consumer:
+            consumer.sndhwm = consumer.rcvhwm = consumer.linger = 0
+            consumer.connect(site.outbound)
+            for topic in topics:
+                consumer.subscribe(topic)
+            while True:
+                received.append(consumer.recv())
+
+    context = zmq.Context()
+    threading.Thread(target=consume, args=(context,), daemon=True).start()
+    try:
+        for times in range(1, 4):
+            relay = site.relay(until="holding")
+            publisher = site.publisher()
+            for topic in topics:
+                publisher.send(topic)
+            relay.wait_for("forwarding; 5000 messages were held")
+            wait_for(lambda times=times: len(received) >= times * 5000, "all topics")
+            assert received == topics * times
+            publisher.close()
+            assert relay.end() == 0
+    finally:
+        context.term()

@@ -75,6 +75,8 @@ def test_the_counters(site: Site) -> None:
         ("fedmsg_relay_refused_connections_total", "publisher"): 0,
         ("fedmsg_relay_failed_handshakes_total", "consumer"): 0,
         ("fedmsg_relay_stalled_connections_total", "consumer"): 0,
+        ("fedmsg_relay_unreachable_connections_total", "consumer"): 0,
+        ("fedmsg_relay_over_memory_connections_total", "consumer"): 0,
     }
     assert {name: seen.get(name) for name in expected} == expected
     assert seen["fedmsg_relay_uptime_seconds",] > 0

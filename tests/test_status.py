@@ -454,6 +454,8 @@ class TestStatus:
             "refused": 1,
             "handshakes_failed": 1,
             "stalled": 0,
+            "unreachable": 0,
+            "over_memory": 0,
         }
         assert consumers == {
             "connected": 1,
@@ -461,6 +463,8 @@ class TestStatus:
             "refused": 0,
             "handshakes_failed": 0,
             "stalled": 0,
+            "unreachable": 0,
+            "over_memory": 0,
         }
 
     def test_what_was_held_counts_too(self, site: Site) -> None:

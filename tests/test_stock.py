@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import importlib.util
 import json
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from harness import BIN, Process, Site, wait_for
+from harness import BIN, Process, Site, free_port, wait_for
 
 TOPIC = b"org.fedoraproject.dev.logger.log"
 
@@ -52,6 +53,48 @@ def test_a_piped_line_is_printed_by_tail(site: Site) -> None:
         {"log": "first line"},
         {"log": "second line"},
     ]
+
+
+def test_gateway_and_tail_miss_nothing_over_restarts(site: Site) -> None:
+    """The gateway is a fedmsg-hub with a consumer that publishes what it receives."""
+    if importlib.util.find_spec("moksha") is None:
+        pytest.skip("moksha.hub is not installed")
+    port = free_port()
+    site.write(
+        relay_hold=3,
+        zmq_enabled=True,
+        validate_signatures=False,
+        **{"fedmsg.consumers.gateway.port": port, "fedmsg.consumers.gateway.high_water_mark": 0},
+    )
+    relay = site.relay()
+    printing = tail(site)
+    site.start(BIN / "fedmsg-gateway").wait_for("Gateway socket established")
+    behind, publisher = site.subscriber(f"tcp://127.0.0.1:{port}"), site.publisher()
+
+    def send(text: str) -> None:
+        topic = b"org.fedoraproject.dev.restart"
+        publisher.send(topic, json.dumps({"topic": topic.decode(), "msg": text}).encode())
+
+    def is_heard() -> bool:
+        send("canary")
+        return bool(behind.received)
+
+    wait_for(is_heard, "a message through the gateway")
+    numbers = [str(number) for number in range(60)]
+    for text in numbers:
+        if int(text) in (20, 40):
+            assert relay.end() == 0
+            relay = site.relay(until="holding")
+        send(text)
+
+    def received() -> list[str]:
+        messages = (json.loads(body)["msg"] for _, body in behind.received)
+        return [text for text in messages if text != "canary"]
+
+    wait_for(lambda: numbers[-1] in received(), "the last message at the gateway")
+    assert received() == numbers
+    wait_for(lambda: f"'msg': '{numbers[-1]}'" in printing.output, "the last message at the tail")
+    assert [message["msg"] for message in printed(printing)] == numbers
 
 
 @pytest.mark.parametrize(

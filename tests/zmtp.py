@@ -45,7 +45,12 @@ def ready(kind: bytes) -> bytes:
 
 
 def connect(address: str, source: str = "") -> socket.socket:
-    """A plain connection to a ``tcp://`` address, from the address ``source``."""
+    """A plain connection to an address; a ``tcp://`` one from the address ``source``."""
+    if address.startswith("ipc://"):
+        local = socket.socket(socket.AF_UNIX)
+        local.settimeout(DEADLINE_S)
+        local.connect(address[len("ipc://") :])
+        return local
     host, port = address[len("tcp://") :].rsplit(":", 1)
     return socket.create_connection(
         (host.strip("[]"), int(port)), DEADLINE_S, (source, 0) if source else None

@@ -25,9 +25,15 @@ config = {
     # Disconnect whoever sends a frame of more bytes than this; 0 is no limit.
     # "relay_max_message_size": 16 * 2**20,
     #
-    # Disconnect a consumer for which something waits, but that takes nothing for this many seconds;
-    # 0 is never.
+    # Disconnect a consumer whose host answers, but that takes nothing of what waits for it for this
+    # many seconds; 0 is never.
     # "relay_stall_timeout": 30,
+    #
+    # Keep what waits for a consumer whose host does not answer for this many seconds.
+    # "relay_unreachable_timeout": 900,
+    #
+    # Disconnect the consumer that is furthest behind when the relay has more bytes of memory.
+    # "relay_memory_max": 512 * 2**20,
     #
     # Threads of libzmq for the network; of several the first serves the publishers, the others the
     # consumers.
