@@ -11,7 +11,6 @@ import math
 import os
 import signal
 import time
-from pathlib import Path
 
 from fedmsg_relay.errors import ConfigError
 
@@ -55,11 +54,6 @@ def trim() -> None:
         _trim(0)
 
 
-def resident() -> int:
-    """Bytes of the process in memory, see proc(5)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
 def limit(value: object) -> int:
     """Validate ``relay_memory_max``.  Raises :class:`ConfigError`."""
     if type(value) is not int or (value != 0 and value < LIMIT_MIN):
@@ -78,6 +72,8 @@ class Bound:
         self.backlog_min = self.limit * BACKLOG_SHARE
         self.resident = 0
         """Bytes at the last look."""
+        # Kept open, as peers may take every descriptor there is.
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
         self._settled_at = -math.inf  # monotonic, as all times here
         self._trim_at = -math.inf
         if limit:
@@ -85,8 +81,9 @@ class Bound:
             signal.setitimer(signal.ITIMER_PROF, LOOK_CPU_S, LOOK_CPU_S)
 
     def look(self) -> None:
-        """Take :attr:`resident` anew."""
-        self.resident = resident()
+        """Take :attr:`resident` anew, see proc(5)."""
+        pages = int(os.pread(self._statm, 100, 0).split()[1])
+        self.resident = pages * os.sysconf("SC_PAGESIZE")
 
     @property
     def is_filling(self) -> bool:

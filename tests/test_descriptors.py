@@ -124,7 +124,7 @@ def test_a_stop_that_waits_for_the_end_of_a_hold(site: Site) -> None:
     with flood(site.inbound), socket.socket(socket.AF_UNIX) as late:
         wait_for(lambda: load.descriptors(relay.pid) == LIMIT, "the last descriptor to be taken")
         late.connect(str(path))
-        assert relay.wait() == 0
+        assert relay.wait() == 0, relay.output
     assert subscriber.wait(1) == [[b"held"]]
 
 
