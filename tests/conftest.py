@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +29,16 @@ def site(tmp_path: Path) -> Iterator[harness.Site]:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``make install`` writes, as a layer for boxes."""
+    """What ``make install`` writes, as a layer for boxes; once for all processes of pytest-xdist."""
     box.require_boxes()
-    layer = tmp_path_factory.mktemp("installed") / "layer"
-    box.install(layer)
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    layer = shared / "installed"
+    with (shared / "installing").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not layer.exists():
+            made = tmp_path_factory.mktemp("installed") / "layer"
+            box.install(made)
+            made.rename(layer)
     return layer
