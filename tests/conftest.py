@@ -29,7 +29,7 @@ def site(tmp_path: Path) -> Iterator[harness.Site]:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``make install`` writes, as a layer for boxes; once for all processes of pytest-xdist."""
+    """What ``make install`` writes, as a layer for boxes; once for all of pytest's processes."""
     box.require_boxes()
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
