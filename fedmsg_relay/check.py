@@ -76,7 +76,7 @@ def _ask(checking: _Check, asked: Asked, settings: Settings) -> str:
         if not groups or not asked.are_bound(asked.inbound, relay.inbound):
             raise Failed(
                 f"relay_inbound {uri}: it forwards {_both(*relay)}, and not"
-                f" {_both(settings.inbound, settings.outbound)}; restart it if the configuration"
+                f" {_both(settings.inbound, settings.outbound)}; reload it if the configuration"
                 " was changed"
             )
     checking.outbound(asked.outbound_uris(groups[0]))

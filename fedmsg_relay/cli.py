@@ -265,7 +265,7 @@ def _configure_log(site: Mapping[str, Any]) -> str:
     try:
         logfile.configure(site)
     except ConfigError as error:
-        wrong = f"{error}; logging to standard error instead: correct it, and restart"
+        wrong = f"{error}; logging to standard error instead: correct it, and reload the relay"
         log.error("%s", wrong)
         return wrong
     return ""

@@ -19,12 +19,11 @@ from fedmsg_relay import memory, systemd
 from fedmsg_relay.bindings import Bindings, let_go
 from fedmsg_relay.config import Settings
 from fedmsg_relay.errors import RelayError
-from fedmsg_relay.handover import Channel, Gone, Message
+from fedmsg_relay.handover import Channel, Message
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.place import Place
 from fedmsg_relay.predecessor import Predecessor
-from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.relay import Phase
 from fedmsg_relay.running import Entered, RunningRelay
 from fedmsg_relay.successor import Successor
@@ -79,9 +78,8 @@ class MainLoop:
             self._take_place(None)
         else:
             log.info("taking over from pid %d: holding until it has drained", predecessor.pid)
-            self._patience_ends_at = time.monotonic() + predecessor.ends_within_s
             self._poller.register(predecessor, zmq.POLLIN)
-            predecessor.say("holding")
+            predecessor.say_holding()
 
     def _begin(self, follows: bool) -> RunningRelay:
         return RunningRelay(self._bindings, self._settings, self._wakeup, self._poller, follows)
@@ -119,7 +117,7 @@ class MainLoop:
         if self._place.successor is not None:
             due_s.append(self._place.successor.due_s())
         if self._predecessor is not None:
-            due_s.append(max(0.0, self._patience_ends_at - time.monotonic()))
+            due_s.append(self._predecessor.due_s())
         happened: list[object] = []
         try:
             self._poller.poll(math.ceil(min(due_s) * 1000))
@@ -185,25 +183,16 @@ class MainLoop:
         predecessor = self._predecessor
         if predecessor is None:
             return
-        before = Traffic(0, 0, 0, 0)
         try:
-            drained = predecessor.drained()
-            if drained is not None:
-                before = Traffic(*drained.fields["traffic"])
-            elif time.monotonic() < self._patience_ends_at:
-                return
-            else:
-                raise RelayError(
-                    f"the relay that runs (pid {predecessor.pid}) hands over and has not drained"
-                    f" within {predecessor.ends_within_s:g} s: it is stopped or hung, and was left"
-                    f" alone; {self._lost()}"
-                )
-        except Gone:
-            log.warning("the relay that ran before (pid %d) died while it drained", predecessor.pid)
+            before = predecessor.traffic()
+        except RelayError as error:
+            raise RelayError(f"{error}; {self._lost()}") from error
+        if before is None:
+            return
         self._poller.unregister(predecessor)
         self._predecessor = None
         self._take_place(predecessor)
-        predecessor.say("running")
+        predecessor.say_running()
         self._relay.relay.follow(before)
 
     def _take_place(self, predecessor: Predecessor | None) -> None:
@@ -270,6 +259,8 @@ class MainLoop:
         """Be the relay again, as the one that was to follow is no more."""
         if self._is_replaced:
             return
+        if self._place.successor is not None:
+            self._place.successor.dismiss()
         log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:

@@ -91,7 +91,7 @@ class Outlets:
             let_go(self._bindings.monitoring)
             log.error(
                 "%s: closed, as serving it failed: %r; the relay forwards without it until it is"
-                " restarted",
+                " reloaded",
                 MONITORING,
                 error,
             )

@@ -7,6 +7,8 @@ one that runs, so that all that can fail is done before.
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import signal
 import socket
@@ -17,13 +19,19 @@ from fedmsg_relay import handover, systemd
 from fedmsg_relay.bindings import Given
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import Channel, Gone, Message
-from fedmsg_relay.pidfile import PidFile, name_of
+from fedmsg_relay.pidfile import PidFile, name_of, state_of
+from fedmsg_relay.proxy import Traffic
+
+log = logging.getLogger("fedmsg.relay")
 
 ANSWER_S = 2.0
 """How long a relay may take to answer: one that is well does so at once."""
 
 YOURS_S = 5.0
 """How long it may take to let go of what listens."""
+
+DYING_S, DYING_POLL_S = 2.0, 0.01
+"""How long a process may take to end, once its connections are closed, and how often to look."""
 
 AGAIN_S = 0.1
 """How soon to ask again, when told to wait."""
@@ -47,8 +55,8 @@ class Predecessor:
         self._pidfile_fd, self.door_fd = offer.fds
         self.pid: int = offer.fields["pid"]
         self.listeners = listeners
-        self.ends_within_s: float = offer.fields["ends_within_s"]
-        """From ``holding`` on."""
+        self._ends_within_s: float = offer.fields["ends_within_s"]  # from "holding" on
+        self._until = math.inf
         self.systemd: dict[str, str] = offer.fields["systemd"]
         """Of its environment, what a service of systemd has."""
 
@@ -68,14 +76,50 @@ class Predecessor:
         if self._channel.receive(YOURS_S) is None:
             raise Gone("it does not let go")
 
-    def say(self, word: str) -> None:
-        """Say ``holding`` or ``running``; that it has gone :meth:`drained` tells."""
-        with contextlib.suppress(Gone):
-            self._channel.send(word)
+    def say_holding(self) -> None:
+        """Have it drain and close."""
+        self._until = time.monotonic() + self._ends_within_s
+        with contextlib.suppress(Gone):  # as :meth:`traffic` tells
+            self._channel.send("holding")
 
-    def drained(self) -> Message | None:
-        """Its last word, if it has come.  Raises :class:`Gone` if it has died instead."""
-        return self._channel.receive()
+    def due_s(self) -> float:
+        """Seconds until :meth:`traffic` must be asked for, whatever happens."""
+        return max(0.0, self._until - time.monotonic())
+
+    def traffic(self) -> Traffic | None:
+        """What had passed it when it drained; None while it does, and nothing if it has died.
+
+        Raises :class:`RelayError` if it goes on without us, or hangs.
+        """
+        try:
+            drained = self._channel.receive()
+        except Gone as gone:
+            if not self._has_died():
+                raise RelayError(
+                    f"the relay that runs (pid {self.pid}) called the hand-over off, and goes on"
+                ) from gone
+            log.warning("the relay that ran before (pid %d) died while it drained", self.pid)
+            return Traffic(0, 0, 0, 0)
+        if drained is not None:
+            return Traffic(*drained.fields["traffic"])
+        if self.due_s() == 0:
+            raise RelayError(
+                f"the relay that runs (pid {self.pid}) hands over and has not drained within"
+                f" {self._ends_within_s:g} s: it is stopped or hung, and was left alone"
+            )
+        return None
+
+    def say_running(self) -> None:
+        """Let it go, as the pid file has our pid."""
+        with contextlib.suppress(Gone):
+            self._channel.send("running")
+
+    def _has_died(self) -> bool:
+        """Whether that is why it has gone; if not, it goes on without us."""
+        until = time.monotonic() + DYING_S
+        while not (is_dead := state_of(self.pid) in ("", "Z", "X")) and time.monotonic() < until:
+            time.sleep(DYING_POLL_S)
+        return is_dead
 
     def close(self) -> None:
         """Leave it to itself, with all that it has handed over: it goes on."""

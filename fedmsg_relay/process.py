@@ -33,6 +33,9 @@ USER = "fedmsg"
 RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
 
+TRIES = 3
+"""How often to ask a relay that hands over and then does not: it may have been too busy."""
+
 MARGIN_S = 2.0
 """What a relay may take to make way beyond twice its drain time (that of a hold, and its own): to
 close what it listens at, and to get a processor."""
@@ -97,35 +100,44 @@ def _bind(
     """
     # The times of an older relay are not known; that they are ours is likely.
     patience_s = 2 * settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
-    while True:
+    reason = ""
+    for _ in range(TRIES):
         predecessor = None
         if pidfile is not None and replace:
             predecessor = take_over(pidfile, NAME, (COMMAND, FLUSHING), patience_s)
         elif pidfile is not None:
             pidfile.take()
-        given = systemd.kept() if predecessor is None else predecessor.listeners
-        try:
-            bindings = bind(plan, settings, given)
-        except BaseException:
-            if predecessor is not None:
-                predecessor.close()
-            elif pidfile is not None:
-                pidfile.release()
-            raise
         if predecessor is None:
-            systemd.give_back(given)
-            if pidfile is not None and pidfile.left is not None:
-                log.warning(
-                    "the relay that ran before (pid %d) ended without stopping;"
-                    " what it had in memory is lost",
-                    pidfile.left,
-                )
-            return bindings, None
+            return _bind_alone(plan, settings, pidfile), None
+        try:
+            bindings = bind(plan, settings, predecessor.listeners)
+        except BaseException:
+            predecessor.close()
+            raise
         try:
             predecessor.say_now()
-        except Gone as error:
-            log.warning("the relay that runs (pid %d): %s; asking again", predecessor.pid, error)
+        except Gone as gone:
+            reason = f"the relay that runs (pid {predecessor.pid}) does not hand over: {gone}"
             predecessor.close()
             bindings.close()
         else:
             return bindings, predecessor
+    raise RelayError(f"{reason}; it goes on, and its log may say why")
+
+
+def _bind_alone(plan: Plan, settings: Settings, pidfile: PidFile | None) -> Bindings:
+    kept = systemd.kept()
+    try:
+        bindings = bind(plan, settings, kept)
+    except BaseException:
+        if pidfile is not None:
+            pidfile.release()
+        raise
+    systemd.give_back(kept)
+    if pidfile is not None and pidfile.left is not None:
+        log.warning(
+            "the relay that ran before (pid %d) ended without stopping;"
+            " what it had in memory is lost",
+            pidfile.left,
+        )
+    return bindings

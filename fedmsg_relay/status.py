@@ -35,7 +35,7 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
     if not settings.monitoring:
         raise ConfigError(
             f"{MONITORING}: not set, and so the relay does not say how it is; set it, for example"
-            " to 'ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket', and restart the relay"
+            " to 'ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket', and reload the relay"
         )
     (address, *_) = settings.monitoring
     deadline = time.monotonic() + timeout_s

@@ -154,7 +154,7 @@ def test_a_relay_with_another_outbound(site: Site) -> None:
     site.write(endpoints={"relay_outbound": away})
     says = (
         f"relay_inbound {site.inbound}: it forwards {site.inbound} -> {site.outbound}, and not"
-        f" {site.inbound} -> {away}; restart it"
+        f" {site.inbound} -> {away}; reload it"
     )
     is_critical(site, says)
     with zmq.Context() as context, context.socket(zmq.PUB) as another:
