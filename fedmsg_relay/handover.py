@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PROTOCOL = 1
+"""Of a later version, one that does not speak the same is refused."""
 
 SUFFIX = ".handover"
 """The socket's path is that of the pid file with this behind it."""
@@ -45,8 +46,8 @@ SUFFIX = ".handover"
 SIZE_MAX = 2**16
 """Bytes of a message."""
 
-FDS_MAX = 100
-"""Descriptors of a message; the kernel takes 253 (SCM_MAX_FD)."""
+FDS_MAX = 250
+"""Descriptors of a message; the kernel takes 253 (SCM_MAX_FD), and ten messages at once."""
 
 PATH_MAX = 107
 """Bytes of the path of a Unix socket, see unix(7)."""

@@ -19,7 +19,7 @@ from fedmsg_relay import memory, systemd
 from fedmsg_relay.bindings import Bindings, let_go
 from fedmsg_relay.config import Settings
 from fedmsg_relay.errors import RelayError
-from fedmsg_relay.handover import Channel, Message
+from fedmsg_relay.handover import PROTOCOL, Channel, Message
 from fedmsg_relay.logfile import LogFile
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.place import Place
@@ -230,7 +230,9 @@ class MainLoop:
         settings = self._settings
         ends_within_s = self._relay.ends_within_s + MARGIN_S
         is_free = self._relay.phase is Phase.FORWARD and not self._stops and not successor.pid
-        if systemd.is_there() and hello.fields["cgroup"] != systemd.control_group():
+        if hello.fields.get("protocol") != PROTOCOL:
+            successor.refuse(channel, "the running relay is of another version; restart it once")
+        elif systemd.is_there() and hello.fields.get("cgroup") != systemd.control_group():
             ours = f"the running relay (pid {os.getpid()}) is a service of systemd's"
             successor.refuse(channel, f"{ours}: use `systemctl reload fedmsg-relay`")
         elif is_free:
