@@ -137,7 +137,7 @@ class MainLoop:
             if entered.phase is Phase.CLOSED:
                 self._leaving.say_end()
                 self._leaving = None
-                self._relay.relay.follow(entered.relay.traffic())
+                self._relay.follow(entered.relay.traffic())
             return
         self._relay.enter(entered.phase)
         if entered.phase is Phase.DRAIN and not self._hands_over:
@@ -193,7 +193,7 @@ class MainLoop:
         self._predecessor = None
         self._take_place(predecessor)
         predecessor.say_running()
-        self._relay.relay.follow(before)
+        self._relay.follow(before)
 
     def _take_place(self, predecessor: Predecessor | None) -> None:
         self._place.take(predecessor)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 from fedmsg_relay.broadcast import Broadcast
 from fedmsg_relay.descriptors import reserve
+from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.report import Report
 from fedmsg_relay.wakeup import Timer
 
@@ -42,6 +43,11 @@ class MonitoringSocket:
         self._due_at = self._sent_at = time.monotonic()  # the first is at once
         self._frames = (0, 0)  # in and out, at the last report
         self._broadcast = Broadcast(list(listeners), min(SUBSCRIBERS_MAX, reserve() // 2))
+
+    def follow(self, before: Traffic) -> None:
+        """What another relay had passed on counts as reported."""
+        frames_in, frames_out = self._frames
+        self._frames = frames_in + before.frames_in, frames_out + before.frames_out
 
     def fileno(self) -> int:
         """To be polled for :meth:`attend`."""

@@ -21,6 +21,7 @@ from fedmsg_relay import systemd
 from fedmsg_relay.bindings import Bindings, let_go
 from fedmsg_relay.config import MONITORING
 from fedmsg_relay.moksha import MonitoringSocket
+from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.report import Report
 from fedmsg_relay.wakeup import Timer, Wakeup
 
@@ -108,6 +109,13 @@ class Outlets:
             f" {report.publishers.connected} publishers, {report.consumers.connected} consumers",
             patience_s=0,
         )
+
+    def follow(self, before: Traffic) -> None:
+        """What another relay had passed on is in the reports from now on, and nothing new."""
+        told_at, frames = self._sent
+        self._sent = told_at, frames + before.frames_out
+        if self._monitoring:
+            self._monitoring.follow(before)
 
     def close(self) -> None:
         """Accept nobody any more."""

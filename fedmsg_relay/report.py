@@ -65,7 +65,10 @@ class SideReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is counted, from the start of the process until now."""
+    """All that is counted from the start of the process until now.
+
+    Frames and bytes are counted on over hand-overs.
+    """
 
     version: str
     pid: int

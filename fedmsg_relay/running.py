@@ -18,6 +18,7 @@ from fedmsg_relay.config import Settings
 from fedmsg_relay.errors import Died, short
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.outlets import Outlets
+from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
 from fedmsg_relay.report import Report, report
 from fedmsg_relay.wakeup import Wakeup
@@ -121,6 +122,11 @@ class RunningRelay:
             self._closed_at = time.monotonic()
             self.monitor.watch(self._poller)  # to be woken when its context is terminated
             self.be_silent()
+
+    def follow(self, before: Traffic) -> None:
+        """Go on where another relay has ended; see :meth:`Relay.follow`."""
+        self.relay.follow(before)
+        self._outlets.follow(before)
 
     def be_silent(self) -> None:
         """Tell nobody any more, as another one does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -335,6 +336,25 @@ class TestReplace:
         wait_for(lambda: not alive(old), "the end of the old one")
         publisher.send(b"after")
         assert subscriber.wait(2) == [[b"before"], [b"after"]]
+
+    def test_frames_are_counted_on(self, site: Site, daemon: Daemon) -> None:
+        site.write(**{"moksha.monitoring.socket": f"ipc://{site.root}/monitoring.socket"})
+
+        def frames() -> list[int]:
+            done = site.run("fedmsg-relay", "--status", "--json")
+            report = json.loads(done.stdout)
+            return [report["frames_in"], report["frames_out"]]
+
+        daemon.start()
+        subscriber, publisher = site.subscriber(), site.publisher()
+        for _ in range(3):
+            publisher.send(b"one", b"two")
+        subscriber.wait(3)
+        assert daemon.start("--replace").returncode == 0
+        daemon.wait_for("forwarding;", times=2)
+        assert frames() == [6, 6]
+        assert site.run("fedmsg-relay", "--check", "--roundtrip").returncode == 0
+        assert frames() == [8, 8]
 
     def test_without_one_it_is_a_start(self, daemon: Daemon) -> None:
         assert daemon.start("--replace").returncode == 0
