@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedmsg_relay import systemd
+
 if TYPE_CHECKING:
     from fedmsg_relay.logfile import LogFile
 
@@ -41,8 +43,11 @@ def detach(log: LogFile) -> Outcome | Tell:
     import daemon  # not needed in the foreground, where a start should be quick
 
     reader, writer = os.pipe()
-    # So that a daemon which dies is a child of the first process, as which it can be waited for.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # So that a daemon which dies is a child of the first process, as which it can be waited for;
+    # but not where it is to be the main process of a service: systemd, when it stops that, waits
+    # only for a child of its own.
+    if not systemd.is_service():
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     if os.fork():
         os.close(writer)
         with open(reader, encoding="utf-8", errors="replace") as pipe:

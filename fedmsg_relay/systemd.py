@@ -26,6 +26,11 @@ def is_there() -> bool:
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
+def is_service() -> bool:
+    """Whether this process is of a service, if only to reload it; see systemd.exec(5)."""
+    return "INVOCATION_ID" in os.environ
+
+
 def environment() -> dict[str, str]:
     """What of our environment another main process of the same service needs."""
     return {key: os.environ[key] for key in ("NOTIFY_SOCKET", "WATCHDOG_USEC") if key in os.environ}

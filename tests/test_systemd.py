@@ -147,6 +147,24 @@ def test_a_reload_hands_over(machine: box.Box) -> None:
     wait_for(lambda: show(machine, "MainPID") not in ("0", second), "another process")
 
 
+def test_after_a_reload_a_stop_waits_for_the_end(machine: box.Box) -> None:
+    """As the relay has to drain: systemd waits only for a main process that is its own child."""
+    machine.check("echo \"config = {'relay_hold': 3}\" > /etc/fedmsg.d/hold.py")
+    machine.check("service fedmsg-relay start; systemctl reload fedmsg-relay")
+    machine.check("systemctl stop fedmsg-relay")
+    assert show(machine, "Result") == "success"
+    assert machine.run("pgrep -u fedmsg").stdout == ""
+    assert machine.check(f"tail -n 1 {LOG}").count("stopped; forwarded") == 1
+
+
+def test_after_a_reload_a_crash_is_noticed(machine: box.Box) -> None:
+    machine.check("service fedmsg-relay start; systemctl reload fedmsg-relay")
+    second = show(machine, "MainPID")
+    machine.check(f"kill -9 {second}")
+    wait_for(lambda: show(machine, "MainPID") not in ("0", second), "another process")
+    wait_for(lambda: show(machine, "ActiveState") == "active", "the service")
+
+
 def test_a_reload_with_a_broken_configuration_changes_nothing(machine: box.Box) -> None:
     machine.check("service fedmsg-relay start")
     before = show(machine, "MainPID")
