@@ -165,7 +165,7 @@ class MainLoop:
         systemd.notify("STOPPING=1", patience_s=0)
         hastens = len(self._stops) > 1
         what = "without waiting" if hastens else self._relay.report().connections
-        self._relay.part()
+        self._relay.stop()
         log.info("%s: stopping; %s", asked_by.name, what)
 
     def _reopen_log(self) -> None:
@@ -247,7 +247,7 @@ class MainLoop:
             log.info("handing over to pid %d; %s", pid, self._relay.report().connections)
             self._hands_over = True
             self._relay.be_silent()
-            self._relay.part()
+            self._relay.stop()
 
     def _give_way(self) -> None:
         """Tell the one that holds that it is the relay."""

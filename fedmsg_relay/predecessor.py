@@ -99,7 +99,7 @@ class Predecessor:
                     f"the relay that runs (pid {self.pid}) called the hand-over off, and goes on"
                 ) from gone
             log.warning("the relay that ran before (pid %d) died while it drained", self.pid)
-            return Traffic(0, 0, 0, 0)
+            return Traffic()
         if drained is not None:
             return Traffic(*drained.fields["traffic"])
         if self.due_s() == 0:
