@@ -34,9 +34,6 @@ AGAIN_S = 0.5
 """How often a round trip is tried anew: the first message may come before the relay's forwarding
 thread has taken in the subscription that libzmq's other thread has read."""
 
-PONG = b"\x04PONG"
-"""The body of the frame that answers a PING without context."""
-
 
 class Failed(Exception):
     """A side of the relay does not do what it should; the message says which, and how."""
@@ -147,8 +144,8 @@ class _Check:
                 while not consumer.is_ready:
                     self._advance(consumer, self._deadline)
                 # The answer to a PING comes when the relay's libzmq has read what is before it.
-                consumer.send(wire.subscribe(topic) + wire.ping(b""))
-                self._wait_for(consumer, [PONG], self._deadline)
+                consumer.send(wire.subscribe(topic) + wire.ping())
+                self._wait_for(consumer, [wire.PONG], self._deadline)
                 for uri in self._publishers:
                     self._send(uri, topic, consumer)
         except OSError as error:
@@ -186,12 +183,11 @@ class _Check:
 
     def _advance(self, consumer: zmtp.Connection, until: float) -> list[zmtp.Frame]:
         """The frames that have come, after a wait for some.  Raises OSError, or TimeoutError."""
-        left_s = until - time.monotonic()
-        if left_s <= 0:
+        if time.monotonic() >= until:
             raise TimeoutError("it does not answer")
         poller = select.poll()
         poller.register(consumer, consumer.events)
-        poller.poll(left_s * 1000)
+        zmtp.wait(poller, until)
         frames = consumer.advance()
         if consumer.error is not None and not frames:
             raise consumer.error

@@ -32,7 +32,7 @@ def test(
     def check(group: Iterable[Endpoint]) -> None:
         for endpoint in group:
             if isinstance(path := endpoint.address, str):
-                listening.check_file(path, endpoint, holder)
+                listening.check_file(endpoint, holder)
                 _warn_of_directory(f"{endpoint.key}: {endpoint.uri}", path, user)
 
     check(plan.inbound)

@@ -12,18 +12,11 @@ from fedmsg_relay import wire
 from fedmsg_relay.dialing import Dialing, where
 from fedmsg_relay.errors import NotConfirmed
 from fedmsg_relay.names import Address
-from fedmsg_relay.zmtp import Connection
-
-PING = wire.ping(b"")
-PONG = wire.COMMAND, b"\x04PONG"
-"""The answer: flags and body."""
+from fedmsg_relay.zmtp import Connection, wait
 
 PATIENCE_S = 3.0
 """How long the other end of a connection may take to answer before another one is made; at most
 half of the timeout."""
-
-WAIT_MAX_S = 3600.0
-"""For one call of poll(2), which does not know infinity."""
 
 
 class Confirmation:
@@ -114,8 +107,7 @@ class Confirmation:
             times.append(self._dialing.next_at)
             if (settles_at := self._dialing.settles_at) > now:
                 times.append(settles_at)
-        left_s = max(min(times) - now, 0)
-        poller.poll(math.ceil(min(left_s, WAIT_MAX_S) * 1000))
+        wait(poller, min(times))
         self._advance()
 
     @property
@@ -191,7 +183,7 @@ class _Listening:
 
     def ask(self, topics: Sequence[bytes]) -> None:
         """Subscribe, and ask whether that has arrived."""
-        self._connection.send(b"".join(map(wire.subscribe, topics)) + PING)
+        self._connection.send(b"".join(map(wire.subscribe, topics)) + wire.ping())
         self._pongs_due += 1
         self.asked_at = time.monotonic()
 
@@ -199,7 +191,7 @@ class _Listening:
         """The last frames of the messages that have come."""
         for frame in self._connection.advance():
             flags, body = frame
-            if frame == PONG:
+            if frame == (wire.COMMAND, wire.PONG):
                 self._pongs_due -= 1
             elif flags == 0:
                 yield body

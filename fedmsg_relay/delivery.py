@@ -22,7 +22,7 @@ from fedmsg_relay import wire
 from fedmsg_relay.dialing import Dialing, where
 from fedmsg_relay.errors import RelayUnavailable
 from fedmsg_relay.link import Link, connect, is_subscribed
-from fedmsg_relay.zmtp import BadPeer
+from fedmsg_relay.zmtp import BadPeer, wait
 
 PATIENCE_S = 1.0
 """How long an address may take to answer, before others are tried beside it.  Less if that leaves
@@ -41,9 +41,6 @@ default of ZMQ_RECONNECT_IVL): who comes back sooner can overtake what it has se
 
 WINDOW_BYTES = 2**20
 """How much may be on its way."""
-
-WAIT_MAX_S = 3600.0
-"""For one call of poll(2), which does not know infinity."""
 
 
 class Delivery:
@@ -143,8 +140,7 @@ class Delivery:
         if self._dialing is not None:
             self._dialing.register(poller)
             times.append(self._dialing.next_at)
-        left_s = min(times) - time.monotonic()
-        poller.poll(math.ceil(min(max(left_s, 0), WAIT_MAX_S) * 1000))
+        wait(poller, min(times))
 
     # -- the link --------------------------------------------------------------------------------
 

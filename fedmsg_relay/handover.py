@@ -32,10 +32,11 @@ import json
 import os
 import select
 import socket
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from fedmsg_relay import unix
 
 PROTOCOL = 1
 """Of a later version, one that does not speak the same is refused."""
@@ -48,11 +49,6 @@ SIZE_MAX = 2**16
 
 FDS_MAX = 250
 """Descriptors of a message; the kernel takes 253 (SCM_MAX_FD), and ten messages at once."""
-
-PATH_MAX = 107
-"""Bytes of the path of a Unix socket, see unix(7)."""
-
-CREDENTIALS = struct.Struct("=3i")  # struct ucred, see unix(7)
 
 
 class Gone(Exception):
@@ -75,8 +71,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         connection.setblocking(False)
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-        self.pid, uid, _gid = CREDENTIALS.unpack(credentials)
+        self.pid, uid, _ = unix.peer(connection)
         """Of the other process; of one that listens, that which began to."""
         if uid != os.geteuid():
             self.close()
@@ -180,7 +175,7 @@ def connect(pidfile: str, timeout_s: float) -> Channel:
 @contextlib.contextmanager
 def _short(path: str) -> Iterator[str]:
     """A name of a path that fits into the address of a Unix socket."""
-    if len(os.fsencode(path)) <= PATH_MAX:
+    if len(os.fsencode(path)) <= unix.PATH_MAX:
         yield path
         return
     directory, name = os.path.split(path)

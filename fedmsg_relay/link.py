@@ -19,7 +19,6 @@ FRAME_MAX = 2**16
 """Bytes of a frame that a relay sends to a publisher: its subscriptions and PONGs are short."""
 
 NUMBER = struct.Struct(">Q")
-PONG = b"\x04PONG"
 
 
 def connect(address: Address) -> Connection:
@@ -79,8 +78,8 @@ class Link:
     def _take(self, frame: Frame) -> None:
         flags, body = frame
         self._flood += len(body) + 2
-        if flags == wire.COMMAND and body.startswith(PONG):
-            context = body[len(PONG) :]
+        if flags == wire.COMMAND and body.startswith(wire.PONG):
+            context = body[len(wire.PONG) :]
             number = NUMBER.unpack(context)[0] if len(context) == NUMBER.size else -1
             if not self._answered <= number < self._answered + self.unanswered:
                 raise BadPeer("what listens there is not a relay: its PONG answers no PING of ours")

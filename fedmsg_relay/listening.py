@@ -12,13 +12,11 @@ import os
 import resource
 import socket
 import stat
-import struct
 from collections.abc import Iterable, Iterator
 
+from fedmsg_relay import unix
 from fedmsg_relay.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.errors import BindError
-
-CREDENTIALS = struct.Struct("=3i")  # struct ucred, see unix(7)
 
 RANGE_MAX = 2**16
 """Descriptors to look at one by one; that takes 0.1 s, and the limit may be a billion."""
@@ -59,11 +57,12 @@ def claim(endpoint: Endpoint, listener: socket.socket, ipc_mode: int) -> None:
             os.chmod(str(endpoint.address), ipc_mode)
 
 
-def check_file(path: str, endpoint: Endpoint, holder: int | None) -> None:
+def check_file(endpoint: Endpoint, holder: int | None) -> None:
     """Raise :class:`BindError` as :func:`listen` would for the path of an ``ipc://`` endpoint.
 
-    What ``holder``, a process, listens at counts as free.  Nothing is touched.
+    A path at which ``holder``, a pid, listens counts as free.  Nothing is touched.
     """
+    path = str(endpoint.address)
     try:
         directory = os.path.dirname(path)
         if not stat.S_ISDIR(os.stat(directory).st_mode):
@@ -163,7 +162,7 @@ def remove(endpoint: Endpoint, listener: socket.socket) -> None:
     if endpoint.family == socket.AF_UNIX:
         path = str(endpoint.address)
         with contextlib.suppress(OSError):
-            if _pid(listener) == _listener_at(path) == os.getpid():
+            if unix.peer(listener).pid == _listener_at(path) == os.getpid():
                 os.unlink(path)
 
 
@@ -176,14 +175,7 @@ def _listener_at(path: str) -> int | None:
             return 0
         if answer:
             return None
-        return _pid(probe)
-
-
-def _pid(connected: socket.socket) -> int:
-    """Of the process at the other end of a socket, or of that which began to listen at it."""
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    pid, _uid, _gid = CREDENTIALS.unpack(credentials)
-    return int(pid)
+        return unix.peer(probe).pid
 
 
 def own_sockets() -> Iterator[socket.socket]:

@@ -165,7 +165,7 @@ class MainLoop:
         systemd.notify("STOPPING=1", patience_s=0)
         hastens = len(self._stops) > 1
         what = "without waiting" if hastens else self._relay.report().connections
-        self._relay.part()
+        self._relay.stop()
         log.info("%s: stopping; %s", asked_by.name, what)
 
     def _reopen_log(self) -> None:
@@ -221,12 +221,12 @@ class MainLoop:
             elif message.word == "running" and self._hands_over:
                 log.info("handed over to pid %d", channel.pid)
                 self._is_replaced = True
-                successor.leave()
+                self._place.forget()
             else:
                 self._go_on(channel.pid)
 
     def _answer(self, successor: Successor, channel: Channel, hello: Message) -> None:
-        """Offer to somebody what it needs to follow this relay, or put it off."""
+        """Offer a process what it needs to follow this relay, or refuse it or put it off."""
         settings = self._settings
         ends_within_s = self._relay.ends_within_s + MARGIN_S
         is_free = self._relay.phase is Phase.FORWARD and not self._stops and not successor.pid
@@ -242,15 +242,15 @@ class MainLoop:
             successor.put_off(channel, ends_within_s + settings.hold_s - waited_s)
 
     def _hand_over(self, pid: int) -> None:
-        """Drain and close, as another process accepts and holds."""
+        """Drain and close, as the chosen process accepts and holds."""
         if not self._hands_over:
             log.info("handing over to pid %d; %s", pid, self._relay.report().connections)
             self._hands_over = True
             self._relay.be_silent()
-            self._relay.part()
+            self._relay.stop()
 
     def _give_way(self) -> None:
-        """Tell the one that holds that it is the relay."""
+        """Let the chosen process be the relay, as this one has drained."""
         successor = self._place.successor
         if successor is not None and successor.pid:
             self._place.give(successor, self._relay.relay.traffic())
@@ -258,7 +258,7 @@ class MainLoop:
                 successor.hurry()
 
     def _go_on(self, pid: int) -> None:
-        """Be the relay again, as the one that was to follow is no more."""
+        """Go on as the relay, as the chosen process has gone."""
         if self._is_replaced:
             return
         if self._place.successor is not None:

@@ -1,10 +1,14 @@
 """Parting with the publishers of a relay that stops, so that what they have written is read.
 
-The end of our half of a connection makes the publisher close the other half, behind everything that
-it has written: were it closed from here, what is still on its way would be lost.  A publisher
-connects again with what it still has in its queue.
+:func:`part` takes two steps.  Publishers that know :data:`fedmsg_relay.wire.DRAINS`, which they
+have been told before, first get the time to hear that and to have what they had sent answered:
+libzmq cannot send a PONG when our half of a connection is closed.  Then our half of each is closed,
+which makes the publisher close the other half, behind everything that it has written: were the
+whole connection closed from here, what is still on its way would be lost.  A publisher connects
+again with what it still has in its queue.
 
-What :func:`part` promises of each publisher that hangs up before its time is over:
+To be called when nobody is accepted any more.  What :func:`part` promises of each publisher that
+hangs up before its time is over:
 
 - Everything that it had written to its connection has been read by libzmq, in order, when its
   descriptor is closed, and comes out of the SUB before the SUB has been silent for a moment.
@@ -15,7 +19,8 @@ What :func:`part` promises of each publisher that hangs up before its time is ov
 - What the publisher had not written yet stays in its queue, except for the batch of 8 kB, or one
   message, that libzmq has taken out of the queue to write it.
 
-Of those that do not hang up in time, which are counted, what was on its way is lost.
+Of those that do not hang up in time, which are counted, what was on its way is lost;
+:func:`still_sending` says of how many that may be anything.
 """
 
 from __future__ import annotations
@@ -24,27 +29,26 @@ import contextlib
 import fcntl
 import os
 import socket
-import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from fedmsg_relay import tcp_info
 from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.listening import borrow, own_sockets
 
 PARTING_S = 0.1
-"""How long a publisher gets to hang up, for its own work and that of its machine."""
+"""How long a publisher gets to hang up, for its own work and that of its host."""
 
 ROUND_TRIPS = 10
-"""And for the network: hanging up takes one, a segment that is lost twice some more."""
+"""How many a publisher gets to hang up besides: that takes one, a segment lost twice some more."""
 
 RETRANSMISSIONS = 3
-"""Of its times to send again what is lost, which are 0.2 s at least, for a publisher whose network
-has lost or reordered something, or has our end of the connection still under way."""
+"""How many retransmission timeouts (0.2 s at least) a publisher gets besides, if its network has
+lost or reordered something, or has not acknowledged all that libzmq has sent."""
 
 PARTINGS_S = 0.5
-"""How long each departure gives the others more time: with so many of them that takes a while."""
+"""How long the time of all begins anew whenever one hangs up: thousands take a while."""
 
 HANDSHAKES = ((0, 15), (64, 92))
 """Bytes that libzmq has sent while the subscription, of 3 bytes or more, is not among them: of ZMTP
@@ -52,18 +56,15 @@ HANDSHAKES = ((0, 15), (64, 92))
 count the SYN too."""
 
 ANSWERING_S, ANSWERING_MAX_S = 0.02, 1.0
-"""How long publishers get, beside two round trips, and at most, to hear that the relay stops."""
-
-RECEIVED = struct.Struct("=52x I 72x Q")
-"""Of ``struct tcp_info`` in <linux/tcp.h>: ``tcpi_last_data_recv`` (ms ago), and
-``tcpi_bytes_received``."""
+"""How long publishers get to hear that the relay stops and to be answered: beside two round trips,
+and at most."""
 
 POLL_MS = 2
 """How often to see who has hung up."""
 
 
 class _Connection:
-    """To a publisher: half-closed once that has its subscription, until it hangs up."""
+    """A publisher's connection, of which our half is closed once it has its subscription."""
 
     def __init__(self, connection: socket.socket) -> None:
         """Raise OSError if libzmq has closed the descriptor meanwhile."""
@@ -73,33 +74,36 @@ class _Connection:
         self._moved_at = time.monotonic()
         self._patience_s = PARTING_S
         self._rto_s = 0.0  # it doubles whenever it has passed: the first one counts
-        self._heard: tuple[int, bool] = (0, False)
+        self._heard = (0, False)  # bytes received, and whether all that was sent is acknowledged
         self.attend()
 
     def attend(self) -> None:
-        """End our half, if the publisher has its subscription by now."""
+        """Close our half, if the publisher has its subscription by now."""
         if not self._is_ended and self._look():
             self._end()
 
     def _end(self) -> None:
         self._is_ended = True
         self._moved_at = time.monotonic()
-        # Where the peer has ended it already there still may be something to read.
+        # The publisher may have hung up already, and libzmq still have something to read.
         with contextlib.suppress(OSError), borrow(self._fd) as connection:
             connection.shutdown(socket.SHUT_WR)
 
     def is_open(self) -> bool:
-        """Whether libzmq still has to read it, or its publisher to hang up."""
+        """Whether libzmq has not closed the connection, as it does when the publisher hangs up."""
         with contextlib.suppress(OSError):
             return os.fstat(self._fd).st_ino == self._inode
         return False
 
     def is_late(self, since: float) -> bool:
-        """Whether its time is over, which begins at ``since`` or when it was last heard of."""
+        """Whether the publisher's time is over; it begins at ``since`` or when something came last.
+
+        If our half is still open by then, closes it and gives the publisher the same time again.
+        """
         if self._is_silent(since):
             self._look()
         if self._is_silent(since) and not self._is_ended:
-            self._end()  # of who does not speak ZMTP, or has vanished
+            self._end()  # the publisher does not speak ZMTP, or has vanished
         return self._is_silent(since)
 
     def _is_silent(self, since: float) -> bool:
@@ -111,7 +115,7 @@ class _Connection:
         Returns whether the subscription has been sent.
         """
         with contextlib.suppress(OSError), borrow(self._fd) as connection:
-            info = tcp_info.read(connection)  # raises if it is a local one
+            info = tcp_info.read(connection)  # raises OSError if it is a local one
             is_told = not (info.unacked or info.notsent_bytes)
             if self._heard != (info.bytes_received, is_told):
                 self._heard = info.bytes_received, is_told
@@ -131,20 +135,18 @@ def part(
     pass_on: Callable[[int, float], None],
     out_of_time: Callable[[], bool],
 ) -> int:
-    """Ask all publishers to hang up, and give them the time; returns how many have not.
+    """Part with all publishers; returns how many have not hung up in time.
 
-    Meanwhile ``pass_on`` is called, to send what they have written: for how many milliseconds it
-    may be quiet, and for how many seconds at most.  Nobody may be accepted any more.
-
-    Those that know :data:`fedmsg_relay.wire.DRAINS`, which they have been told, first have the time
-    to hear that, and to be answered what they had sent by then: half closed, no PONG can be sent.
+    ``pass_on`` is called again and again, to send what the publishers have written: for how many
+    milliseconds there may be nothing, and for how many seconds at most.  ``out_of_time`` ends the
+    parting early.
     """
-    told_until = time.monotonic() + _answering_s(inbound)
-    while time.monotonic() < told_until and not out_of_time():
+    answered_at = time.monotonic() + _answering_s(inbound)
+    while time.monotonic() < answered_at and not out_of_time():
         pass_on(POLL_MS, POLL_MS / 1000)
     start = since = time.monotonic()
     connected: list[_Connection] = []
-    while connected or (connected := _publishers(inbound)):
+    while connected or (connected := _connections(inbound)):
         late = [each.is_late(since) for each in connected]
         if all(late) or out_of_time():
             break
@@ -158,45 +160,49 @@ def part(
     return len(connected)
 
 
+def still_sending(inbound: Accepting, for_s: float) -> int:
+    """Count the connected publishers whose data may be lost by closing their connections.
+
+    These are the ones that have sent something in the last ``for_s`` seconds, or of whose data
+    libzmq has not read everything; what the others had sent has all been read.
+    """
+    sending = 0
+    for connection in _publishers(inbound):
+        with contextlib.suppress(OSError):  # closed meanwhile, or local: no TCP_INFO
+            sending += _has_unread(connection) or _has_received(connection, for_s)
+    return sending
+
+
+def _publishers(inbound: Accepting) -> Iterator[socket.socket]:
+    """Every connection that libzmq has accepted and not closed; see :func:`own_sockets`."""
+    return filter(inbound.accepted, own_sockets())
+
+
 def _answering_s(inbound: Accepting) -> float:
-    """Seconds for a word to reach all publishers, and for what they had sent by then."""
+    """Seconds to wait before the half-close; 0 if nobody is connected."""
     answering_s = 0.0
-    for connection in own_sockets():
-        if inbound.accepted(connection):
-            answering_s = max(answering_s, ANSWERING_S)
-            with contextlib.suppress(OSError):  # of a local one, or closed meanwhile
-                round_trips_s = 2 * tcp_info.read(connection).rtt / 1e6
-                answering_s = max(answering_s, ANSWERING_S + round_trips_s)
+    for connection in _publishers(inbound):
+        answering_s = max(answering_s, ANSWERING_S)
+        with contextlib.suppress(OSError):  # closed meanwhile, or local: no TCP_INFO
+            round_trips_s = 2 * tcp_info.read(connection).rtt / 1e6
+            answering_s = max(answering_s, ANSWERING_S + round_trips_s)
     return min(answering_s, ANSWERING_MAX_S)
 
 
-def _publishers(inbound: Accepting) -> list[_Connection]:
-    """Every connection that libzmq has accepted and not closed; see :class:`_Connection`."""
+def _connections(inbound: Accepting) -> list[_Connection]:
+    """Half-close every connection whose publisher has its subscription, and return them all."""
     found = []
-    for connection in own_sockets():
-        if inbound.accepted(connection):
-            with contextlib.suppress(OSError):
-                found.append(_Connection(connection))
+    for connection in _publishers(inbound):
+        with contextlib.suppress(OSError):
+            found.append(_Connection(connection))
     return found
 
 
-def still_sending(inbound: Accepting, for_s: float) -> int:
-    """How many publishers are connected that have sent something in the last ``for_s`` seconds.
-
-    Or earlier, if libzmq has not read it.  What others had sent has all been read.
-    """
-    found = 0
-    for connection in own_sockets():
-        if inbound.accepted(connection):
-            with contextlib.suppress(OSError):
-                found += _sends(connection, for_s)
-    return found
+def _has_unread(connection: socket.socket) -> bool:
+    return any(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)))
 
 
-def _sends(connection: socket.socket, for_s: float) -> bool:
-    unread = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4))
-    if any(unread) or connection.family == socket.AF_UNIX:
-        return any(unread)
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.size)
-    ago_ms, received = RECEIVED.unpack(info)
-    return bool(received and ago_ms <= for_s * 1000)
+def _has_received(connection: socket.socket, for_s: float) -> bool:
+    """Whether data came in the last ``for_s`` seconds.  Raises OSError for a local connection."""
+    info = tcp_info.read(connection)
+    return info.bytes_received > 0 and info.last_data_recv <= for_s * 1000

@@ -1,4 +1,7 @@
-"""What only one relay has: the pid file, the name in the process list, a place with systemd."""
+"""What only one relay has: the pid file, the name in the process list, the sockets' files.
+
+And, if it is a service of systemd's, to be the main process of that service.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ log = logging.getLogger("fedmsg.relay")
 
 
 class Place:
-    """The place of the relay, for a process that listens at ``bindings``."""
+    """The relay's place, to be taken by a process that listens at ``bindings``, given or left."""
 
     def __init__(
         self, bindings: Bindings, settings: Settings, pidfile: PidFile | None, poller: zmq.Poller
@@ -31,10 +34,10 @@ class Place:
         self._pidfile = pidfile
         self._poller = poller
         self.successor: Successor | None = None
-        """Who may ask to have it; None where there is no pid file, or nothing can listen there."""
+        """Who may ask for the place; None without a pid file, or if nobody can listen beside it."""
 
     def take(self, predecessor: Predecessor | None) -> None:
-        """Have it, after another one or as the first; from here on one may be asked for it."""
+        """Become the relay, after ``predecessor`` if there is one; others may then ask for it."""
         if self._pidfile is not None:
             if predecessor is not None:
                 predecessor.hand_on(self._pidfile)
@@ -47,7 +50,7 @@ class Place:
         systemd.notify("READY=1", "WATCHDOG=1")
 
     def claim(self) -> None:
-        """Have the socket files and the name."""
+        """Make the socket files ours, and show the relay's name in the process list."""
         self._bindings.claim(self._settings)
         set_name(NAME)
 
@@ -68,14 +71,19 @@ class Place:
             self.successor = Successor(door, pidfile, self._bindings, self._poller)
 
     def give(self, successor: Successor, traffic: Traffic) -> None:
-        """Let another one have it; ``traffic`` is what has passed until then."""
+        """Let the chosen process be the relay; ``traffic`` is what has passed until now."""
         set_name(FLUSHING)
         systemd.notify(f"MAINPID={successor.pid}")
         systemd.barrier()
         successor.say("drained", traffic=traffic)
 
+    def forget(self) -> None:
+        """Leave the lock of the pid file alone at the end: the successor has it."""
+        if self._pidfile is not None:
+            self._pidfile.leave()
+
     def leave(self) -> None:
-        """Leave it to nobody; the next relay need not wait for our consumers."""
+        """Be the relay no more, before the consumers have everything: the next need not wait."""
         self._bindings.close()
         if self.successor is not None:
             self.successor.close()

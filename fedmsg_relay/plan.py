@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fedmsg_relay import endpoints
+from fedmsg_relay import endpoints, unix
 from fedmsg_relay.config import MONITORING, Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
@@ -20,9 +20,6 @@ log = logging.getLogger("fedmsg.relay")
 
 OPTIONAL_S = 0.5
 """How long a name server may take for the name of something optional."""
-
-IPC_PATH_MAX = 107
-"""Bytes of the path of a socket file: ``sun_path`` of unix(7), but for the NUL at its end."""
 
 _T = TypeVar("_T")
 
@@ -111,10 +108,10 @@ def _fault(endpoint: Endpoint) -> str | None:
     """Why an endpoint of this host can never be bound; None if it can."""
     if isinstance(endpoint.address, str):
         size = len(os.fsencode(endpoint.address))
-        if size > IPC_PATH_MAX:
+        if size > unix.PATH_MAX:
             return (
                 f"{endpoint.key}: {endpoint.uri}: a path of {size} bytes is too long for a socket;"
-                f" choose one of {IPC_PATH_MAX} at most"
+                f" choose one of {unix.PATH_MAX} at most"
             )
     elif endpoint.family == socket.AF_INET6:
         mapped = ipaddress.IPv6Address(endpoint.address[0].partition("%")[0]).ipv4_mapped

@@ -1,7 +1,7 @@
 """The relay that runs, as the process that is to take over from it sees it.
 
-What the words are is in :mod:`fedmsg_relay.handover`.  Until ``now`` nothing has changed for the
-one that runs, so that all that can fail is done before.
+The words are those of :mod:`fedmsg_relay.handover`.  Until ``now`` nothing has changed for the
+running relay, so that whatever can fail is done before.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from fedmsg_relay.proxy import Traffic
 log = logging.getLogger("fedmsg.relay")
 
 ANSWER_S = 2.0
-"""How long a relay may take to answer: one that is well does so at once."""
+"""How long a running relay may take for its next word: one that is not hung answers at once."""
 
 YOURS_S = 5.0
-"""How long it may take to let go of what listens."""
+"""How long a running relay may take to stop accepting."""
 
 DYING_S, DYING_POLL_S = 2.0, 0.01
-"""How long a process may take to end, once its connections are closed, and how often to look."""
+"""How long a process may take to end when its connections are closed, and how often to look."""
 
 AGAIN_S = 0.1
 """How soon to ask again, when told to wait."""
 
 MARGIN_S = 10.0
-"""What a relay may take beyond the time that it says: to get a processor."""
+"""How much longer than it says a running relay may have us wait: it may have to wait itself, for a
+processor."""
 
 START_S = 60.0
 """How long the holder of a pid file may take until it listens for us, or has ended."""
 
 LOCK_POLL_S = 0.001
-"""How often to try the lock of a relay that was signalled: the gap in which nobody listens is about
-this long."""
+"""How often to try the lock of a pid file at which nobody listens for us: when its holder, an older
+relay, has ended, nobody accepts for about this long."""
 
 
 class Predecessor:
@@ -56,28 +57,27 @@ class Predecessor:
         self.pid: int = offer.fields["pid"]
         self.listeners = listeners
         self._ends_within_s: float = offer.fields["ends_within_s"]  # from "holding" on
-        self._until = math.inf
-        self.systemd: dict[str, str] = offer.fields["systemd"]
-        """Of its environment, what a service of systemd has."""
+        self._until = math.inf  # monotonic, for it to have drained
+        self._systemd: dict[str, str] = offer.fields["systemd"]  # see systemd.environment()
 
     def fileno(self) -> int:
         return self._channel.fileno()
 
     def hand_on(self, pidfile: PidFile) -> None:
-        """Give this process the lock of the pid file and the place of a service of systemd."""
+        """Go on with its lock of the pid file, and as the main process of its systemd service."""
         pidfile.adopt(self._pidfile_fd)
-        os.environ.update(self.systemd)
-        os.environ.pop("WATCHDOG_PID", None)
-        systemd.give_back(self.listeners)  # what the configuration names no more
+        os.environ.update(self._systemd)
+        os.environ.pop("WATCHDOG_PID", None)  # it names the other process
+        systemd.give_back(self.listeners)  # those that the configuration names no more
 
     def say_now(self) -> None:
-        """Return when only we accept.  Raises :class:`Gone` if that does not come about."""
+        """Return when it has stopped accepting.  Raises :class:`Gone` if it does not."""
         self._channel.send("now")
         if self._channel.receive(YOURS_S) is None:
-            raise Gone("it does not let go")
+            raise Gone(f"it has not stopped accepting within {YOURS_S:g} s")
 
     def say_holding(self) -> None:
-        """Have it drain and close."""
+        """Have it drain and close, as we hold."""
         self._until = time.monotonic() + self._ends_within_s
         with contextlib.suppress(Gone):  # as :meth:`traffic` tells
             self._channel.send("holding")
@@ -87,9 +87,10 @@ class Predecessor:
         return max(0.0, self._until - time.monotonic())
 
     def traffic(self) -> Traffic | None:
-        """What had passed it when it drained; None while it does, and nothing if it has died.
+        """What it has passed on, when it has drained; None until then.
 
-        Raises :class:`RelayError` if it goes on without us, or hangs.
+        If it has died instead, that is not known, and counts as nothing.  Raises
+        :class:`RelayError` if it goes on as the relay, or hangs.
         """
         try:
             drained = self._channel.receive()
@@ -99,7 +100,7 @@ class Predecessor:
                     f"the relay that runs (pid {self.pid}) called the hand-over off, and goes on"
                 ) from gone
             log.warning("the relay that ran before (pid %d) died while it drained", self.pid)
-            return Traffic(0, 0, 0, 0)
+            return Traffic()
         if drained is not None:
             return Traffic(*drained.fields["traffic"])
         if self.due_s() == 0:
@@ -110,19 +111,20 @@ class Predecessor:
         return None
 
     def say_running(self) -> None:
-        """Let it go, as the pid file has our pid."""
+        """Let it end, as the pid file has our pid, and hang up."""
         with contextlib.suppress(Gone):
             self._channel.send("running")
+        self._channel.close()
 
     def _has_died(self) -> bool:
-        """Whether that is why it has gone; if not, it goes on without us."""
+        """Whether it has hung up because its process has ended; else it goes on as the relay."""
         until = time.monotonic() + DYING_S
         while not (is_dead := state_of(self.pid) in ("", "Z", "X")) and time.monotonic() < until:
             time.sleep(DYING_POLL_S)
         return is_dead
 
     def close(self) -> None:
-        """Leave it to itself, with all that it has handed over: it goes on."""
+        """Hang up, and close all that it has handed over: it goes on as the relay."""
         self._channel.close()
         for listener in self.listeners.values():
             listener.close()
@@ -133,14 +135,14 @@ class Predecessor:
 def take_over(
     pidfile: PidFile, name: str, passing: Collection[str], patience_s: float
 ) -> Predecessor | None:
-    """Have the relay of a pid file agree to hand over; None if there is none, and the lock is ours.
+    """Have the relay of a pid file agree to hand over; None if none runs, and the lock is ours.
 
-    ``name`` is what a relay calls itself in the process list, ``passing`` are the names that it has
-    before and after that.  An older relay, which cannot hand over, is asked by SIGTERM to stop, and
-    may take ``patience_s`` for that.
+    ``name`` is what a relay calls itself in the process list, ``passing`` are the names that its
+    process has before and after that.  A relay of an older version, which cannot hand over, is
+    asked by SIGTERM to stop, and may take ``patience_s`` for that.
 
-    Raises :class:`RelayError` if the holder does not answer, refuses, is something else, or may not
-    be asked.
+    Raises :class:`RelayError` if the holder of the lock does not answer, refuses, is not a relay,
+    or may not be asked.
     """
     signalled = False
     until = time.monotonic() + START_S
@@ -152,10 +154,10 @@ def take_over(
                 return answer
             if answer.fields["for_s"] > 0:
                 until = time.monotonic() + answer.fields["for_s"] + MARGIN_S
-        except Gone:  # it ends just now, or had no time for us
+        except Gone:  # it is ending, or hung up on us
             pass
         except (FileNotFoundError, ConnectionRefusedError):
-            if not signalled and _is_older(pidfile, name, passing):
+            if not signalled and _stop_older(pidfile, name, passing):
                 signalled = True
                 until = time.monotonic() + patience_s
             pause_s = LOCK_POLL_S
@@ -168,16 +170,17 @@ def take_over(
         if time.monotonic() > until:
             raise RelayError(
                 f"the running relay (pid {pidfile.holder()}) has not let go of {pidfile.path} in"
-                " time; it was not killed: see its log"
+                " time; it was not killed: see its log, or end it and start again"
             )
         time.sleep(pause_s)
     return None
 
 
 def _ask(pidfile: PidFile) -> Predecessor | Message:
-    """Say hello; what is offered, or the word to wait.
+    """Say ``hello`` to the holder; returns what it offers, or its ``wait``.
 
-    Raises OSError where nobody listens or answers, and :class:`Gone` if it hangs up.
+    Raises OSError if nobody listens or answers there, :class:`Gone` if it hangs up, and
+    :class:`RelayError` if it refuses.
     """
     channel = handover.connect(pidfile.path, ANSWER_S)
     listeners: Given = {}
@@ -203,11 +206,11 @@ def _ask(pidfile: PidFile) -> Predecessor | Message:
         raise
 
 
-def _is_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
-    """Whether the holder is a relay that cannot hand over, and has been asked to stop.
+def _stop_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
+    """Ask the holder to stop if it is a relay that cannot hand over; returns whether it is.
 
-    It is none if it is just starting or ending.  Raises :class:`RelayError` if it must not be
-    asked.
+    A process that is just starting or ending is not.  Raises :class:`RelayError` if it is not a
+    relay, or may not be asked.
     """
     pid = pidfile.holder()
     called = None if pid is None else name_of(pid)

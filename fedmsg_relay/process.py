@@ -23,6 +23,7 @@ from fedmsg_relay.naming import COMMAND, FLUSHING, NAME
 from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.plan import Plan, bindable
 from fedmsg_relay.predecessor import Predecessor, take_over
+from fedmsg_relay.running import ends_within_s
 from fedmsg_relay.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
@@ -35,10 +36,6 @@ RESOLVER_PATIENCE_S = 30.0
 
 TRIES = 3
 """How often to ask a relay that hands over and then does not: it may have been too busy."""
-
-MARGIN_S = 2.0
-"""What a relay may take to make way beyond twice its drain time (that of a hold, and its own): to
-close what it listens at, and to get a processor."""
 
 
 def service_user() -> pwd.struct_passwd | None:
@@ -98,8 +95,8 @@ def _bind(
 
     Of that relay, and of systemd, the sockets are taken that listen already.
     """
-    # The times of an older relay are not known; that they are ours is likely.
-    patience_s = 2 * settings.drain_s + settings.linger_ms / 1000 + MARGIN_S
+    # Its settings are not known if it is of an older version; that they are ours is likely.
+    patience_s = ends_within_s(settings)
     reason = ""
     for _ in range(TRIES):
         predecessor = None

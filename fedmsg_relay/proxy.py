@@ -22,17 +22,17 @@ COUNTERS = 8
 class Traffic(NamedTuple):
     """What came in from publishers, and what was sent on, once for all consumers."""
 
-    frames_in: int
-    bytes_in: int
-    frames_out: int
-    bytes_out: int
+    frames_in: int = 0
+    bytes_in: int = 0
+    frames_out: int = 0
+    bytes_out: int = 0
 
 
 class Proxy:
     """Forwards until told to ``TERMINATE``, without any Python for a message."""
 
     def __init__(self) -> None:
-        self.traffic = Traffic(0, 0, 0, 0)
+        self.traffic = Traffic()
         """As it last said."""
         # In a context of its own the control can be read when the proxy's sockets are gone.
         context = zmq.Context(0)

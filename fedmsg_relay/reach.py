@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Union
 
-from fedmsg_relay import endpoints, zmtp
+from fedmsg_relay import endpoints, names
 from fedmsg_relay.allowlist import Network
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import WILDCARDS, Endpoint
@@ -166,7 +166,7 @@ def why_silent(uris: Sequence[str], waited_s: float) -> str:
 def _why(uri: str, waited_s: float, timeout_s: float) -> str:
     silent = f"no answer within {waited_s:.2g} s"
     try:
-        zmtp.connect(uri, timeout_s).close()
+        _connect(uri, timeout_s)
     except BlockingIOError:  # the queue of one that is stopped may be full
         pass
     except PermissionError as error:
@@ -177,3 +177,12 @@ def _why(uri: str, waited_s: float, timeout_s: float) -> str:
         f"{silent}, though somebody listens: it is stopped or hung, has no room for"
         " more, is not the relay, or lets nobody in from here"
     )
+
+
+def _connect(uri: str, timeout_s: float) -> None:
+    """Connect to a numeric address, and hang up.  Raises OSError."""
+    ((family, address), *_) = names.known(uri) or []
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # At ipc connect(2) waits for room in the queue, which one that is stopped may not have.
+        probe.settimeout(0 if family == socket.AF_UNIX else timeout_s)
+        probe.connect(address)

@@ -88,7 +88,7 @@ class Relay:
         self._settings = settings
         self._bindings = bindings
         self._changed = changed
-        self._before = Traffic(0, 0, 0, 0)  # of those that it follows
+        self._before = Traffic()  # of those that it follows
         self._hold_until = math.inf if follows else time.monotonic() + settings.hold_s
         self._sockets = Sockets(settings)
         self._proxy = self._sockets.proxy

@@ -1,4 +1,4 @@
-"""A relay on a thread of its own, with what watches it and what tells of it."""
+"""A relay on a thread of its own, with its socket monitors and its outlets."""
 
 from __future__ import annotations
 
@@ -25,10 +25,18 @@ from fedmsg_relay.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
 
-
 GIVE_UP_S = 2.0
 """How much longer than ``relay_drain``, twice, and ``zmq_linger`` a stop may take: threads may have
 to wait for a processor."""
+
+
+def ends_within_s(settings: Settings) -> float:
+    """Seconds from the word to stop until a relay with these settings has ended, at most.
+
+    ``relay_drain`` counts twice: a hold ends within that time of the word, and then there is a
+    drain.
+    """
+    return 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,10 @@ class Entered:
 class RunningRelay:
     """A relay that accepts at ``bindings``, and has begun to hold.
 
-    It posts :class:`Entered` to ``wakeup``, for :meth:`enter`; what happens at its sockets wakes
-    ``poller``.  One that ``follows`` another holds until it is told by ``relay.follow``.  Raises
-    :class:`RelayError`.
+    Its thread posts :class:`Entered` to ``wakeup``, for :meth:`enter`; what happens at its sockets
+    wakes ``poller``.  With ``follows`` the relay holds until ``relay.follow`` is called.
+
+    Raises :class:`RelayError` if the relay cannot be made.
     """
 
     def __init__(
@@ -67,16 +76,15 @@ class RunningRelay:
             raise short(error) from error
         self.relay = relay
         self.phase = Phase.OPEN
-        """As far as the main thread has heard."""
+        """The last one that was posted and taken by :meth:`enter`."""
         self.entered_at = time.monotonic()
-        """When it has."""
+        """When :meth:`enter` took it (monotonic)."""
         self._settings = settings
         self._poller = poller
         self._closed_at = math.inf
         self._give_up_at = math.inf
-        # A hold ends within relay_drain of a stop, and then there is a drain.
-        self.ends_within_s = 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
-        """From :meth:`part` on."""
+        self.ends_within_s = ends_within_s(settings)
+        """From :meth:`stop` on."""
         self.monitor.watch(poller)
         self._outlets = Outlets(bindings, wakeup, poller, self.report)
         log.info(
@@ -88,7 +96,7 @@ class RunningRelay:
         )
 
     def report(self) -> Report:
-        """How it is now; only the main thread asks."""
+        """The relay's status now; only for the main thread."""
         return report(self.relay, self.monitor)
 
     def due_s(self) -> float:
@@ -96,7 +104,7 @@ class RunningRelay:
         return min(self.monitor.due_s(), self._outlets.due_s())
 
     def attend(self) -> None:
-        """Take in what has happened at the sockets, and tell what is due."""
+        """Read the socket monitors, and publish the reports that are due."""
         self.monitor.attend()
         self._outlets.attend()
 
@@ -129,21 +137,21 @@ class RunningRelay:
         self._outlets.follow(before)
 
     def be_silent(self) -> None:
-        """Tell nobody any more, as another one does."""
+        """Close the outlets: another relay has them now, or nobody."""
         self._outlets.close()
 
-    def part(self) -> None:
-        """Have it drain and close; asked again, wait for nobody."""
+    def stop(self) -> None:
+        """Have the relay drain and close; called again, have it wait for nobody."""
         self._give_up_at = min(self._give_up_at, time.monotonic() + self.ends_within_s)
         self.monitor.unwatch()
         self.relay.stop()
 
     def left_s(self) -> float:
-        """Seconds until a relay that was asked to stop is given up."""
+        """Seconds until a relay that was asked to stop must have ended; infinite before that."""
         return max(0.0, self._give_up_at - time.monotonic())
 
     def check_that_it_stops(self) -> None:
-        """Raise :class:`Died` if it has not, in time."""
+        """Raise :class:`Died` if the relay was asked to stop and has not ended in time."""
         if self.left_s() == 0 and self.phase is not Phase.CLOSED:
             raise Died(
                 f"the relay was {self.phase.value} and has not stopped within"
@@ -152,7 +160,7 @@ class RunningRelay:
             )
 
     def say_end(self) -> None:
-        """Say in the log what has passed, and what is lost."""
+        """Log the totals, and whether messages may be lost."""
         if self.relay.loss is not None:
             log.warning("something that publishers had sent may be lost: %s", self.relay.loss)
         waited_ms = (time.monotonic() - self._closed_at) * 1000
@@ -164,7 +172,7 @@ class RunningRelay:
         log.info("stopped; %s", self.report().forwarded)
 
     def end(self) -> None:
-        """Raise :class:`Died` if it has ended of itself."""
+        """Log the end.  Raises :class:`Died` if nobody had asked the relay to stop."""
         self.say_end()
         if self.relay.error is not None:
             raise Died(
@@ -172,7 +180,7 @@ class RunningRelay:
             ) from self.relay.error
 
     def watchdog(self) -> None:
-        """Give systemd a sign of life, if there is one."""
+        """Send systemd a sign of life if the relay's thread gives one."""
         if self.relay.is_alive():
             systemd.notify("WATCHDOG=1", patience_s=0)
 

@@ -1,7 +1,7 @@
 """The process that takes over from this relay, as the relay sees it.
 
-Many may ask; one at a time is offered what it needs, and the others are told to wait.  What the
-words are is in :mod:`fedmsg_relay.handover`; what to do about them is for the main loop.
+Many may ask; one at a time is chosen and offered what it needs, and the others are told to wait.
+The words are those of :mod:`fedmsg_relay.handover`; :mod:`fedmsg_relay.mainloop` acts on them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from fedmsg_relay.handover import Channel, Door, Gone, Message
 from fedmsg_relay.pidfile import PidFile
 
 HELLO_S = 2.0
-"""How long one who has connected may take to say what it wants."""
+"""How long a process that has connected may take to say ``hello``."""
 
 BIND_S = 10.0
-"""How long the one that was chosen may take for its next word, while this relay accepts nobody, or
-keeps others waiting: it has to bind what is new, and to begin to hold."""
+"""How long the chosen process may take for its next word, while this relay accepts nobody or keeps
+others waiting: it has to bind what is new, and to begin to hold."""
 
 GONE = Message("gone", {})
-"""Instead of a word: the one that was chosen has ended, or has taken too long."""
+"""Instead of a word: the chosen process has ended, or has taken too long."""
 
 
 class Successor:
-    """Whoever wants to take over, at a door that was opened; one of them may be chosen."""
+    """Whoever connects to ``door`` to take over; one of these processes may be chosen.
+
+    Offers it ``bindings`` and the lock of ``pidfile``.
+    """
 
     def __init__(
         self, door: Door, pidfile: PidFile, bindings: Bindings, poller: zmq.Poller
@@ -41,14 +44,14 @@ class Successor:
         self._pidfile = pidfile
         self._bindings = bindings
         self._poller = poller
-        self._asking: dict[Channel, float] = {}  # who has not said hello, and until when it may
+        self._asking: dict[Channel, float] = {}  # until when each may say hello (monotonic)
         self._chosen: Channel | None = None
         self._until = math.inf  # monotonic, for its next word
         poller.register(door, zmq.POLLIN)
 
     @property
     def pid(self) -> int | None:
-        """Of the chosen one; None if there is none."""
+        """The pid of the chosen process; None if there is none."""
         return self._chosen.pid if self._chosen else None
 
     def due_s(self) -> float:
@@ -56,7 +59,7 @@ class Successor:
         return max(0.0, min(self._until, *self._asking.values(), math.inf) - time.monotonic())
 
     def attend(self) -> Iterator[tuple[Channel, Message]]:
-        """Who has said what; of the chosen one :data:`GONE`, when it is."""
+        """Accept who connects; every word that has come, and :data:`GONE` of the chosen process."""
         while (channel := self._door.accept()) is not None:
             self._asking[channel] = time.monotonic() + HELLO_S
             self._poller.register(channel, zmq.POLLIN)
@@ -79,17 +82,17 @@ class Successor:
                 self.dismiss()
 
     def put_off(self, channel: Channel, for_s: float) -> None:
-        """Have somebody ask again, for ``for_s`` seconds at most."""
+        """Tell a process to ask again, for ``for_s`` seconds at most, and hang up."""
         _last_word(channel, "wait", for_s=for_s)
 
     def refuse(self, channel: Channel, why: str) -> None:
-        """Tell somebody that it cannot take over, and why."""
+        """Tell a process that it cannot take over and ``why``, and hang up."""
         _last_word(channel, "refuse", why=why)
 
     def offer(self, channel: Channel, ends_within_s: float) -> None:
-        """Choose somebody, and hand it what listens, and what else it needs to know.
+        """Choose a process, and send it the listening sockets, the pid file and the door.
 
-        ``ends_within_s`` is how long draining and closing may take.
+        ``ends_within_s`` is how long this relay may take to drain and close.
         """
         self._chosen = channel
         self._until = time.monotonic() + BIND_S
@@ -110,7 +113,7 @@ class Successor:
         )
 
     def say(self, word: str, fds: Sequence[int] = (), **fields: Any) -> None:
-        """Say a word to the chosen one; that it has gone :meth:`attend` tells."""
+        """Say a word to the chosen process; whether it is still there, :meth:`attend` tells."""
         if self._chosen is not None:
             try:
                 self._chosen.send(word, fds, **fields)
@@ -118,23 +121,24 @@ class Successor:
                 self._until = time.monotonic()
 
     def hurry(self) -> None:
-        """Give the chosen one :data:`BIND_S` for its next word."""
+        """Give the chosen process :data:`BIND_S` for its next word."""
         self._until = time.monotonic() + BIND_S
 
     def dismiss(self) -> None:
-        """Have nothing to do with the chosen one any more."""
+        """Hang up on the chosen process, if there is one: it is not chosen any more."""
         if self._chosen is not None:
             self._poller.unregister(self._chosen)
             self._chosen.close()
         self._chosen = None
         self._until = math.inf
 
-    def leave(self) -> None:
-        """Have nothing to do with the pid file any more, as it is the chosen one's."""
-        self._pidfile.leave()
-
     def close(self) -> None:
-        """Listen no more."""
+        """Hang up on everybody, and listen no more."""
+        self.dismiss()
+        for channel in self._asking:
+            self._poller.unregister(channel)
+            channel.close()
+        self._asking.clear()
         self._poller.unregister(self._door)
         self._door.close()
 

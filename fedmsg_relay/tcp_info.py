@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-LAYOUT = struct.Struct("=2x B B 4x I 12x I 40x I 28x I 16x Q Q 8x I 52x Q Q 8x I")
+LAYOUT = struct.Struct("=2x B B 4x I 12x I 24x I 12x I 28x I 16x Q Q 8x I 52x Q Q 8x I")
 """The fields of :class:`TcpInfo` within ``struct tcp_info``, in order."""
 
 
@@ -21,6 +21,8 @@ class TcpInfo(NamedTuple):
     """Microseconds until a segment that is not acknowledged is sent again."""
     unacked: int
     """Segments in flight."""
+    last_data_recv: int
+    """Milliseconds since the last segment with data came; without meaning if none has."""
     rtt: int
     """Smoothed round-trip time, in microseconds."""
     total_retrans: int

@@ -22,12 +22,17 @@ NULL = b"NULL".ljust(20, b"\0")
 """The mechanism without security."""
 
 MAJOR, MINOR = 3, 1
+"""The version of ZMTP that this package speaks: the first with PING and PONG."""
+
+GREETING = SIGNATURE + bytes([MAJOR, MINOR]) + NULL + bytes(32)
+
+PONG = b"\x04PONG"
+"""How the body of the command begins that answers a PING; the context of the PING follows."""
+
 DRAINS = b"\0fedmsg-relay drains"
 """To what the SUB of a relay that stops subscribes.  Nobody publishes it, and to a stock publisher
 it is a subscription like any other.  A publisher that knows it sends nothing more, waits for the
 PONGs to what it has sent, and comes back: only a relay can say this, and no forwarder."""
-
-GREETING = SIGNATURE + bytes([MAJOR, MINOR]) + NULL + bytes(32)
 
 
 def frame(body: bytes, flags: int = 0) -> bytes:
@@ -52,7 +57,7 @@ def ready(kind: bytes) -> bytes:
     return command(b"READY", b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind)
 
 
-def ping(context: bytes) -> bytes:
+def ping(context: bytes = b"") -> bytes:
     """A PING, to be answered by a PONG of the same ``context``, of 16 bytes at most."""
     return command(b"PING", bytes(2) + context)  # without a time to live
 

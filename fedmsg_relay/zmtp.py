@@ -10,10 +10,12 @@ A :class:`Connection` never waits: whoever has several of them waits for all at 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable
 
 from fedmsg_relay import wire
@@ -38,21 +40,14 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 5, 3
 """So a script that has been idle finds a connection whose other end is gone closed, in most cases;
 and a firewall does not forget it."""
 
+WAIT_MAX_S = 3600.0
+"""For one call of poll(2), which does not know infinity."""
 
-def connect(uri: str, timeout_s: float) -> socket.socket:
-    """A plain connection to a ``tcp://`` or ``ipc://`` address; raises OSError if there is none."""
-    if uri.startswith("ipc://"):
-        made = socket.socket(socket.AF_UNIX)
-        try:
-            made.setblocking(False)  # the queue of one that is stopped may be full
-            made.connect(uri[len("ipc://") :])
-        except BaseException:
-            made.close()
-            raise
-        return made
-    host, _, port = uri[len("tcp://") :].rpartition(":")
-    host = "localhost" if host == "*" else host.strip("[]")
-    return socket.create_connection((host, int(port)), max(timeout_s, 0.001))
+
+def wait(poller: select.poll, until: float) -> None:
+    """Wait for a registered :class:`Connection`, at most until ``until`` (monotonic)."""
+    left_s = max(until - time.monotonic(), 0)
+    poller.poll(math.ceil(min(left_s, WAIT_MAX_S) * 1000))
 
 
 class Ended(ConnectionError):
