@@ -84,54 +84,53 @@ def main() -> int:
     for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
         signal.signal(number, signal.SIG_IGN)
     streams.fill()
+    asked = None  # not known yet
     try:
-        try:
-            # As argparse lets it be abbreviated, where another option begins with "--c".
-            if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
-                return _check()
-            asked = words.early(OPTIONS)
-            files = _sources(asked)
-            try:
-                site = _load(files)
-            except RelayError as error:
-                _say(error.status, str(error))
-                words.note(str(error), asked, LOGFILE)
-                return error.status
-            except SystemExit as exits:
-                if exits.code == WrongUsage.status:  # argparse has said what is wrong
-                    words.note(f"wrong usage: {' '.join(sys.argv)}", asked, LOGFILE)
-                raise
-            if site["test"]:
-                return _test(site, files)
-            if site["status"]:
-                return _status(site)
-        except BrokenPipeError:  # of --print-config and the like: the reader had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return 1
-        path = site["logfile"] or (LOGFILE if site["daemon"] else None)
-        pidfile_path = _pidfile(site)
-        try:
-            words.leave_to_the_service((path, pidfile_path), (LOGFILE, PIDFILE))
-        except WrongUsage as error:
-            words.note(str(error), asked, LOGFILE)
-            raise
-        log_file = LogFile(path) if path else None
-        if site["daemon"] and log_file:
-            outcome = detach.detach(log_file)
-            if isinstance(outcome, detach.Outcome):
-                return _say(outcome.status, outcome.message)
-            tell = outcome
-        else:
-            tell = _foreground(log_file)
-        status = _serve(site, log_file, pidfile_path, tell)
-        # Taking Python apart first would take a tenth of a second, and be a gap in the service.
-        os._exit(status)
+        # As argparse lets it be abbreviated, where another option begins with "--c".
+        if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
+            return _check()
+        asked = words.early(OPTIONS)
+        return _run(asked)
     except RelayError as error:
-        return _say(error.status, str(error))
+        _say(error.status, str(error))
+        words.note(str(error), asked, LOGFILE)
+        return error.status
+    except SystemExit as exits:
+        if exits.code == WrongUsage.status:  # argparse has said what is wrong
+            words.note(f"wrong usage: {' '.join(sys.argv)}", asked, LOGFILE)
+        raise
     except Exception as error:  # noqa: BLE001 (as in _serve)
         return _say(1, str(short(error)))
     except KeyboardInterrupt:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
+
+
+def _run(asked: argparse.Namespace | None) -> int:
+    """Test the configuration, ask for the status, or be the relay; returns the exit status."""
+    files = _sources(asked)
+    try:
+        site = _load(files)
+        if site["test"]:
+            return _test(site, files)
+        if site["status"]:
+            return _status(site)
+    except BrokenPipeError:  # of --print-config and the like: the reader had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    log_path = site["logfile"] or (LOGFILE if site["daemon"] else None)
+    pidfile_path = _pidfile(site)
+    words.leave_to_the_service((log_path, pidfile_path), (LOGFILE, PIDFILE))
+    log_file = LogFile(log_path) if log_path else None
+    if site["daemon"] and log_file:
+        outcome = detach.detach(log_file)
+        if isinstance(outcome, detach.Outcome):
+            return _say(outcome.status, outcome.message)
+        tell = outcome
+    else:
+        tell = detach.stay(log_file)
+    status = _serve(site, log_file, pidfile_path, tell)
+    # Taking Python apart first would take a tenth of a second, and be a gap in the service.
+    os._exit(status)
 
 
 def _sources(asked: argparse.Namespace | None) -> Sources:
@@ -269,16 +268,3 @@ def _configure_log(site: Mapping[str, Any]) -> str:
         log.error("%s", wrong)
         return wrong
     return ""
-
-
-def _foreground(log_file: LogFile | None) -> detach.Tell:
-    """Turn our output to the log, if there is one; what is told still goes where it went."""
-    console = os.dup(2)
-    if log_file is not None:
-        log_file.redirect()
-
-    def tell(status: int, message: str) -> None:
-        if status:
-            os.write(console, f"{naming.NAME}: {message}\n".encode())
-
-    return tell

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedmsg_relay import systemd
+from fedmsg_relay.naming import NAME
 
 if TYPE_CHECKING:
     from fedmsg_relay.logfile import LogFile
@@ -80,6 +81,22 @@ def detach(log: LogFile) -> Outcome | Tell:
                 os.write(writer, f"{status} {message}".encode())
             os.close(writer)
             writer = -1
+
+    return tell
+
+
+def stay(log: LogFile | None) -> Tell:
+    """Stay in the foreground, with our output turned to ``log`` if there is one.
+
+    Returns the function to tell the terminal with, which says failures alone.
+    """
+    console = os.dup(2)
+    if log is not None:
+        log.redirect()
+
+    def tell(status: int, message: str) -> None:
+        if status:
+            os.write(console, f"{NAME}: {message}\n".encode())
 
     return tell
 

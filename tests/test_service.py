@@ -260,7 +260,7 @@ class TestOthers:
             assert "type `service fedmsg-relay start`" in done.stderr
         assert machine.run(f"ls {PIDFILE} {LOG}").stdout == ""
         machine.check("service fedmsg-relay start")
-        machine.run("fedmsg-relay --daemon")
+        assert "type `service fedmsg-relay start`" in machine.run("fedmsg-relay --daemon").stderr
         assert "ERROR] /var/log/fedmsg/fedmsg-relay.log is the service's" in machine.check(
             f"cat {LOG}"
         )
