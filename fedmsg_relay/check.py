@@ -42,7 +42,7 @@ class Failed(Exception):
 def check(
     settings: Settings, config: Mapping[str, Any], timeout_s: float, roundtrip: bool
 ) -> tuple[int, str]:
-    """The exit status, and the line that says how the relay is, after ``timeout_s`` at most.
+    """The exit status, and the line about the relay's status, after ``timeout_s`` at most.
 
     To find out why there was no answer takes :data:`reach.EXPLAIN_S` more.  With ``roundtrip`` a
     message is sent, and waited for; ``config`` has the prefix of its topic.
@@ -72,9 +72,8 @@ def _ask(checking: _Check, asked: Asked, settings: Settings) -> str:
         groups = [each for each in groups if asked.are_bound(each, relay.outbound)]
         if not groups or not asked.are_bound(asked.inbound, relay.inbound):
             raise Failed(
-                f"relay_inbound {uri}: it forwards {_both(*relay)}, and not"
-                f" {_both(settings.inbound, settings.outbound)}; reload it if the configuration"
-                " was changed"
+                f"relay_inbound {uri}: the relay forwards {_both(*relay)}, but the config says"
+                f" {_both(settings.inbound, settings.outbound)}; reload it to apply the change"
             )
     checking.outbound(asked.outbound_uris(groups[0]))
     return _both(*([endpoint.uri for endpoint in side] for side in (asked.inbound, groups[0])))

@@ -1,9 +1,8 @@
-"""Descriptors are finite: peers get all but the last few, and then have to wait outside.
+"""Descriptors are finite: peers get all but the last few, and then wait in the kernel's queue.
 
-libzmq has no answer to there being none left.  At a ``tcp://`` address it goes on trying to accept,
-with all that a processor has; at an ``ipc://`` one it aborts.  So before it comes to that, its
-listening sockets are taken out of what its I/O threads wait for, and put back when there are
-descriptors again.  Who connects meanwhile waits in the kernel's queue of such a socket.
+libzmq does not cope when none are left.  At a ``tcp://`` address it goes on trying to accept, which
+takes all of a processor; at an ``ipc://`` one it aborts.  So before that its listening sockets are
+taken out of what its I/O threads wait for, and put back when there are descriptors again.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ EPOLL_ENTRY = re.compile(r"tfd:\s*(\d+)\s+events:\s*[\da-f]+\s+data:\s*([\da-f]+
 EPOLL_CTL_MOD = 3  # <sys/epoll.h>
 
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""What accept(2) fails with for want of something."""
+"""What accept(2) fails with for want of descriptors or memory."""
 
 RESERVE_MAX = 1000
-"""Descriptors that are for the relay itself, for who listens to how it is, and for the peers that
+"""Descriptors for the relay itself, for the readers of its status, and for the peers that
 libzmq accepts until the main thread has told it to pause: a quarter, as small limits leave little,
 but no more than this, as that takes libzmq longer than any thread waits for a processor."""
 
 PAUSE_S = 1.0
-"""How long nobody is accepted before another look."""
+"""How long to accept nobody before looking for free descriptors again."""
 
 SAY_EVERY_S = 60.0
-"""How often the log may have a line about it."""
+"""How often the log may say that descriptors are short."""
 
-LOOKUP_S = 0.1
-LOOKUP_POLL_S = 0.0005
+LOOKUP_S, LOOKUP_POLL_S = 0.1, 0.0005
+"""How long I/O threads may take to register listening sockets with epoll; how often to look."""
 
 
 def raise_limit() -> None:
@@ -55,7 +54,7 @@ def raise_limit() -> None:
 
 
 def reserve() -> int:
-    """How many are not for the relay's peers."""
+    """How many descriptors are not for the relay's peers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(hard // 4, RESERVE_MAX)
 
@@ -79,18 +78,18 @@ class AcceptGate:
     def __init__(self, listening: Mapping[int, socket.AddressFamily]) -> None:
         """``listening`` are libzmq's descriptors, which stay open until :meth:`leave`."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = hard - reserve()  # who has a higher number comes too late
+        self._limit = hard - reserve()  # descriptors from here up are reserved
         self._libc = ctypes.CDLL(None)
         # leave() is also for the thread of a relay that dies; no change may come after it.
         self._changing = threading.RLock()
         self._tcp: set[int] = set()  # descriptors
         self._ipc: set[int] = set()
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
-        self._look_again_at = math.inf  # monotonic; while they are paused
+        self._look_again_at = math.inf  # monotonic; finite while paused
         self._said_at = -math.inf
         self.is_shut = False
-        """Whether nobody is accepted, as another process does."""
-        self._rests = False
+        """Whether nobody is accepted, as another process does; see :meth:`shut`."""
+        self._rests = False  # see rest()
         for fd, family in listening.items():
             (self._ipc if family == socket.AF_UNIX else self._tcp).add(fd)
         until = time.monotonic() + LOOKUP_S
@@ -105,18 +104,18 @@ class AcceptGate:
             self._pause(f"{self._limit} are in use")
 
     def failed(self, error: int) -> bool:
-        """Whether nobody was accepted for want of something; ``error`` is an errno."""
+        """Whether accept(2) failed for want of descriptors or memory; ``error`` is its errno."""
         if error not in SHORT:
             return False
         self._pause(os.strerror(error))
         return True
 
     def due_s(self) -> float:
-        """Within how many seconds :meth:`attend` wants to be called, whatever happens."""
+        """Seconds until :meth:`attend` must run next."""
         return max(0.0, self._look_again_at - time.monotonic())
 
     def attend(self) -> None:
-        """To be called after every event: accept the next one where they come one at a time."""
+        """Resume, or accept the next where they come one at a time; to be called at every event."""
         if self.is_shut or self._rests:
             return
         self._look_up()
@@ -140,9 +139,9 @@ class AcceptGate:
             self._accept()
 
     def rest(self) -> None:
-        """Attend to nothing any more, as the relay stops; at ``ipc`` nobody is accepted.
+        """Do nothing on :meth:`attend` any more, as the relay stops; accept nobody at ``ipc``.
 
-        One too many there would be the end of a stop that still has to drain.
+        One connection too many there would abort the process, which still has to drain.
         """
         with self._changing:
             self._rests = True
@@ -152,7 +151,7 @@ class AcceptGate:
             self._look_again_at = math.inf
 
     def leave(self) -> None:
-        """Do nothing any more, as libzmq is about to close them."""
+        """Do nothing any more, as libzmq is about to close the listening sockets."""
         with self._changing:
             self._entries = {}
             self._tcp = set()
@@ -160,7 +159,7 @@ class AcceptGate:
             self._look_again_at = math.inf
 
     def _pause(self, reason: str) -> None:
-        """Leave those who connect in the kernel's queue."""
+        """Accept nobody for :data:`PAUSE_S`: who connects waits in the kernel's queue."""
         if not self._entries or self.is_shut or self._rests:
             return
         self._wait_for(0, self._tcp | self._ipc)
@@ -189,14 +188,14 @@ class AcceptGate:
             self._wait_for(select.EPOLLIN, self._tcp)
 
     def _look_up(self) -> bool:
-        """Find the epoll of each while there still are descriptors for that; whether it is done.
+        """Find the epoll of each listening socket, while there are descriptors for that.
 
-        An I/O thread takes a listening socket on some moments after it was bound.
+        Returns whether all are found: an I/O thread registers each some moments after it was bound.
         """
         with self._changing:
             listeners = self._tcp | self._ipc
             if self._entries.keys() != listeners:
-                with contextlib.suppress(OSError):  # there are no descriptors already
+                with contextlib.suppress(OSError):  # no descriptor is left
                     self._entries = {
                         fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in listeners
                     }
@@ -222,7 +221,7 @@ def _epoll_entries() -> Iterator[tuple[int, int, int]]:
 
 
 def _lowest_free() -> int:
-    """The number that the next descriptor will have: every one below it is in use."""
+    """The number of the next descriptor: every lower one is in use."""
     try:
         free = os.open(os.devnull, os.O_RDONLY)
     except OSError:  # there is none

@@ -58,7 +58,7 @@ class MonitoringSocket:
         self._broadcast.close()
 
     def due_s(self) -> float:
-        """Within how many seconds there is to be a report."""
+        """Seconds until the next report."""
         return min(self._every.due_s(), max(0.0, self._due_at - time.monotonic()))
 
     def is_due(self) -> bool:

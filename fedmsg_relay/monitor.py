@@ -1,6 +1,6 @@
 """What goes on at the relay's two sides, as libzmq's socket monitors tell it.
 
-Owns the counters, and the lines of the log about peers.  It is read by the main thread; forwarding
+Owns the counters, and the lines of the log about peers.  Runs on the main thread; forwarding
 neither waits for it nor does anything for it.
 """
 
@@ -23,26 +23,24 @@ from fedmsg_relay.wakeup import Timer
 log = logging.getLogger("fedmsg.relay")
 
 REFUSED_EVERY_S = 60.0
-"""How often a line about refusals may be in the log, for each side."""
+"""How often the log may have a line about refusals, for each side."""
 
-COMINGS = 60
-COMINGS_S = 60.0
-"""How many lines may be in the log about consumers that come and go, and in what time."""
-
+COMINGS, COMINGS_S = 60, 60.0
+"""How many lines the log may have about consumers that come and go, and in what time."""
 
 LOOK_MIN_S = 0.05
-"""How often to look at most whether consumers take what waits for them."""
+"""How often to look at most whether consumers take their unsent bytes."""
 
 NOBODY_EVERY_S = 60.0
 """How often the log may say that memory is short and nobody is left to disconnect."""
 
 LOOK_AGAIN_S = 1.0
-"""How often to look while something waits for a consumer: one that catches up between two looks
-counts as one that is behind."""
+"""How often to look while a consumer has unsent bytes: one that catches up and falls behind between
+two looks counts as behind."""
 
 
 class Monitor:
-    """Reads what happens at the sockets of a relay that is open, until it is stopped."""
+    """Reads the socket monitors of an open relay until it is stopped, and cuts consumers off."""
 
     def __init__(self, relay: Relay, settings: Settings) -> None:
         self.publishers = Side(
@@ -81,16 +79,16 @@ class Monitor:
         self._lines = 0  # about that, in this period
 
     def watch(self, poller: zmq.Poller) -> None:
-        """Have the poll of ``poller`` wake up for what :meth:`attend` takes in."""
+        """Have ``poller`` wake up for the socket monitors, which :meth:`attend` reads."""
         self._poller = poller
         for events in self._sides:
             poller.register(events, zmq.POLLIN)
 
     def unwatch(self) -> None:
-        """To be called before the relay is stopped: what happens queues until the next `watch`.
+        """Read the socket monitors a last time before a stop; they queue until the next `watch`.
 
-        Parting with thousands of publishers takes all of Python's time.  From here on what listens
-        is the relay's own affair.
+        Parting with thousands of publishers takes all of Python's time.  From here on the relay's
+        own thread owns the listening sockets.
         """
         self.gate.rest()
         self.attend()
@@ -105,7 +103,7 @@ class Monitor:
         self._poller = None
 
     def due_s(self) -> float:
-        """Within how many seconds :meth:`attend` wants to be called, whatever happens."""
+        """Seconds until :meth:`attend` must run next."""
         if self._poller is None:
             return math.inf
         look_s = self._look.due_s() if self.consumers.connected else math.inf
@@ -115,7 +113,7 @@ class Monitor:
         return min(look_s, again_s, freed_s, *(each.due_s() for each in timers))
 
     def attend(self) -> None:
-        """Take in what has happened, and do what is due."""
+        """Read the socket monitors, and do what is due."""
         if self._poller is None:
             return
         for events, side in self._sides.items():
@@ -180,7 +178,7 @@ class Monitor:
         self._tell(side, "disconnected: %s, after %.0f s%s", peer.address, connected_s, why)
 
     def _tell(self, side: Side, what: str, *values: object) -> None:
-        """Write to the log who comes and goes: of consumers, as publishers come by the thousand."""
+        """Log who comes and goes, at a bounded rate; publishers, who are many, at debug alone."""
         line = f"{side.who} {what}; %d connected"
         if side is self.publishers:
             log.debug(line, *values, len(side.connected))
@@ -191,7 +189,7 @@ class Monitor:
                 log.info("no more about consumers for up to a minute")
 
     def close(self) -> None:
-        """Let go of the relay's sockets, as their context is terminated."""
+        """Close the socket monitors, as their context is terminated."""
         self.gate.leave()
         self._unregister()
         for events in self._sides:
@@ -209,13 +207,13 @@ class _Refusals:
         self._tell_at = -math.inf  # monotonic
 
     def due_s(self) -> float:
-        """Within how many seconds there is something to tell."""
+        """Seconds until :meth:`tell` has something to say; infinite if nobody was refused."""
         if self._side.refused == self._logged:
             return math.inf
         return max(0.0, self._tell_at - time.monotonic())
 
     def tell(self) -> None:
-        """Write to the log how many there were since the last time, if there were any."""
+        """Log how many were refused since the last time, if there were any."""
         if refused := self._side.refused - self._logged:
             log.warning("%s: refused %d from outside it", self._key, refused)
             self._logged = self._side.refused

@@ -1,4 +1,4 @@
-"""Everything through which a relay says how it is, to whom, and when.
+"""Everything through which a relay publishes its status, to whom, and when.
 
 That is the monitoring socket, Prometheus, systemd's status line and the totals in the log.  Where
 one of the first two cannot listen, or fails later, the relay goes without: it is there to forward
@@ -69,7 +69,7 @@ class Outlets:
                 self._listening.callback(Exporter(listener, self._ask).close)
 
     def due_s(self) -> float:
-        """Within how many seconds :meth:`attend` wants to be called, whatever happens."""
+        """Seconds until :meth:`attend` must run next."""
         listeners_s = self._monitoring.due_s() if self._monitoring else math.inf
         return min(listeners_s, self._status.due_s(), self._totals.due_s())
 

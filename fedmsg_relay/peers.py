@@ -1,4 +1,4 @@
-"""Connections at one side of the relay: since when, from where, and whether the peer takes data.
+"""Peers at one side of the relay: since when they are connected, from where, if they take data.
 
 A consumer that takes nothing is *stalled* if its kernel answers, and *unreachable* if it does not.
 The relay disconnects a stalled one, which notices.  An unreachable one would not notice: its
@@ -20,8 +20,8 @@ from fedmsg_relay import tcp_info, wire
 from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.listening import borrow
 
-GONE = "one that is gone already"
-"""The address of one that was disconnected before it could be asked for."""
+GONE = "unknown (already disconnected)"
+"""The address of a peer that disconnected before the kernel could be asked for it."""
 
 UNANSWERED = 2
 """Probes or retransmissions in a row without an answer: the peer's kernel is unreachable.  On
@@ -105,7 +105,7 @@ class Side:
     who: str
     """``publisher`` or ``consumer``."""
     accepting: Accepting
-    """Where they connect to."""
+    """The endpoints that they connect to."""
     is_filtered: bool
     """Whether there is an allow list."""
     connected: dict[int, Peer] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Side:
     cuts: dict[Cut, int] = field(default_factory=lambda: dict.fromkeys(Cut, 0))
     """How many the relay has disconnected, by reason."""
     are_behind: bool = False
-    """Whether something waited for one of them, when they were last looked at."""
+    """Whether one of them had unsent bytes at the last look."""
 
     def came(self, fd: int) -> Peer:
         """Remember a connection that was accepted just now."""
@@ -133,7 +133,7 @@ class Side:
         return peer
 
     def look(self, published: int | None = None) -> None:
-        """See of each what waits for it, and whether it takes that; see :meth:`Peer.look`."""
+        """Look at every peer's unsent bytes, and whether it takes them; see :meth:`Peer.look`."""
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
                 peer.look(connection, published)

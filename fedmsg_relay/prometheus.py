@@ -70,7 +70,7 @@ class Exporter:
             report = self._ask()
         except TimeoutError:
             start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
-            return [b"the relay does not say how it is\n"]
+            return [b"the relay does not answer\n"]
         registry = CollectorRegistry()
         registry.register(_Metrics(report))
         ProcessCollector(registry=registry)

@@ -1,4 +1,4 @@
-"""The two sockets of a relay: their options, binding, and messages by hand.
+"""The two sockets of a relay: their options, binding, and messages outside the proxy.
 
 Everything here belongs to one thread at a time, first to the one that binds and then to the one
 that forwards; only :attr:`Sockets.proxy` and :attr:`Sockets.events` are for a thread beside it.
@@ -26,7 +26,7 @@ FIRST_THREAD = 1
 itself libzmq gives a connection to the thread that has fewest, whatever passes through it."""
 
 PATIENCE_MS = 20
-"""How long a message sent by hand waits for a consumer that is at its high-water mark."""
+"""How long a message sent outside the proxy waits for a consumer at its high-water mark."""
 
 PACED_S = 5.0
 """How long consumers may set the pace at all; from then on it is as with any PUB."""
@@ -36,8 +36,8 @@ class Sockets:
     """A SUB that is subscribed to everything, and a PUB."""
 
     def __init__(self, settings: Settings) -> None:
-        self._frames_in = self._bytes_in = 0  # received by hand, that is not through the proxy
-        self._frames_out = self._bytes_out = 0  # sent by hand
+        self._frames_in = self._bytes_in = 0  # received outside the proxy
+        self._frames_out = self._bytes_out = 0  # sent outside the proxy
         self._settings = settings
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
         self._sub = self._make(zmq.SUB, settings.inbound_allow)
@@ -107,7 +107,7 @@ class Sockets:
         self._sub.subscribe(wire.DRAINS)
 
     def traffic(self) -> Traffic:
-        """What has passed, by hand and, as far as it has said, through the proxy."""
+        """What has passed outside the proxy and, as far as it has said, through the proxy."""
         proxied = self.proxy.traffic
         return Traffic(
             self._frames_in + proxied.frames_in,
@@ -126,9 +126,9 @@ class Sockets:
         return frames
 
     def send(self, messages: Iterable[list[bytes]], out_of_time: Callable[[], bool]) -> None:
-        """Send by hand, at the pace of the consumers: a burst must not overflow a high-water mark.
+        """Send outside the proxy, at the pace of the consumers: no burst exceeds a high-water mark.
 
-        One that is stuck, or being ``out_of_time``, bounds how far that goes.
+        A consumer that is stuck, or being ``out_of_time``, bounds how far that goes.
         """
         self._pub.getsockopt(zmq.EVENTS)  # takes in the subscriptions that have arrived
         self._pub.setsockopt(zmq.XPUB_NODROP, 1)

@@ -1,4 +1,4 @@
-"""How a relay is, for a terminal: what it says on its monitoring socket to whoever may listen."""
+"""The relay's status for a terminal: the report that it publishes on its monitoring socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
     """
     if not settings.monitoring:
         raise ConfigError(
-            f"{MONITORING}: not set, and so the relay does not say how it is; set it, for example"
+            f"{MONITORING}: not set, so the relay publishes no status; set it, for example"
             " to 'ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket', and reload the relay"
         )
     (address, *_) = settings.monitoring

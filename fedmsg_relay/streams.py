@@ -8,7 +8,7 @@ import sys
 
 
 def fill() -> None:
-    """Have all three: what is written to one that was closed is lost, and to read it fails."""
+    """Reopen missing stdin, stdout and stderr on /dev/null; to read that fails."""
     while (fd := os.open(os.devnull, os.O_WRONLY)) <= 2:
         pass
     os.close(fd)

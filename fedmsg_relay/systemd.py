@@ -15,14 +15,21 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-BARRIER_S = 5.0  # more than enough, if systemd is there at all
-STANDS_FOR_COLON = "|"  # in the name of a socket, where systemd does not allow that one
-PATIENCE_S = 5.0  # likewise
-FIRST_FD = 3  # SD_LISTEN_FDS_START
+BARRIER_S = 5.0
+"""How long to wait for systemd to have read all: more than enough, if it runs at all."""
+
+PATIENCE_S = 5.0
+"""How long to wait for room in systemd's queue, likewise."""
+
+STANDS_FOR_COLON = "|"
+"""In the name of a socket that systemd keeps: it allows no colon there."""
+
+FIRST_FD = 3
+"""``SD_LISTEN_FDS_START`` of <systemd/sd-daemon.h>."""
 
 
 def is_there() -> bool:
-    """Whether it wants to be told."""
+    """Whether this process is a service of systemd that reports to it."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
@@ -37,7 +44,7 @@ def environment() -> dict[str, str]:
 
 
 def control_group() -> str:
-    """The control groups of this process; those of another process of the service are the same."""
+    """The control groups of this process: the same for all processes of a service."""
     try:
         return Path("/proc/self/cgroup").read_text()
     except OSError:
@@ -109,7 +116,7 @@ def kept() -> dict[str, socket.socket]:
 
 
 def watchdog_s() -> float:
-    """Within how many seconds systemd wants a sign of life; infinite if it does not."""
+    """Seconds within which systemd wants a sign of life; infinite if it wants none."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return math.inf
     usec = os.environ.get("WATCHDOG_USEC")

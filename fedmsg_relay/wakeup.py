@@ -77,7 +77,7 @@ class Timer:
         self._next = periods * self._period_s if math.isfinite(self._period_s) else math.inf
 
     def due_s(self) -> float:
-        """Within how many seconds it is due."""
+        """Seconds until it is due."""
         return max(0.0, self._next - time.monotonic())
 
     def is_due(self) -> bool:

@@ -103,7 +103,7 @@ def test_every_inbound_address_is_asked(site: Site) -> None:
     third = f"tcp://127.0.0.1:{free_port()}"
     site.write(relay_inbound=[*both, third])
     both_are_bound = f"{', '.join(both)} -> {site.outbound}"
-    is_critical(site, f"relay_inbound {both[0]}: it forwards {both_are_bound}, and not")
+    is_critical(site, f"relay_inbound {both[0]}: the relay forwards {both_are_bound}, but the ")
 
 
 def test_one_outbound_address_is_enough(site: Site) -> None:
@@ -132,7 +132,7 @@ def test_a_relay_that_is_stopped(site: Site) -> None:
 def test_a_relay_that_holds(site: Site) -> None:
     site.write(relay_hold=600)
     site.relay(until="holding")
-    is_critical(site, f"relay_inbound {site.inbound}: it does not forward, but holds")
+    is_critical(site, f"relay_inbound {site.inbound}: the relay holds what comes in")
 
 
 def test_a_hold_that_ends_in_time_is_waited_for(site: Site) -> None:
@@ -153,8 +153,8 @@ def test_a_relay_with_another_outbound(site: Site) -> None:
     away = f"tcp://127.0.0.1:{free_port()}"
     site.write(endpoints={"relay_outbound": away})
     says = (
-        f"relay_inbound {site.inbound}: it forwards {site.inbound} -> {site.outbound}, and not"
-        f" {site.inbound} -> {away}; reload it"
+        f"relay_inbound {site.inbound}: the relay forwards {site.inbound} -> {site.outbound},"
+        f" but the config says {site.inbound} -> {away}; reload it to apply the change"
     )
     is_critical(site, says)
     with zmq.Context() as context, context.socket(zmq.PUB) as another:
@@ -182,7 +182,7 @@ def test_two_relays_that_are_one_in_the_config(site: Site, tmp_path: Path) -> No
         both = [site.inbound, other.inbound]
         outbounds = [site.outbound, other.outbound]
         site.write(relay_inbound=both, endpoints={"relay_outbound": outbounds})
-        is_critical(site, f"relay_inbound {site.inbound}: it forwards {site.inbound} -> ")
+        is_critical(site, f"relay_inbound {site.inbound}: the relay forwards {site.inbound} -> ")
 
 
 @pytest.mark.parametrize("address", ["tcp://*", "tcp://0.0.0.0"])
@@ -205,7 +205,9 @@ def test_what_is_bound_is_less_than_a_wildcard(site: Site) -> None:
     site.relay()
     port = site.inbound.rpartition(":")[2]
     site.write(relay_inbound=f"tcp://*:{port}")
-    is_critical(site, f"relay_inbound tcp://127.0.0.1:{port}: it forwards {site.inbound} -> ")
+    is_critical(
+        site, f"relay_inbound tcp://127.0.0.1:{port}: the relay forwards {site.inbound} -> "
+    )
 
 
 def test_a_wildcard_of_ipv4_is_none_of_ipv6(site: Site) -> None:
@@ -214,7 +216,7 @@ def test_a_wildcard_of_ipv4_is_none_of_ipv6(site: Site) -> None:
     site.relay()
     site.write(endpoints={"relay_outbound": f"tcp://[::1]:{port}"})
     with socket.create_server(("::1", int(port)), family=socket.AF_INET6):
-        is_critical(site, f"relay_inbound {site.inbound}: it forwards {site.inbound} -> ")
+        is_critical(site, f"relay_inbound {site.inbound}: the relay forwards {site.inbound} -> ")
 
 
 def test_a_host_name_stands_for_all_its_addresses(site: Site) -> None:
@@ -328,7 +330,7 @@ with socket.create_server(('{box.THERE_IP}', 4001)) as server:
         for where in ((), self.THERE):
             status, output = check_in(machine, site, 5, *where)
             assert status == CRITICAL
-            assert f"it forwards {self.INBOUND} -> tcp://[::]:4001, and not" in output
+            assert f"the relay forwards {self.INBOUND} -> tcp://[::]:4001, but the " in output
 
     @pytest.mark.parametrize("wildcard", ["*", "0.0.0.0"])
     def test_an_allow_list_without_loopback(
