@@ -117,7 +117,7 @@ def _run(asked: argparse.Namespace | None) -> int:
     except BrokenPipeError:  # of --print-config and the like: the reader had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    log_path = site["logfile"] or (LOGFILE if site["daemon"] else None)
+    log_path = words.log_path(site, LOGFILE)
     pidfile_path = _pidfile(site)
     words.leave_to_the_service((log_path, pidfile_path), (LOGFILE, PIDFILE))
     log_file = LogFile(log_path) if log_path else None

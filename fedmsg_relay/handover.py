@@ -42,7 +42,7 @@ PROTOCOL = 1
 """Of a later version, one that does not speak the same is refused."""
 
 SUFFIX = ".handover"
-"""The socket's path is that of the pid file with this behind it."""
+"""Of the socket: its path is that of the pid file with this appended."""
 
 SIZE_MAX = 2**16
 """Bytes of a message."""
@@ -52,7 +52,7 @@ FDS_MAX = 250
 
 
 class Gone(Exception):
-    """The other process has ended, or hung up, or speaks nonsense."""
+    """The other process has ended, or hung up, or does not speak this protocol."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Channel:
         self._connection = connection
         connection.setblocking(False)
         self.pid, uid, _ = unix.peer(connection)
-        """Of the other process; of one that listens, that which began to."""
+        """The pid of the other process; for who has connected, of the one that called listen(2)."""
         if uid != os.geteuid():
             self.close()
             raise Gone(f"process {self.pid} is another user's")
@@ -89,11 +89,12 @@ class Channel:
             raise Gone(str(error)) from error
 
     def receive(self, timeout_s: float = 0.0) -> Message | None:
-        """The next word; None if there is none in time.  Raises :class:`Gone`."""
+        """The next word; None if none comes within ``timeout_s``.  Raises :class:`Gone`."""
         poller = select.poll()
         poller.register(self._connection, select.POLLIN)
         if not poller.poll(timeout_s * 1000):
             return None
+        fds: list[int] = []
         try:
             said, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
             for fd in fds:
@@ -101,6 +102,8 @@ class Channel:
             fields = json.loads(said)
             return Message(fields.pop("word"), fields, fds)
         except (OSError, ValueError, KeyError, AttributeError) as error:  # an end is no JSON
+            for fd in fds:
+                os.close(fd)
             raise Gone(str(error)) from error
 
     def close(self) -> None:
@@ -117,7 +120,7 @@ class Door:
 
     @classmethod
     def open(cls, pidfile: str) -> Door:
-        """Listen beside a pid file, which is locked by us.  Raises OSError."""
+        """Listen beside the path of a pid file that we have locked.  Raises OSError."""
         path = pidfile + SUFFIX
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -134,14 +137,14 @@ class Door:
 
     @classmethod
     def adopt(cls, fd: int, pidfile: str) -> Door:
-        """Go on with one that another process has passed on."""
+        """Go on listening at ``fd``, which another process has passed on."""
         return cls(socket.socket(fileno=fd), pidfile + SUFFIX)
 
     def fileno(self) -> int:
         return self._listener.fileno()
 
     def accept(self) -> Channel | None:
-        """Somebody of our user who has connected; None if there is nobody."""
+        """A connection that waits, from a process of our user; None if there is none."""
         try:
             connection, _ = self._listener.accept()
             return Channel(connection)

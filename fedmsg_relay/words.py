@@ -1,6 +1,6 @@
-"""What the words on a command line say before anything is done, and what they must not.
+"""The options of the command line before the configuration is known, and what they must not say.
 
-A start that is refused so early, before there is a configuration, has a line in its log, too.
+A start that is refused before there is a configuration has a line in its log, too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import argparse
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fedmsg_relay import logfile, naming, process
 from fedmsg_relay.errors import RelayError, WrongUsage
@@ -36,6 +37,12 @@ def is_start(asked: argparse.Namespace) -> bool:
     return not (asked.test or asked.check or asked.status)
 
 
+def log_path(options: Mapping[str, Any], default: str) -> str | None:
+    """The file that a start with these options logs to; None if that is the console."""
+    path: str | None = options["logfile"]
+    return path or (default if options["daemon"] else None)
+
+
 def note(message: str, asked: argparse.Namespace | None, default_path: str) -> None:
     """Write ``message`` to the log file that the command line names, if it is that of a start.
 
@@ -43,7 +50,7 @@ def note(message: str, asked: argparse.Namespace | None, default_path: str) -> N
     """
     if asked is None or not is_start(asked):
         return
-    path = asked.logfile or (default_path if asked.daemon else None)
+    path = log_path(vars(asked), default_path)
     # A file that root would make there is of no use to the service.
     if path and (path != default_path or os.geteuid() != 0 or os.path.exists(path)):
         from fedmsg.config import defaults  # has been imported; only its own names do here
