@@ -105,8 +105,8 @@ class _Check:
         while not is_subscribed or announcement is None:
             if not self._left_ms() or not publisher.poll(self._left_ms()):
                 raise Failed(
-                    f"relay_inbound {uri}: it does not forward, but holds what comes in, or is"
-                    " not this relay"
+                    f"relay_inbound {uri}: the relay holds what comes in and does not forward yet,"
+                    " or it is another relay"
                     if is_subscribed
                     else f"relay_inbound {reach.why_silent([uri], self._waited_s())}"
                 )
