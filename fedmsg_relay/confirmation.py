@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from fedmsg_relay import wire
 from fedmsg_relay.dialing import Dialing, where
 from fedmsg_relay.errors import NotConfirmed
 from fedmsg_relay.names import Address
+from fedmsg_relay.waiting import Waiting
 from fedmsg_relay.zmtp import Connection, wait
 
 PATIENCE_S = 3.0
@@ -26,24 +26,15 @@ class Confirmation:
     """
 
     def __init__(self, addresses: Sequence[str], frame_max: float) -> None:
-        self.tell: Callable[[str], object] | None = None
-        """Is told when nothing was seen for :attr:`tell_after_s`, and when something is."""
-        self.tell_after_s = math.inf
+        self.waiting = Waiting()
+        """Progress is a message that is seen."""
         self._addresses = addresses
         self._frame_max = frame_max
-        self._timeout_s = self._deadline = math.inf  # a duration; monotonic
-        self._waits_since = math.inf  # monotonic
-        self._has_told = False
         self._awaited: set[str] = set()  # the ids of messages
         self._topics: list[bytes] = []
         self._listening: dict[str, _Listening] = {}
         self._dialing: Dialing | None = None  # to those at which we do not listen
         self._reasons: dict[str, str] = {}  # by address: why it was of no use
-
-    def begin(self, timeout_s: float, at: float) -> None:
-        """Wait until so long after ``at`` (monotonic), or after something was seen."""
-        self._timeout_s, self._deadline = timeout_s, at + timeout_s
-        self._waits_since = at
 
     def expect(self, topic: bytes, msg_id: str) -> None:
         """Await a message that has not been sent yet; returns when it will be seen.
@@ -87,17 +78,11 @@ class Confirmation:
 
     def _wait(self, what: str) -> None:
         """Until there is something to do, and do it."""
-        now = time.monotonic()
-        if now >= self._deadline:
-            raise NotConfirmed(f"{what} at {self._where(f' after {self._timeout_s:g} s')}")
-        tells_at = self._waits_since + self.tell_after_s
-        if self.tell is not None and not self._has_told and now >= tells_at:
-            self._has_told = True
-            self.tell(f"waiting; {what} yet at {self._where()}")
+        if self.waiting.is_over():
+            raise NotConfirmed(f"{what} at {self._where(f' after {self.waiting.timeout_s:g} s')}")
+        self.waiting.tell_of_it(lambda: f"waiting; {what} yet at {self._where()}")
         poller = select.poll()
-        times = [self._deadline]
-        if self.tell is not None and not self._has_told:
-            times.append(tells_at)
+        times = [self.waiting.next_at]
         for listening in self._listening.values():
             listening.register(poller)
             if not listening.is_subscribed:
@@ -105,14 +90,14 @@ class Confirmation:
         if self._dialing is not None:
             self._dialing.register(poller)
             times.append(self._dialing.next_at)
-            if (settles_at := self._dialing.settles_at) > now:
+            if (settles_at := self._dialing.settles_at) > time.monotonic():
                 times.append(settles_at)
         wait(poller, min(times))
         self._advance()
 
     @property
     def _patience_s(self) -> float:
-        return min(PATIENCE_S, self._timeout_s / 2)
+        return min(PATIENCE_S, self.waiting.timeout_s / 2)
 
     def _advance(self) -> None:
         """Do what can be done without waiting."""
@@ -138,11 +123,7 @@ class Confirmation:
         msg_id = _msg_id(body)
         if msg_id in self._awaited:
             self._awaited.discard(msg_id)
-            self._waits_since = time.monotonic()
-            self._deadline = self._waits_since + self._timeout_s
-            if self.tell is not None and self._has_told:
-                self._has_told = False
-                self.tell("going on: it was seen")
+            self.waiting.progress("going on: it was seen")
 
     def _stop_dialing(self) -> None:
         if self._dialing is not None:

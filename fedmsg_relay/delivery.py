@@ -16,12 +16,13 @@ import math
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fedmsg_relay import wire
 from fedmsg_relay.dialing import Dialing, where
 from fedmsg_relay.errors import RelayUnavailable
 from fedmsg_relay.link import Link, connect, is_subscribed
+from fedmsg_relay.waiting import Waiting
 from fedmsg_relay.zmtp import BadPeer, wait
 
 PATIENCE_S = 1.0
@@ -46,20 +47,16 @@ WINDOW_BYTES = 2**20
 class Delivery:
     """To the first of ``addresses`` at which a relay answers; for one thread.
 
-    When no relay has taken anything until :meth:`begin`'s deadline, or one has refused a message so
-    often, the rest is given up, and :class:`RelayUnavailable` raised.
+    When :attr:`waiting` is over, or a relay has refused a message :data:`REFUSALS` times, the rest
+    is given up, and :class:`RelayUnavailable` raised.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self.taken = 0
         """Messages that a relay has."""
-        self.tell: Callable[[str], object] | None = None
-        """Is told when nothing has been taken for :attr:`tell_after_s`, and when something is."""
-        self.tell_after_s = math.inf
+        self.waiting = Waiting()
+        """Progress is a message that is taken."""
         self._addresses = addresses
-        self._timeout_s = self._deadline = math.inf  # a duration; monotonic
-        self._waits_since = math.inf  # monotonic; no message was taken since
-        self._has_told = False
         self._kept: deque[bytes] = deque()  # messages that are not taken
         self._kept_bytes = 0
         self._link: Link | None = None  # over which the first of these were sent
@@ -67,11 +64,6 @@ class Delivery:
         self._dialing: Dialing | None = None
         self._reasons: dict[str, str] = {}  # by address: why it was of no use
         self._refusals = 0  # links in a row that ended with nothing taken
-
-    def begin(self, timeout_s: float, at: float) -> None:
-        """Wait until so long after ``at`` (monotonic), or after something was taken."""
-        self._timeout_s, self._deadline = timeout_s, at + timeout_s
-        self._waits_since = at
 
     def send(self, *frames: bytes) -> None:
         """Send a message; returns when there is room for more."""
@@ -96,7 +88,7 @@ class Delivery:
         try:
             self._advance()
             while self._kept_bytes > may_be_kept:
-                if time.monotonic() >= self._deadline:
+                if self.waiting.is_over():
                     raise self._given_up()
                 self._wait()
                 self._advance()
@@ -119,18 +111,17 @@ class Delivery:
         if self._link is not None and not self._link.drains:
             for number in range(self._link.unanswered, len(self._kept)):
                 self._link.send(self._kept[number])
-        self._tell_of_a_wait()
+        if self._kept:
+            self.waiting.tell_of_it(lambda: f"waiting for a relay at {self._where()}")
 
     @property
     def _patience_s(self) -> float:
-        return min(PATIENCE_S, self._timeout_s / (len(self._addresses) + 1))
+        return min(PATIENCE_S, self.waiting.timeout_s / (len(self._addresses) + 1))
 
     def _wait(self) -> None:
         """Until there is something to do."""
         poller = select.poll()
-        times = [self._deadline]
-        if self.tell is not None and not self._has_told:
-            times.append(self._waits_since + self.tell_after_s)
+        times = [self.waiting.next_at]
         if self._link is not None:
             self._link.register(poller)
             if self._spare is not None:
@@ -158,13 +149,9 @@ class Delivery:
             self._kept_bytes -= len(self._kept.popleft())
         self.taken += messages
         self._refusals = 0
-        self._waits_since = time.monotonic()
-        self._deadline = self._waits_since + self._timeout_s
         self._stop_dialing()
         self._drop_spare()
-        if self.tell is not None and self._has_told:
-            self._has_told = False
-            self.tell(f"going on: the relay at {uri} answers")
+        self.waiting.progress(f"going on: the relay at {uri} answers")
 
     def _lose(self, link: Link, error: OSError) -> None:
         """Leave a link that has ended."""
@@ -230,13 +217,6 @@ class Delivery:
 
     # -- words -----------------------------------------------------------------------------------
 
-    def _tell_of_a_wait(self) -> None:
-        if self.tell is None or self._has_told or not self._kept:
-            return
-        if time.monotonic() >= self._waits_since + self.tell_after_s:
-            self._has_told = True
-            self.tell(f"waiting for a relay at {self._where()}")
-
     def _where(self, after: str = "") -> str:
         """The addresses, and why each is of no use."""
         reasons = {**self._reasons, **dict(self._dialing.reasons() if self._dialing else ())}
@@ -245,7 +225,7 @@ class Delivery:
         return where(self._addresses, reasons, after)
 
     def _given_up(self) -> RelayUnavailable:
-        where = self._where(f" after {self._timeout_s:g} s")
+        where = self._where(f" after {self.waiting.timeout_s:g} s")
         return RelayUnavailable(f"no relay at {where}; is it running? fedmsg-relay --check tells")
 
     def _refused(self, uri: str, how: str) -> RelayUnavailable:

@@ -164,10 +164,10 @@ class Script:
         elif not confirm and self._confirmation is not None:
             self._confirmation.close()
             self._confirmation = None
-        for waiting in (self._delivery, self._confirmation):
-            if waiting is not None:
-                waiting.begin(timeout_s, at)
-                waiting.tell, waiting.tell_after_s = self._tell, self._tell_after_s
+        for each in (self._delivery, self._confirmation):
+            if each is not None:
+                each.waiting.begin(timeout_s, at)
+                each.waiting.tell, each.waiting.tell_after_s = self._tell, self._tell_after_s
 
     def publish(
         self, topic: str | None, msg: Any, modname: str, pre_fire_hook: Hook | None = None
