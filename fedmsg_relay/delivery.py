@@ -50,7 +50,8 @@ class Delivery:
     """To the first of ``addresses`` at which a relay answers; for one thread.
 
     When no relay has taken anything until :meth:`begin`'s deadline, or one has refused a message so
-    often, the rest is given up, and :class:`RelayUnavailable` raised.
+    often, :class:`RelayUnavailable` is raised.  After that, and after whatever else interrupts it,
+    only :meth:`close` may be called, or it would go on with what is kept.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
@@ -96,16 +97,12 @@ class Delivery:
 
     def _deliver(self, may_be_kept: int) -> None:
         """Send everything; return when no more than so many bytes are not taken."""
-        try:
+        self._advance()
+        while self._kept_bytes > may_be_kept:
+            if time.monotonic() >= self._deadline:
+                raise self._given_up()
+            self._wait()
             self._advance()
-            while self._kept_bytes > may_be_kept:
-                if time.monotonic() >= self._deadline:
-                    raise self._given_up()
-                self._wait()
-                self._advance()
-        except BaseException:  # also a signal's: a message may be half sent
-            self.close()
-            raise
 
     def _advance(self) -> None:
         """Do what can be done without waiting."""
