@@ -71,6 +71,7 @@ class Delivery:
         self._dialing: Dialing | None = None
         self._reasons: dict[str, str] = {}  # by address: why it was of no use
         self._refusals = 0  # links in a row that ended with nothing taken
+        self._bad = ""  # the address at which the last one turned out to be to no relay
 
     def begin(self, timeout_s: float, at: float) -> None:
         """Wait until so long after ``at`` (monotonic), or after something was taken."""
@@ -176,6 +177,7 @@ class Delivery:
         if not link.unanswered:
             return
         is_bad = isinstance(error, BadPeer)
+        self._bad = link.uri if is_bad else ""
         self._reasons[link.uri] = str(error) if is_bad else "it has ended the connection"
         if not link.drains:
             self._refusals += 1
@@ -221,7 +223,8 @@ class Delivery:
             self._spare = None
 
     def _dial(self, head_start_s: float, not_before: float = -math.inf) -> None:
-        self._dialing = Dialing(self._addresses, connect, is_subscribed, head_start_s, not_before)
+        uris = sorted(self._addresses, key=lambda uri: uri == self._bad)
+        self._dialing = Dialing(uris, connect, is_subscribed, head_start_s, not_before)
 
     def _stop_dialing(self) -> None:
         if self._dialing is not None:

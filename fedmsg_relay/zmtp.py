@@ -28,11 +28,15 @@ PEERS = {b"PUB": (b"SUB", b"XSUB"), b"SUB": (b"PUB", b"XPUB")}
 CHUNK = 2**16
 """Bytes to read at once."""
 
-CHUNKS = 16
-"""How many of these before somebody else has a turn: a peer may send for ever."""
+CHUNKS = 4
+"""How many of these before somebody else has a turn, and the time is looked at: a peer may send for
+ever, and the smallest frames, of which so many take 0.2 s."""
 
 FLOOD = 2**20
-"""Bytes that a peer may send before it has done what it should."""
+"""Bytes that a peer may send before it has done what it should; see :func:`cost`."""
+
+FRAME_COST = 64
+"""Bytes that take as long to read as what comes with each frame."""
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 5, 3
 """So a script that has been idle finds a connection whose other end is gone closed, in most cases;
@@ -53,6 +57,11 @@ def connect(uri: str, timeout_s: float) -> socket.socket:
     host, _, port = uri[len("tcp://") :].rpartition(":")
     host = "localhost" if host == "*" else host.strip("[]")
     return socket.create_connection((host, int(port)), max(timeout_s, 0.001))
+
+
+def cost(frame: Frame) -> int:
+    """What a frame adds to a flood."""
+    return len(frame[1]) + FRAME_COST
 
 
 class Ended(ConnectionError):
