@@ -59,16 +59,13 @@ class Confirmation:
         while self._awaited:
             self._wait("not seen")
 
-    def forget(self) -> None:
-        """Await nothing any more."""
-        self._awaited.clear()
-
     def close(self) -> None:
+        """End the connections, and await nothing any more."""
         for listening in self._listening.values():
             listening.close()
         self._listening.clear()
         self._stop_dialing()
-        self.forget()
+        self._awaited.clear()
 
     def _hears(self) -> bool:
         """Whether what is sent now will be seen, wherever of the addresses a relay sends it."""

@@ -47,8 +47,9 @@ WINDOW_BYTES = 2**20
 class Delivery:
     """To the first of ``addresses`` at which a relay answers; for one thread.
 
-    When :attr:`waiting` is over, or a relay has refused a message :data:`REFUSALS` times, the rest
-    is given up, and :class:`RelayUnavailable` raised.
+    When :attr:`waiting` is over, or a relay has refused a message :data:`REFUSALS` times,
+    :class:`RelayUnavailable` is raised.  After that, and after whatever else interrupts it, only
+    :meth:`close` may be called, or it would go on with what is kept.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
@@ -64,6 +65,7 @@ class Delivery:
         self._dialing: Dialing | None = None
         self._reasons: dict[str, str] = {}  # by address: why it was of no use
         self._refusals = 0  # links in a row that ended with nothing taken
+        self._bad = ""  # the address at which the last one turned out to be to no relay
 
     def send(self, *frames: bytes) -> None:
         """Send a message; returns when there is room for more."""
@@ -85,16 +87,12 @@ class Delivery:
 
     def _deliver(self, may_be_kept: int) -> None:
         """Send everything; return when no more than so many bytes are not taken."""
-        try:
+        self._advance()
+        while self._kept_bytes > may_be_kept:
+            if self.waiting.is_over():
+                raise self._given_up()
+            self._wait()
             self._advance()
-            while self._kept_bytes > may_be_kept:
-                if self.waiting.is_over():
-                    raise self._given_up()
-                self._wait()
-                self._advance()
-        except BaseException:  # also a signal's: a message may be half sent
-            self.close()
-            raise
 
     def _advance(self) -> None:
         """Do what can be done without waiting."""
@@ -162,6 +160,7 @@ class Delivery:
         if not link.unanswered:
             return
         is_bad = isinstance(error, BadPeer)
+        self._bad = link.uri if is_bad else ""
         self._reasons[link.uri] = str(error) if is_bad else "it has ended the connection"
         if not link.drains:
             self._refusals += 1
@@ -207,7 +206,8 @@ class Delivery:
             self._spare = None
 
     def _dial(self, head_start_s: float, not_before: float = -math.inf) -> None:
-        self._dialing = Dialing(self._addresses, connect, is_subscribed, head_start_s, not_before)
+        uris = sorted(self._addresses, key=lambda uri: uri == self._bad)
+        self._dialing = Dialing(uris, connect, is_subscribed, head_start_s, not_before)
 
     def _stop_dialing(self) -> None:
         if self._dialing is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fedmsg_relay import names
 from fedmsg_relay.names import Address, Asking
-from fedmsg_relay.zmtp import FLOOD, BadPeer, Connection, Frame
+from fedmsg_relay.zmtp import FLOOD, BadPeer, Connection, Frame, cost
 
 EYEBALLS_S = 0.25
 """The head start of one address of a name; RFC 8305 (Connection Attempt Delay)."""
@@ -249,7 +249,7 @@ class _Attempt:
                 return connection
             if connection.error is not None:
                 raise connection.error
-            self._flood += sum(len(body) + 2 for _, body in frames)
+            self._flood += sum(map(cost, frames))
             if self._flood > FLOOD:
                 raise BadPeer("what listens there sends and sends, and is not a relay")
             if now > self.begun_at + (GREET_S if connection.is_connected else CONNECT_S):

@@ -13,7 +13,7 @@ import time
 
 from fedmsg_relay import wire
 from fedmsg_relay.names import Address
-from fedmsg_relay.zmtp import FLOOD, BadPeer, Connection, Frame
+from fedmsg_relay.zmtp import FLOOD, BadPeer, Connection, Frame, cost
 
 FRAME_MAX = 2**16
 """Bytes of a frame that a relay sends to a publisher: its subscriptions and PONGs are short."""
@@ -77,7 +77,7 @@ class Link:
 
     def _take(self, frame: Frame) -> None:
         flags, body = frame
-        self._flood += len(body) + 2
+        self._flood += cost(frame)
         if flags == wire.COMMAND and body.startswith(wire.PONG):
             context = body[len(wire.PONG) :]
             number = NUMBER.unpack(context)[0] if len(context) == NUMBER.size else -1

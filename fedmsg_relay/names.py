@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -18,12 +18,15 @@ class Asking(Generic[_T]):
     """A call of ``find`` on a thread of its own, which nobody has to wait for."""
 
     def __init__(self, find: Callable[[], _T]) -> None:
-        self._answered = threading.Event()
+        # Of threading's Thread and Event no signal handler may use one while it interrupts another.
+        self._is_answered = False
+        self._asks = _thread.allocate_lock()
+        self._asks.acquire()  # until it is answered
         self._find = find
         self._found: list[_T] = []
         self._error: BaseException | None = None
         try:
-            threading.Thread(target=self._ask, name="names", daemon=True).start()
+            _thread.start_new_thread(self._ask, ())
         except RuntimeError:  # no thread can be started, as when the interpreter ends
             self._ask()
 
@@ -32,11 +35,14 @@ class Asking(Generic[_T]):
             self._found.append(self._find())
         except BaseException as error:  # noqa: BLE001 (it is raised where it was asked for)
             self._error = error
-        self._answered.set()
+        self._is_answered = True
+        self._asks.release()
 
     def is_answered(self, within_s: float = 0) -> bool:
         """Whether :meth:`answer` has something to return, or to raise, in so many seconds."""
-        return self._answered.wait(within_s)
+        if not self._is_answered and within_s > 0 and self._asks.acquire(timeout=within_s):
+            self._asks.release()
+        return self._is_answered
 
     def answer(self) -> _T:
         """What ``find`` has returned, or raised."""

@@ -8,28 +8,29 @@ Where it may be called:
 
 - In any number of threads, from their first moment on.  As with stock fedmsg, each has a connection
   and a counter (``i``) of its own, and the configuration that counts is that of its first message.
-  A daemon thread that is in the middle of it when the process exits is cut off, and its message may
-  or may not be on the bus.
+  The connection ends with the thread.  A daemon thread that is in the middle of it when the process
+  exits is cut off, and its message may or may not be on the bus.
 - In a coroutine it would hold up the event loop: ``await asyncio.to_thread(publish, ...)``.
 - After a fork, and in ``multiprocessing``, the child makes a connection of its own, where stock
   fedmsg shares one with its parent and fails.
 - In a signal handler, also in one that interrupts another ``publish``: its message is published
   before the handler returns, over a connection of its own, and the interrupted one then goes on.
-  Only the import of what signs, at the first signed message, must not be interrupted by one.
+  Only imports must not be interrupted by one: that of this module, at the latest when ``publish``
+  is looked up, and that of what signs, at the first signed message.
 - With all of stdin, stdout and stderr closed, and as long as four descriptors are free.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedmsg_relay import config, loading  # the latter makes the import of fedmsg a quick one
@@ -41,12 +42,20 @@ from fedmsg_relay.errors import ConfigError, MessageTooLarge, RelayError
 Hook = Callable[[dict[str, Any]], Any]
 
 
+class _Scripts(dict[int, "Script"]):
+    """Those of a thread, by depth; their connections end with the thread."""
+
+    def __del__(self) -> None:
+        for script in self.values():
+            script.close()
+
+
 class _Local(threading.local):
     """What a thread has."""
 
     def __init__(self) -> None:
         self.depth = 0  # calls of publish() that are under way: a handler may interrupt one
-        self.scripts: dict[int, Script] = {}  # by depth
+        self.scripts = _Scripts()
 
 
 _local = _Local()
@@ -92,6 +101,10 @@ def publish(
         script.begin(script.default_timeout_s if timeout is None else timeout, confirm, at)
         script.publish(topic, msg, modname, pre_fire_hook)
         script.flush()
+    except BaseException:  # also a signal's: it may be half sent, or not even counted
+        if depth in _local.scripts:
+            _local.scripts[depth].close()
+        raise
     finally:
         _local.depth = depth
 
@@ -137,7 +150,8 @@ class Script:
         ours = {"active": True, "name": name, name: inbound, "mute": True, "post_init_sleep": 0}
         endpoints = dict(site["endpoints"])
         self._context = fedmsg.core.FedMsgContext(**{**site, **ours, "endpoints": endpoints})
-        self._context.publisher = self
+        self._context.context.term()  # libzmq's, of which it has no use either
+        self._context.publisher = weakref.proxy(self)  # or both would await the garbage collector
 
     @property
     def taken(self) -> int:
@@ -197,30 +211,18 @@ class Script:
                 f"it has {size} bytes, and relay_max_message_size = {self._frame_max} is what"
                 " relays take"
             )
-        with self._awaited():
-            if self._confirmation is not None:
-                self._confirmation.expect(topic, json.loads(body)["msg_id"])
-            self._delivery.send(topic, body)
+        if self._confirmation is not None:
+            self._confirmation.expect(topic, json.loads(body)["msg_id"])
+        self._delivery.send(topic, body)
 
     def flush(self) -> None:
         """Return when all messages have been taken, and seen if that is asked for."""
-        with self._awaited():
-            self._delivery.flush()
-            if self._confirmation is not None:
-                self._confirmation.wait()
-
-    @contextlib.contextmanager
-    def _awaited(self) -> Iterator[None]:
-        """What is given up is not awaited any more."""
-        try:
-            yield
-        except BaseException:
-            if self._confirmation is not None:
-                self._confirmation.forget()
-            raise
+        self._delivery.flush()
+        if self._confirmation is not None:
+            self._confirmation.wait()
 
     def close(self) -> None:
-        """End the connections."""
+        """End the connections, and give up what is not taken, or not seen."""
         self._delivery.close()
         if self._confirmation is not None:
             self._confirmation.close()

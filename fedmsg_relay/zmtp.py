@@ -30,11 +30,15 @@ PEERS = {b"PUB": (b"SUB", b"XSUB"), b"SUB": (b"PUB", b"XPUB")}
 CHUNK = 2**16
 """Bytes to read at once."""
 
-CHUNKS = 16
-"""How many of these before somebody else has a turn: a peer may send for ever."""
+CHUNKS = 4
+"""How many of these before somebody else has a turn, and the time is looked at: a peer may send for
+ever, and the smallest frames, of which so many take 0.2 s."""
 
 FLOOD = 2**20
-"""Bytes that a peer may send before it has done what it should."""
+"""Bytes that a peer may send before it has done what it should; see :func:`cost`."""
+
+FRAME_COST = 64
+"""Bytes that take as long to read as what comes with each frame."""
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 5, 3
 """So a script that has been idle finds a connection whose other end is gone closed, in most cases;
@@ -48,6 +52,11 @@ def wait(poller: select.poll, until: float) -> None:
     """Wait for a registered :class:`Connection`, at most until ``until`` (monotonic)."""
     left_s = max(until - time.monotonic(), 0)
     poller.poll(math.ceil(min(left_s, WAIT_MAX_S) * 1000))
+
+
+def cost(frame: Frame) -> int:
+    """What a frame adds to a flood."""
+    return len(frame[1]) + FRAME_COST
 
 
 class Ended(ConnectionError):

@@ -24,6 +24,33 @@ def script(site: Site, text: str, *before: str, **options: Any) -> Process:
     return site.start(*before, BIN / "python", path, **options)
 
 
+STEPS = """
+def at_each_step(handle, work, *files):
+    \"""Have work() interrupted by handle(), as by a signal, at each of its steps.\"""
+    at, left = 0, 0
+    while left <= 0:
+        at = left = at + 3  # of the steps that belong together one at least is met
+
+        def trace(frame, event, argument):
+            nonlocal left
+            if not any(part in frame.f_code.co_filename for part in files):
+                return None
+            frame.f_trace_opcodes = True
+            left -= event == "opcode"
+            if left == 0 and event == "opcode":
+                sys.settrace(None)
+                handle()
+            return trace
+
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+"""
+"""Part of a script: signals come between two steps of Python's, some of which are a rare sight."""
+
+
 def bodies(received: list[list[bytes]]) -> list[Any]:
     """What was published, without what fedmsg puts around it."""
     return [json.loads(body)["msg"] for _, body in received]

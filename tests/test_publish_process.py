@@ -8,8 +8,8 @@ import sys
 import textwrap
 
 import pytest
-from harness import Site
-from scripts import bodies, script, signing
+from harness import Site, wait_for
+from scripts import STEPS, bodies, script, signing
 
 THREADS = 8
 
@@ -119,6 +119,23 @@ class TestThreads:
         ending = script(site, text)
         assert ending.wait() == 0
         assert "Traceback" not in ending.output
+
+    def test_a_thread_that_ends_leaves_no_descriptor(self, site: Site) -> None:
+        site.relay()
+        text = """
+            import gc
+            gc.disable()  # it may have nothing to do for long
+            fedmsg_relay.publish('made', {'n': -1})
+            before = os.listdir("/proc/self/fd")
+            for n in range(3):
+                thread = threading.Thread(target=fedmsg_relay.publish, args=('made', {'n': n}))
+                thread.start()
+                thread.join()
+            assert os.listdir("/proc/self/fd") == before, os.listdir("/proc/self/fd")
+        """
+        publishing = script(site, text, "env", "PYTHONDEVMODE=1")
+        assert publishing.wait() == 0, publishing.output
+        assert "ResourceWarning" not in publishing.output
 
     def test_a_coroutine_has_it_run_in_a_thread(self, site: Site) -> None:
         site.relay()
@@ -246,6 +263,79 @@ class TestHandlers:
         while received[-1] != "last":
             received = [body["n"] for body in bodies(subscriber.wait(len(received) + 1))]
         assert len(set(received)) == len(received), "none may come twice"
+
+    def test_what_a_handler_gives_up_by_raising_is_not_sent_later(self, site: Site) -> None:
+        site.relay()
+        subscriber = site.subscriber()
+        text = """
+            import concurrent.futures
+
+            class Enough(Exception):
+                pass
+
+            def handle():
+                raise Enough
+
+            def elsewhere(body):  # after which there is nothing on the way any more
+                for _ in range(2):
+                    other.submit(fedmsg_relay.publish, 'made', body, confirm=True).result()
+
+            def work():
+                global n
+                n += 1
+                try:
+                    fedmsg_relay.publish('made', {'n': n})
+                except Enough:
+                    elsewhere({'given up': n})
+                    fedmsg_relay.publish('made', {'next': n})
+
+            n = 0
+            with concurrent.futures.ThreadPoolExecutor(1) as other:
+                work()
+                at_each_step(handle, work, 'fedmsg_relay/delivery.py', 'fedmsg_relay/publisher.py')
+                elsewhere({'end': n})
+        """
+        raising = script(site, STEPS + textwrap.dedent(text))
+        assert raising.wait() == 0, raising.output
+        wait_for(lambda: "end" in bodies(subscriber.received)[-1], "the end")
+        given_up = 0
+        for body in bodies(subscriber.received):
+            given_up = body.get("given up", given_up)
+            assert body.get("n", given_up + 1) > given_up
+        assert given_up > 100
+
+    def test_a_handler_publishes_while_a_name_is_asked_for(self, site: Site) -> None:
+        site.relay()
+        subscriber = site.subscriber()
+        site.write(relay_inbound=site.inbound.replace("127.0.0.1", "localhost"))
+        text = """
+            import socket
+            asked, handled = socket.getaddrinfo, 0
+
+            def slow(*what, **how):
+                if not how.get('flags'):
+                    time.sleep(0.005)
+                return asked(*what, **how)
+
+            def handle():
+                global handled
+                handled += 1
+                fedmsg_relay.publish('made', {'handled': handled}, timeout=20)
+
+            def work():
+                fedmsg_relay.destroy()
+                fedmsg_relay.publish('made', {'handled': 0}, timeout=20)
+
+            fedmsg_relay.publish('made', {'handled': 0}, timeout=20)
+            socket.getaddrinfo = slow
+            at_each_step(handle, work, 'fedmsg_relay/names.py', '/threading.py')
+            print("HANDLED", handled)
+        """
+        publishing = script(site, STEPS + textwrap.dedent(text))
+        assert publishing.wait() == 0, publishing.output
+        handled = int(publishing.output.split()[-1])
+        received = [body["handled"] for body in bodies(subscriber.wait(2 * handled + 2))]
+        assert sorted(received) == [0] * (handled + 2) + list(range(1, handled + 1))
 
 
 class TestLimits:
