@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 
 import zmq
@@ -10,6 +11,7 @@ import zmq
 from fedmsg_relay import systemd
 from fedmsg_relay.bindings import Bindings
 from fedmsg_relay.config import Settings
+from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import Door
 from fedmsg_relay.naming import FLUSHING, NAME, set_name
 from fedmsg_relay.pidfile import PidFile
@@ -43,10 +45,20 @@ class Place:
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
                 systemd.keep(listener, endpoint.uri)
-        self.claim()
+        self._claim()
         systemd.notify("READY=1", "WATCHDOG=1")
 
-    def claim(self) -> None:
+    def resume(self) -> None:
+        """Have it again, as the one that it was given to has died."""
+        if self._pidfile is not None:
+            try:
+                self._pidfile.write()
+            except RelayError as error:
+                log.warning("%s; the pid there is of one that has died", error)
+        systemd.notify(f"MAINPID={os.getpid()}")
+        self._claim()
+
+    def _claim(self) -> None:
         """Have the socket files and the name."""
         self._bindings.claim(self._settings)
         set_name(NAME)

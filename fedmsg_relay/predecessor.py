@@ -65,7 +65,8 @@ class Predecessor:
     def say_now(self) -> None:
         """Return when only we accept.  Raises :class:`Gone` if that does not come about."""
         self._channel.send("now")
-        if self._channel.receive(YOURS_S) is None:
+        answer = self._channel.receive(YOURS_S)
+        if answer is None or answer.word != "yours":
             raise Gone("it does not let go")
 
     def say(self, word: str) -> None:
@@ -74,8 +75,17 @@ class Predecessor:
             self._channel.send(word)
 
     def drained(self) -> Message | None:
-        """Its last word, if it has come.  Raises :class:`Gone` if it has died instead."""
-        return self._channel.receive()
+        """Its last word, if it has come.
+
+        Raises :class:`Gone` if it has died instead, and :class:`RelayError` if it goes on.
+        """
+        message = self._channel.receive()
+        if message is not None and message.word != "drained":
+            raise RelayError(
+                f"the relay that runs (pid {self.pid}) goes on, as this process was stopped or too"
+                " slow to take over; try again"
+            )
+        return message
 
     def close(self) -> None:
         """Leave it to itself, with all that it has handed over: it goes on."""

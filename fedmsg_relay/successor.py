@@ -125,7 +125,7 @@ class Successor:
         """Have nothing to do with the chosen one any more."""
         if self._chosen is not None:
             self._poller.unregister(self._chosen)
-            self._chosen.close()
+            _last_word(self._chosen, "off")
         self._chosen = None
         self._until = math.inf
 
