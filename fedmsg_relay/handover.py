@@ -15,11 +15,13 @@ now                   I have bound what is new, and want to accept.
 holding               I accept, and keep what comes in.
 ..         drained    I have passed on all that I had, and closed; these are my counters.
 running               The pid file has my pid: you may go.
+..         off        You took too long, or I am to stop: I have nothing to do with you any more.
 =========  =========  ==============================================================================
 
-Either may die at any moment, of which the other hears by the end of the connection.  The running
-one goes on unless it has heard ``running``; the new one is the relay from ``drained`` on, or when
-the running one dies after ``yours``.
+Either may die at any moment, of which the other hears by the end of the connection; one that lives
+and hangs up says ``off`` before, or the new one, continued after a stop, would take it for dead.
+The running one goes on unless it has heard ``running``; the new one is the relay from ``drained``
+on, or when the running one dies after ``yours``.
 
 Both are processes of the same user (SO_PEERCRED), and the socket is for that user alone: whoever
 runs as the service's user can take its listening sockets.
@@ -96,7 +98,7 @@ class Channel:
             return None
         fds: list[int] = []
         try:
-            said, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
+            said, fds = self._read()
             for fd in fds:
                 os.set_inheritable(fd, False)
             fields = json.loads(said)
@@ -105,6 +107,13 @@ class Channel:
             for fd in fds:
                 os.close(fd)
             raise Gone(str(error)) from error
+
+    def _read(self) -> tuple[bytes, list[int]]:
+        try:
+            said, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
+        except ConnectionResetError:  # told once; what was said before it is still there
+            said, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
+        return said, fds
 
     def close(self) -> None:
         self._connection.close()

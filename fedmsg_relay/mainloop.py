@@ -137,7 +137,7 @@ class MainLoop:
             if entered.phase is Phase.CLOSED:
                 self._leaving.say_end()
                 self._leaving = None
-                self._relay.follow(entered.relay.traffic())
+                self._relay.follow(entered.relay.end())
             return
         self._relay.enter(entered.phase)
         if entered.phase is Phase.DRAIN and not self._hands_over:
@@ -268,7 +268,9 @@ class MainLoop:
         if not was_handing_over:
             self._relay.monitor.gate.reopen()
         elif not self._stops:
-            self._place.claim()
-            drains = self._relay.phase is not Phase.CLOSED
-            self._leaving = self._relay if drains else None
-            self._relay = self._begin(follows=drains)
+            self._place.resume()
+            before, self._relay = self._relay, self._begin(follows=True)
+            if before.phase is Phase.CLOSED:
+                self._relay.follow(before.relay.end())
+            else:
+                self._leaving = before

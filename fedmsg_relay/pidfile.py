@@ -111,11 +111,3 @@ def name_of(pid: int) -> str | None:
         return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
     except OSError:
         return None
-
-
-def state_of(pid: int) -> str:
-    """The state of a process, a letter as in proc(5); empty if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:
-        return ""

@@ -6,6 +6,7 @@ And, if it is a service of systemd's, to be the main process of that service.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 
 import zmq
@@ -13,6 +14,7 @@ import zmq
 from fedmsg_relay import systemd
 from fedmsg_relay.bindings import Bindings
 from fedmsg_relay.config import Settings
+from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import Door
 from fedmsg_relay.naming import FLUSHING, NAME, set_name
 from fedmsg_relay.pidfile import PidFile
@@ -46,10 +48,20 @@ class Place:
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
                 systemd.keep(listener, endpoint.uri)
-        self.claim()
+        self._claim()
         systemd.notify("READY=1", "WATCHDOG=1")
 
-    def claim(self) -> None:
+    def resume(self) -> None:
+        """Have it again, as the one that it was given to has died."""
+        if self._pidfile is not None:
+            try:
+                self._pidfile.write()
+            except RelayError as error:
+                log.warning("%s; the pid there is of one that has died", error)
+        systemd.notify(f"MAINPID={os.getpid()}")
+        self._claim()
+
+    def _claim(self) -> None:
         """Make the socket files ours, and show the relay's name in the process list."""
         self._bindings.claim(self._settings)
         set_name(NAME)

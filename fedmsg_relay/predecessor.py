@@ -19,7 +19,7 @@ from fedmsg_relay import handover, systemd
 from fedmsg_relay.bindings import Given
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import Channel, Gone, Message
-from fedmsg_relay.pidfile import PidFile, name_of, state_of
+from fedmsg_relay.pidfile import PidFile, name_of
 from fedmsg_relay.proxy import Traffic
 
 log = logging.getLogger("fedmsg.relay")
@@ -29,9 +29,6 @@ ANSWER_S = 2.0
 
 YOURS_S = 5.0
 """How long a running relay may take to stop accepting."""
-
-DYING_S, DYING_POLL_S = 2.0, 0.01
-"""How long a process may take to end when its connections are closed, and how often to look."""
 
 AGAIN_S = 0.1
 """How soon to ask again, when told to wait."""
@@ -73,7 +70,8 @@ class Predecessor:
     def say_now(self) -> None:
         """Return when it has stopped accepting.  Raises :class:`Gone` if it does not."""
         self._channel.send("now")
-        if self._channel.receive(YOURS_S) is None:
+        answer = self._channel.receive(YOURS_S)
+        if answer is None or answer.word != "yours":
             raise Gone(f"it has not stopped accepting within {YOURS_S:g} s")
 
     def say_holding(self) -> None:
@@ -87,22 +85,22 @@ class Predecessor:
         return max(0.0, self._until - time.monotonic())
 
     def traffic(self) -> Traffic | None:
-        """What it has passed on, when it has drained; None until then.
+        """What had passed it when it drained; None while it does, and nothing if it has died.
 
-        If it has died instead, that is not known, and counts as nothing.  Raises
-        :class:`RelayError` if it goes on as the relay, or hangs.
+        Raises :class:`RelayError` if it goes on without us, or hangs.
         """
         try:
-            drained = self._channel.receive()
-        except Gone as gone:
-            if not self._has_died():
-                raise RelayError(
-                    f"the relay that runs (pid {self.pid}) called the hand-over off, and goes on"
-                ) from gone
+            message = self._channel.receive()
+        except Gone:
             log.warning("the relay that ran before (pid %d) died while it drained", self.pid)
-            return Traffic()
-        if drained is not None:
-            return Traffic(*drained.fields["traffic"])
+            return Traffic(0, 0, 0, 0)
+        if message is not None and message.word == "drained":
+            return Traffic(*message.fields["traffic"])
+        if message is not None:
+            raise RelayError(
+                f"the relay that runs (pid {self.pid}) goes on, as this process was stopped or too"
+                " slow to take over; try again"
+            )
         if self.due_s() == 0:
             raise RelayError(
                 f"the relay that runs (pid {self.pid}) hands over and has not drained within"
@@ -115,13 +113,6 @@ class Predecessor:
         with contextlib.suppress(Gone):
             self._channel.send("running")
         self._channel.close()
-
-    def _has_died(self) -> bool:
-        """Whether it has hung up because its process has ended; else it goes on as the relay."""
-        until = time.monotonic() + DYING_S
-        while not (is_dead := state_of(self.pid) in ("", "Z", "X")) and time.monotonic() < until:
-            time.sleep(DYING_POLL_S)
-        return is_dead
 
     def close(self) -> None:
         """Hang up, and close all that it has handed over: it goes on as the relay."""

@@ -35,9 +35,9 @@ class Proxy:
         self.traffic = Traffic()
         """As it last said."""
         # In a context of its own the control can be read when the proxy's sockets are gone.
-        context = zmq.Context(0)
-        self._here = context.socket(zmq.PAIR)
-        self._there = context.socket(zmq.PAIR)
+        self._context = zmq.Context(0)
+        self._here = self._context.socket(zmq.PAIR)
+        self._there = self._context.socket(zmq.PAIR)
         self._there.bind("inproc://control")
         self._here.connect("inproc://control")
 
@@ -54,7 +54,7 @@ class Proxy:
     def listen(self, patience_ms: int = 0) -> bool:
         """Take in what it has answered, for so long if there is nothing; whether it has."""
         has_answered = False
-        while self._here.poll(0 if has_answered else patience_ms):
+        while not self._here.closed and self._here.poll(0 if has_answered else patience_ms):
             has_answered = True
             answer = self._here.recv_multipart()
             if len(answer) == COUNTERS:
@@ -67,6 +67,14 @@ class Proxy:
     def close(self) -> None:
         """To be called by the thread of :meth:`run`; what it has answered can still be heard."""
         self._there.close()
+
+    def end(self) -> None:
+        """Hear no more, when :meth:`run` is over.
+
+        Left to the garbage collector, the context would wait for its sockets for ever.
+        """
+        self.listen()
+        self._context.destroy(linger=0)
 
 
 class Announcement(NamedTuple):

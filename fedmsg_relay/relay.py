@@ -147,6 +147,11 @@ class Relay:
         self._proxy.listen()
         return Traffic(*map(operator.add, self._before, self._sockets.traffic()))
 
+    def end(self) -> Traffic:
+        """What has passed in all; to be called when :meth:`run` is over, and another goes on."""
+        self._proxy.end()
+        return self.traffic()
+
     # -- hold, forward, drain, close: on a thread of their own ----------------------------------
 
     def run(self) -> None:

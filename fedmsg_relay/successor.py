@@ -128,7 +128,7 @@ class Successor:
         """Hang up on the chosen process, if there is one: it is not chosen any more."""
         if self._chosen is not None:
             self._poller.unregister(self._chosen)
-            self._chosen.close()
+            _last_word(self._chosen, "off")
         self._chosen = None
         self._until = math.inf
 

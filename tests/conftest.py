@@ -8,6 +8,7 @@ from pathlib import Path
 import box
 import harness
 import pytest
+from daemons import Daemon
 
 harness.set_up()
 
@@ -25,6 +26,15 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def site(tmp_path: Path) -> Iterator[harness.Site]:
     with harness.Site(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def daemon(site: harness.Site) -> Iterator[Daemon]:
+    made = Daemon(site)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture(scope="session")

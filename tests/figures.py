@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bounds_figures
+import handover_figures
 import network_figures
 import script_figures
 from figure import Failed
@@ -33,6 +34,8 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     network_figures.outages,
     network_figures.memory_bound,
     network_figures.latency,
+    handover_figures.handovers,
+    handover_figures.many_addresses,
     script_figures.one_line,
     script_figures.thousand_scripts,
 )
