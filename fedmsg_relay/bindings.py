@@ -37,25 +37,25 @@ class Bindings:
     prometheus: Listeners
 
     def all(self) -> Iterator[tuple[Endpoint, socket.socket]]:
-        """Every endpoint, and the socket that listens there."""
+        """Each endpoint, and the socket that listens there."""
         for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
             yield from listeners.items()
 
     def claim(self, settings: Settings) -> None:
-        """Make socket files ours, with the permissions of the settings, whoever made them."""
+        """Make the socket files ours, with the permissions of the settings, whoever made them."""
         for endpoint, listener in self.all():
             is_monitoring = endpoint in self.monitoring
             mode = settings.monitoring_mode if is_monitoring else settings.ipc_mode
             listening.claim(endpoint, listener, mode)
 
     def close(self) -> None:
-        """Let go of every address, and remove the files of those at ``ipc://``."""
+        """Close every listening socket, and remove its file at ``ipc://``."""
         for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
             let_go(listeners)
 
 
 def let_go(listeners: Listeners) -> None:
-    """Let go of some addresses; at those of which libzmq has duplicates it goes on accepting."""
+    """Close listening sockets, and remove their files; libzmq still accepts at its duplicates."""
     for endpoint, listener in listeners.items():
         listening.remove(endpoint, listener)
         listener.close()
@@ -63,7 +63,7 @@ def let_go(listeners: Listeners) -> None:
 
 
 def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
-    """Listen at everything that is planned; what is ``given`` is taken out of there.
+    """Listen at everything that is planned; sockets that are used are taken out of ``given``.
 
     Raises :class:`BindError` if no group of outbound is free, or one address of inbound is not;
     then nothing listens that did not before.  What is optional is left out, with a warning.
@@ -89,7 +89,7 @@ def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
 
         outbound, errors = plan.first_outbound(lambda group: listen(group, settings.ipc_mode))
         for error in errors:
-            log.warning("%s; the next address is taken", error)
+            log.warning("%s; using the next address", error)
         bindings = Bindings(
             outbound=outbound,
             inbound=listen(plan.inbound, settings.ipc_mode),

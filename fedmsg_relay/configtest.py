@@ -38,7 +38,7 @@ def test(
     check(plan.inbound)
     _, errors = plan.first_outbound(check)
     for error in errors:
-        log.warning("%s; the next address would be taken", error)
+        log.warning("%s; the next address would be used", error)
     try:
         check(plan.monitoring)
     except BindError as error:

@@ -231,7 +231,7 @@ class MainLoop:
         ends_within_s = self._relay.ends_within_s + MARGIN_S
         is_free = self._relay.phase is Phase.FORWARD and not self._stops and not successor.pid
         if hello.fields.get("protocol") != PROTOCOL:
-            successor.refuse(channel, "the running relay is of another version; restart it once")
+            successor.refuse(channel, "the running relay is of another version; stop it first")
         elif systemd.is_there() and hello.fields.get("cgroup") != systemd.control_group():
             ours = f"the running relay (pid {os.getpid()}) is a service of systemd's"
             successor.refuse(channel, f"{ours}: use `systemctl reload fedmsg-relay`")

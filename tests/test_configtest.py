@@ -158,7 +158,7 @@ class TestSocketFiles:
         site.write(endpoints={"relay_outbound": [f"ipc://{other}", site.outbound]})
         done = site.run(*RELAY, "--test")
         assert done.returncode == 0
-        assert "not a socket; the next address would be taken" in done.stdout
+        assert "not a socket; the next address would be used" in done.stdout
 
 
 class TestWhatItCanGoWithout:
