@@ -113,8 +113,9 @@ def main() -> int:
         try:
             words.leave_to_the_service((path, pidfile_path), (LOGFILE, PIDFILE))
         except WrongUsage as error:
-            words.note(str(error), asked, LOGFILE)
-            raise
+            _say(error.status, str(error))
+            words.note(str(error), asked, LOGFILE)  # which has standard error from here on
+            return error.status
         log_file = LogFile(path) if path else None
         if site["daemon"] and log_file:
             outcome = detach.detach(log_file)
