@@ -197,6 +197,7 @@ class MainLoop:
 
     def _take_place(self, predecessor: Predecessor | None) -> None:
         self._place.take(predecessor)
+        self._relay.tell_systemd()
         # Of two questions within the watchdog's time one may go unanswered.
         self._watchdog = Timer(systemd.watchdog_s() / 3)
         self._ready()

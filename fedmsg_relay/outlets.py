@@ -53,7 +53,7 @@ class Outlets:
         self._bindings = bindings
         self._asking = threading.Lock()
         self._totals = Timer(TOTALS_EVERY_S)
-        self._status = Timer(STATUS_EVERY_S if systemd.is_there() else math.inf)
+        self._status = Timer(math.inf)  # until systemd is there, as it is after a hand-over
         self._sent = (time.monotonic(), 0)  # when systemd was told, and the frames until then
         self._monitoring: MonitoringSocket | None = None
         self._poller = poller
@@ -101,6 +101,7 @@ class Outlets:
         """Say what ``systemctl status`` is to show."""
         if not systemd.is_there():
             return
+        self._status = Timer(STATUS_EVERY_S)
         report = self._report()
         before_at, before = self._sent
         self._sent = now, frames = time.monotonic(), report.frames_out

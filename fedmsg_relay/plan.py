@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,22 +59,25 @@ def bindable(settings: Settings, deadline: float) -> Plan:
     """
     inbound = _flat(_required("relay_inbound", settings.inbound, deadline))
     outbound = _required(settings.outbound_key, settings.outbound, deadline)
-    for one, other in itertools.product(inbound, itertools.chain(*outbound)):
-        if one.meets(other):
-            raise ConfigError(
-                f"{one.key}: {one.uri} and {other.key}: {other.uri} cannot both be bound;"
-                " give them different ports or paths"
-            )
+    if clash := _clash(inbound, itertools.chain(*outbound)):
+        raise ConfigError(clash)
+    needed = (*inbound, *itertools.chain(*outbound))
+    monitoring = _optional(MONITORING, settings.monitoring, needed)
     return Plan(
         inbound=inbound,
         outbound=tuple(outbound),
-        monitoring=_optional(MONITORING, settings.monitoring),
-        prometheus=_optional("relay_prometheus", settings.prometheus),
+        monitoring=monitoring,
+        prometheus=_optional("relay_prometheus", settings.prometheus, (*needed, *monitoring)),
     )
 
 
-def _optional(key: str, addresses: tuple[str, ...]) -> tuple[Endpoint, ...]:
-    """The endpoints of what a relay can go without: a start does not wait for their names."""
+def _optional(
+    key: str, addresses: tuple[str, ...], needed: tuple[Endpoint, ...]
+) -> tuple[Endpoint, ...]:
+    """The endpoints of what a relay can go without, but that are not ``needed`` for other things.
+
+    A start does not wait for their names.
+    """
     if not addresses:
         return ()
     try:
@@ -88,7 +91,21 @@ def _optional(key: str, addresses: tuple[str, ...]) -> tuple[Endpoint, ...]:
         if fault := _fault(endpoint):
             log.warning("%s; going without it", fault)
             return ()
+    if clash := _clash(_flat(groups), needed):
+        log.warning("%s; going without it", clash)
+        return ()
     return _flat(groups)
+
+
+def _clash(some: Iterable[Endpoint], others: Iterable[Endpoint]) -> str | None:
+    """Why not all of both can be bound; None if they can."""
+    for one, other in itertools.product(some, others):
+        if one.meets(other):
+            return (
+                f"{one.key}: {one.uri} and {other.key}: {other.uri} cannot both be bound;"
+                " give them different ports or paths"
+            )
+    return None
 
 
 def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:

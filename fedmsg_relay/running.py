@@ -108,6 +108,10 @@ class RunningRelay:
         self.monitor.attend()
         self._outlets.attend()
 
+    def tell_systemd(self) -> None:
+        """Say what ``systemctl status`` is to show, once systemd takes it from this process."""
+        self._outlets.tell_systemd()
+
     def enter(self, phase: Phase) -> None:
         """Say in the log what a new phase means to an administrator."""
         self.phase = phase

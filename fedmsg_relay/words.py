@@ -25,6 +25,7 @@ def early(options: Iterable[Option]) -> argparse.Namespace | None:
     for names, kwargs in options:
         if kwargs["action"] != "version":
             parser.add_argument(*names, **kwargs)
+    parser.add_argument("-h", "--help", "--version", action="store_true", dest="asks_of_us")
     parser.add_argument("--config-filename")
     with contextlib.suppress(argparse.ArgumentError, SystemExit), open(os.devnull, "w") as nowhere:
         with contextlib.redirect_stderr(nowhere):  # what is wrong is said when all is known
@@ -34,7 +35,7 @@ def early(options: Iterable[Option]) -> argparse.Namespace | None:
 
 def is_start(asked: argparse.Namespace) -> bool:
     """Whether the command line asks for a relay."""
-    return not (asked.test or asked.check or asked.status)
+    return not (asked.test or asked.check or asked.status or asked.asks_of_us)
 
 
 def log_path(options: Mapping[str, Any], default: str) -> str | None:

@@ -232,6 +232,8 @@ class TestOthers:
             said = machine.run(command)
             assert "/srv/work/fedmsg.d/evil.py is not read" in said.stderr
             assert action == "--status" or said.returncode == 0, said
+        for action in ("--help", "-h", "--version"):
+            machine.check(f"cd /srv/work; runuser -u {user} -- fedmsg-relay {action}")
         assert machine.run("test -e /tmp/executed").returncode == 1
 
     def test_another_users_relay_is_left_alone_at_once(self, machine: box.Box) -> None:
@@ -260,7 +262,8 @@ class TestOthers:
             assert "type `service fedmsg-relay start`" in done.stderr
         assert machine.run(f"ls {PIDFILE} {LOG}").stdout == ""
         machine.check("service fedmsg-relay start")
-        assert "type `service fedmsg-relay start`" in machine.run("fedmsg-relay --daemon").stderr
+        done = machine.run("fedmsg-relay --daemon")
+        assert "type `service fedmsg-relay start`" in done.stderr, "where there is a log, too"
         assert "ERROR] /var/log/fedmsg/fedmsg-relay.log is the service's" in machine.check(
             f"cat {LOG}"
         )

@@ -8,9 +8,13 @@ from pathlib import Path
 import box
 import pytest
 from harness import wait_for
-from test_service import LOG, PIDFILE, TAKE_PORT, break_config, loses_nothing
+from test_service import LOG, PIDFILE, PYTHON, TAKE_PORT, break_config, loses_nothing
 
 UNIT = "/etc/systemd/system/fedmsg-relay.service"
+CONSUMER = (
+    "import time, zmq; s = zmq.Context().socket(zmq.SUB); s.connect('tcp://127.0.0.1:4001');"
+    " time.sleep(60)"
+)
 
 
 @pytest.fixture
@@ -131,6 +135,7 @@ def test_a_reload_hands_over(machine: box.Box) -> None:
     machine.check(
         "sed -i 's/[0-9.]*:4001/*:4001/' /etc/fedmsg.d/relay.py; systemctl reload fedmsg-relay"
     )
+    assert not show(machine, "StatusText").startswith("stopped")
     second = show(machine, "MainPID")
     assert second != first
     assert machine.check(f"cat {PIDFILE}").strip() == second
@@ -143,6 +148,8 @@ def test_a_reload_hands_over(machine: box.Box) -> None:
     assert show(machine, "MainPID") == second, "the watchdog is fed"
     assert show(machine, "NRestarts") == "0"
     wait_for(lambda: "forwarding" in show(machine, "StatusText"), "its status")
+    machine.check(f'{PYTHON} -c "{CONSUMER}" >/dev/null 2>&1 &')
+    wait_for(lambda: "1 consumers" in show(machine, "StatusText"), "a later status")
     machine.check(f"kill -STOP {second}")
     wait_for(lambda: show(machine, "MainPID") not in ("0", second), "another process")
 
