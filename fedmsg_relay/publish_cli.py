@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import select
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -138,8 +139,9 @@ def _check_timeout(site: Mapping[str, Any]) -> None:
 
 
 def _say(message: str, status: int = NOT_SENT) -> int:
+    # Not by sys.stderr, which would keep what a full disk does not take, and fail at the end again.
     with contextlib.suppress(OSError):  # the status says so all the same
-        print(f"{NAME}: {message}", file=sys.stderr, flush=True)
+        os.write(2, f"{NAME}: {message}\n".encode(errors="backslashreplace"))
     return status
 
 
@@ -218,18 +220,25 @@ def _batches(site: Mapping[str, Any]) -> Iterator[_Batch]:
 
 def _lines() -> Iterator[list[str]]:
     """The lines of standard input, as many as there are at once."""
-    rest = b""
+    parts: list[bytes] = []  # of a line that has not ended
     while chunk := _read():
-        *lines, rest = (rest + chunk).split(b"\n")
+        first, *lines = chunk.split(b"\n")
+        parts.append(first)
         if lines:
+            lines.insert(0, b"".join(parts))
+            parts = [lines.pop()]
             yield [line.decode(errors="replace") for line in lines]
-    if rest:
+    if rest := b"".join(parts):
         yield [rest.decode(errors="replace")]
 
 
 def _read() -> bytes:
     try:
-        return os.read(0, CHUNK)
+        while True:
+            try:
+                return os.read(0, CHUNK)
+            except BlockingIOError:  # whoever else has this end of it wants it so
+                select.select([0], [], [])
     except OSError as error:
         raise _NoInput(f"cannot read standard input: {error.strerror}") from error
 
@@ -245,14 +254,15 @@ def _is_json(text: str) -> bool:
 def _with_progress(batches: Iterable[_Batch], script: Script) -> Iterator[_Batch]:
     """The batches; between them, on a terminal, how far it is, if it takes its time."""
     next_at = time.monotonic() + PROGRESS_AFTER_S if sys.stderr.isatty() else math.inf
-    end = ""
+    is_shown = False
     for batch in batches:
         yield batch
         if time.monotonic() > next_at:
             next_at = time.monotonic() + PROGRESS_EVERY_S
-            end = "\n"
+            is_shown = True
             print(f"\r{script.taken:,} messages", end="", file=sys.stderr, flush=True)
-    print(end, end="", file=sys.stderr)
+    if is_shown:
+        print(file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -360,6 +360,33 @@ class TestCommand:
         assert stock
         assert ours == stock
 
+    def test_a_standard_input_that_does_not_block(self, site: Site) -> None:
+        site.relay()
+        subscriber = site.subscriber()
+        reading, writing = os.pipe()
+        with open(reading, "rb") as stdin, open(writing, "wb") as lines:
+            os.set_blocking(reading, False)
+            publishing = site.start(BIN / NAME, stdin=stdin)
+            for line in (b"first\n", b"second\n"):
+                lines.write(line)
+                lines.flush()
+                wait_for(lambda n=line: n.decode().strip() in str(subscriber.received), "it")
+        assert publishing.wait() == 0, publishing.output
+
+    def test_a_line_of_many_megabytes(self, site: Site) -> None:
+        site.relay()
+        subscriber = site.subscriber()
+        lines = ["x" * 15_000_000, "x" * 50_000_000, "end"]
+        done = publish(site, input="\n".join(lines), timeout=10)
+        assert (done.returncode, done.stderr.count("\n")) == (65, 1), done
+        assert "line 2 not sent: it has 50000" in done.stderr
+        received = [body["log"] for body in bodies(subscriber.wait(2))]
+        assert received == [lines[0], lines[2]]
+
+    def test_a_full_disk_behind_stderr_changes_no_status(self, site: Site) -> None:
+        command = f"{BIN / NAME} --json-input --message no >&2 2>/dev/full"
+        assert site.start("sh", "-c", command).wait() == 65
+
     def test_json_a_line_a_message(self, site: Site) -> None:
         site.relay()
         subscriber = site.subscriber()

@@ -192,13 +192,11 @@ class TestHandlers:
         site.relay()
         subscriber = site.subscriber()
         text = """
-            import signal
-            handled = 0
+            import itertools, signal
+            numbers = itertools.count(1)
 
-            def handler(*_):
-                global handled
-                handled += 1
-                fedmsg_relay.publish('made', {'handled': handled}, timeout=20)
+            def handler(*_):  # which another signal may interrupt
+                fedmsg_relay.publish('made', {'handled': next(numbers)}, timeout=20)
 
             signal.signal(signal.SIGALRM, handler)
             fedmsg_relay.publish('made', {'n': 0}, timeout=20)
@@ -206,7 +204,7 @@ class TestHandlers:
             for n in range(1, 1000):
                 fedmsg_relay.publish('made', {'n': n}, timeout=20)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            print("HANDLED", handled)
+            print("HANDLED", next(numbers) - 1)
         """
         publishing = script(site, text)
         assert publishing.wait() == 0, publishing.output
