@@ -205,14 +205,16 @@ def _stop_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
     """
     pid = pidfile.holder()
     called = None if pid is None else name_of(pid)
-    if pid is None or called is None or called in passing:
+    if pid is None or called in passing:
         return False
-    if called != name:
+    if called is None and not _is_hidden(pid):
+        return False
+    if called not in (name, None):
         raise RelayError(
             f"{pidfile.path} is locked by a process that is not a relay (pid {pid}, see `fuser"
             f" {pidfile.path}`); nothing was touched"
         )
-    if systemd.has_started(pid):
+    if called is None or systemd.has_started(pid):
         raise RelayError(
             f"the running relay (pid {pid}) cannot hand over, as an older version cannot; restart"
             " it once: systemctl restart fedmsg-relay"
@@ -226,3 +228,15 @@ def _stop_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
             f"the running relay (pid {pid}) belongs to another user, who must replace it"
         ) from error
     return True
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of our user that /proc does not show.
+
+    To one of a unit with ``ProtectProc=invisible`` and ``PrivateUsers=`` it shows no other.
+    """
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return name_of(pid) is None

@@ -10,6 +10,7 @@ import pytest
 from harness import wait_for
 from test_service import LOG, PIDFILE, PYTHON, TAKE_PORT, break_config, loses_nothing
 
+BUSY = "for i in 1 2 3 4; do sh -c 'while :; do :; done' >/dev/null 2>&1 & done"
 UNIT = "/etc/systemd/system/fedmsg-relay.service"
 CONSUMER = (
     "import time, zmq; s = zmq.Context().socket(zmq.SUB); s.connect('tcp://127.0.0.1:4001');"
@@ -190,6 +191,39 @@ def test_a_replace_from_elsewhere_is_refused(machine: box.Box) -> None:
     assert done.returncode == 1
     assert "use `systemctl reload fedmsg-relay`" in done.stderr
     assert show(machine, "MainPID") == before
+
+
+def test_one_that_cannot_hand_over_is_not_stopped(machine: box.Box) -> None:
+    """As an older version cannot: systemd would end the new one with it."""
+    machine.check("service fedmsg-relay start")
+    before = show(machine, "MainPID")
+    wait_for(lambda: "forwarding" in show(machine, "StatusText"), "the end of the hold")
+    machine.check(f"rm {PIDFILE}.handover")
+    done = machine.run("systemctl reload fedmsg-relay")
+    assert done.returncode != 0
+    assert "systemctl restart fedmsg-relay" in machine.check(f"cat {LOG}")
+    assert show(machine, "MainPID") == before
+    assert "stopping" not in machine.check(f"cat {LOG}")
+    machine.check("systemctl restart fedmsg-relay; systemctl reload fedmsg-relay")
+
+
+@pytest.mark.timeout(200)
+def test_a_reload_on_a_machine_without_time_loses_nothing(machine: box.Box) -> None:
+    """Four loops are busy; the relay goes on until the next is there, however long that takes."""
+    machine.check("service fedmsg-relay start")
+    machine.check(BUSY)
+    counted = loses_nothing(machine, "systemctl reload fedmsg-relay", restarts=3)
+    assert counted["statuses"] == [0] * 3
+
+
+@pytest.mark.timeout(400)
+def test_restarts_on_a_machine_without_time_lose_nothing(machine: box.Box) -> None:
+    """The relay is at the head of the queue for a processor.  The scripts are not, and nor is what
+    else this machine does, so this may have to be tried again; see below."""
+    machine.check("service fedmsg-relay start")
+    machine.check(BUSY)
+    counted = loses_nothing(machine, "systemctl restart fedmsg-relay", restarts=3, attempts=4)
+    assert counted["statuses"] == [0] * 3
 
 
 def test_root_is_told_how_to_start_the_service(machine: box.Box) -> None:
