@@ -203,7 +203,7 @@ class MainLoop:
         self._poller.unregister(predecessor)
         self._predecessor = None
         self._take_place(predecessor)
-        predecessor.say("running")
+        predecessor.let_go()
         self._relay.relay.follow(before)
 
     def _take_place(self, predecessor: Predecessor | None) -> None:

@@ -70,7 +70,7 @@ class Predecessor:
             raise Gone("it does not let go")
 
     def say(self, word: str) -> None:
-        """Say ``holding`` or ``running``; that it has gone :meth:`drained` tells."""
+        """Say a word; that it has gone :meth:`drained` tells."""
         with contextlib.suppress(Gone):
             self._channel.send(word)
 
@@ -86,6 +86,11 @@ class Predecessor:
                 " slow to take over; try again"
             )
         return message
+
+    def let_go(self) -> None:
+        """Say ``running``, which is the last word."""
+        self.say("running")
+        self._channel.close()
 
     def close(self) -> None:
         """Leave it to itself, with all that it has handed over: it goes on."""
