@@ -228,7 +228,6 @@ class MainLoop:
 
     def _answer(self, successor: Successor, channel: Channel, hello: Message) -> None:
         """Offer a process what it needs to follow this relay, or refuse it or put it off."""
-        settings = self._settings
         ends_within_s = self._relay.ends_within_s + MARGIN_S
         is_free = self._relay.phase is Phase.FORWARD and not self._stops and not successor.pid
         if hello.fields.get("protocol") != PROTOCOL:
@@ -240,7 +239,7 @@ class MainLoop:
             successor.offer(channel, ends_within_s)
         else:
             waited_s = time.monotonic() - self._relay.entered_at
-            successor.put_off(channel, ends_within_s + settings.hold_s - waited_s)
+            successor.put_off(channel, ends_within_s + self._settings.hold_s - waited_s)
 
     def _hand_over(self, pid: int) -> None:
         """Drain and close, as the chosen process accepts and holds."""

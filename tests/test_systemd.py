@@ -216,16 +216,6 @@ def test_a_reload_on_a_machine_without_time_loses_nothing(machine: box.Box) -> N
     assert counted["statuses"] == [0] * 3
 
 
-@pytest.mark.timeout(400)
-def test_restarts_on_a_machine_without_time_lose_nothing(machine: box.Box) -> None:
-    """The relay is at the head of the queue for a processor.  The scripts are not, and nor is what
-    else this machine does, so this may have to be tried again; see below."""
-    machine.check("service fedmsg-relay start")
-    machine.check(BUSY)
-    counted = loses_nothing(machine, "systemctl restart fedmsg-relay", restarts=3, attempts=4)
-    assert counted["statuses"] == [0] * 3
-
-
 def test_root_is_told_how_to_start_the_service(machine: box.Box) -> None:
     """Its own relay would be one of which systemd knows nothing."""
     done = machine.run("fedmsg-relay --daemon")
