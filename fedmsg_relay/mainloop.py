@@ -192,7 +192,6 @@ class MainLoop:
         self._poller.unregister(predecessor)
         self._predecessor = None
         self._take_place(predecessor)
-        predecessor.say_running()
         self._relay.follow(before)
 
     def _take_place(self, predecessor: Predecessor | None) -> None:
@@ -220,9 +219,11 @@ class MainLoop:
             elif message.word == "holding":
                 self._hand_over(channel.pid)
             elif message.word == "running" and self._hands_over:
-                log.info("handed over to pid %d", channel.pid)
-                self._is_replaced = True
-                self._place.forget()
+                self._is_replaced = self._place.forget(successor)
+                if self._is_replaced:
+                    log.info("handed over to pid %d", channel.pid)
+                else:
+                    self._go_on(channel.pid)
             else:
                 self._go_on(channel.pid)
 

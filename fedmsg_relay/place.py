@@ -6,7 +6,6 @@ And, if it is a service of systemd's, to be the main process of that service.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 
 import zmq
@@ -44,11 +43,13 @@ class Place:
             if predecessor is not None:
                 predecessor.hand_on(self._pidfile)
             self._listen(self._pidfile, predecessor)
+        self._claim()
+        if predecessor is not None:
+            predecessor.say_running()
         for endpoint, listener in self._bindings.all():
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
                 systemd.keep(listener, endpoint.uri)
-        self._claim()
         systemd.notify("READY=1", "WATCHDOG=1")
 
     def resume(self) -> None:
@@ -58,7 +59,6 @@ class Place:
                 self._pidfile.write()
             except RelayError as error:
                 log.warning("%s; the pid there is of one that has died", error)
-        systemd.notify(f"MAINPID={os.getpid()}")
         self._claim()
 
     def _claim(self) -> None:
@@ -85,14 +85,18 @@ class Place:
     def give(self, successor: Successor, traffic: Traffic) -> None:
         """Let the chosen process be the relay; ``traffic`` is what has passed until now."""
         set_name(FLUSHING)
-        systemd.notify(f"MAINPID={successor.pid}")
-        systemd.barrier()
         successor.say("drained", traffic=traffic)
 
-    def forget(self) -> None:
-        """Leave the lock of the pid file alone at the end: the successor has it."""
+    def forget(self, successor: Successor) -> bool:
+        """Leave the place to the chosen process, which has the pid file; False if it has died.
+
+        It is the main process of a systemd service when it hears that we have hung up.
+        """
         if self._pidfile is not None:
             self._pidfile.leave()
+        systemd.notify(f"MAINPID={successor.pid}")
+        systemd.barrier()
+        return successor.hang_up()
 
     def leave(self) -> None:
         """Be the relay no more, before the consumers have everything: the next need not wait."""

@@ -30,6 +30,9 @@ ANSWER_S = 2.0
 YOURS_S = 5.0
 """How long a running relay may take to stop accepting."""
 
+ENDING_S = 10.0
+"""How long it may take to tell systemd of its successor, see systemd.BARRIER_S, and to hang up."""
+
 AGAIN_S = 0.1
 """How soon to ask again, when told to wait."""
 
@@ -65,7 +68,6 @@ class Predecessor:
         pidfile.adopt(self._pidfile_fd)
         os.environ.update(self._systemd)
         os.environ.pop("WATCHDOG_PID", None)  # it names the other process
-        systemd.give_back(self.listeners)  # those that the configuration names no more
 
     def say_now(self) -> None:
         """Return when it has stopped accepting.  Raises :class:`Gone` if it does not."""
@@ -109,10 +111,12 @@ class Predecessor:
         return None
 
     def say_running(self) -> None:
-        """Let it end, as the pid file has our pid, and hang up."""
+        """Let it end, as the pid file has our pid; returns when systemd, too, knows of us."""
         with contextlib.suppress(Gone):
             self._channel.send("running")
+            self._channel.receive(ENDING_S)  # raises when it has hung up
         self._channel.close()
+        systemd.give_back(self.listeners)  # those that the configuration names no more
 
     def close(self) -> None:
         """Hang up, and close all that it has handed over: it goes on as the relay."""

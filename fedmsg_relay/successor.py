@@ -124,6 +124,17 @@ class Successor:
         """Give the chosen process :data:`BIND_S` for its next word."""
         self._until = time.monotonic() + BIND_S
 
+    def hang_up(self) -> bool:
+        """End the connection to the chosen one; False if that one has died before."""
+        if self._chosen is None:
+            return False
+        is_alive = _heard(self._chosen, math.inf) is not GONE
+        self._poller.unregister(self._chosen)
+        self._chosen.close()
+        self._chosen = None
+        self._until = math.inf
+        return is_alive
+
     def dismiss(self) -> None:
         """Hang up on the chosen process, if there is one: it is not chosen any more."""
         if self._chosen is not None:
