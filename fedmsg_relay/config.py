@@ -3,7 +3,8 @@
 The configuration is fedmsg's own: every ``*.py`` file in ``/etc/fedmsg.d``, ``~/.fedmsg.d``,
 ``./fedmsg.d`` and ``$VIRTUAL_ENV/etc/fedmsg.d``, or the one file named by ``--config-filename``;
 each defines a dictionary named ``config``.  The loader is that of every fedmsg command.  But
-``--check``, ``--status`` and ``--test`` pass over a ``./fedmsg.d`` to which others may write.
+``--check``, ``--status``, ``--test``, ``--help`` and ``--version`` pass over a ``./fedmsg.d`` to
+which others may write.
 
 Where to listen:
 
@@ -52,8 +53,8 @@ How (the keys and defaults are fedmsg's, and count for both sockets):
 The relay's own:
 
 ``relay_hold`` (seconds, default ``zmq_reconnect_ivl_max`` + 0.5)
-    After a start, keep messages for this long, until the consumers that were cut off by the restart
-    are back.
+    After a start, and when the relay before has drained, keep messages for this long, until the
+    consumers that were cut off by that are back.
 ``relay_drain`` (seconds, default 5)
     At a stop, spend at most this long on passing on what has come in.
 ``relay_inbound_allow``, ``relay_outbound_allow`` (string or list of strings; default: everybody)
