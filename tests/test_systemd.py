@@ -155,6 +155,41 @@ def test_a_reload_hands_over(machine: box.Box) -> None:
     wait_for(lambda: show(machine, "MainPID") not in ("0", second), "another process")
 
 
+DIES = """
+import os, signal, sys
+from fedmsg_relay import __main__, handover
+
+send = handover.Channel.send
+
+def send_or_die(channel, word, *fds, **fields):
+    if word == "running":
+        os.kill(os.getpid(), signal.SIGKILL)
+    send(channel, word, *fds, **fields)
+
+handover.Channel.send = send_or_die
+sys.exit(__main__.main())
+"""
+
+
+def test_a_new_relay_that_dies_at_the_last_moment_leaves_the_old_one(machine: box.Box) -> None:
+    """Which systemd has not been told of the new one yet."""
+    dies = "/usr/local/lib/dies.py"
+    machine.check(
+        f"cat > {dies} <<'END'\n{DIES}\nEND\nmkdir {UNIT}.d; (echo '[Service]'; echo ExecReload=;"
+        f" grep ^ExecReload {UNIT} | sed 's|-m fedmsg_relay|{dies}|') > {UNIT}.d/dies.conf;"
+        "systemctl daemon-reload; service fedmsg-relay start"
+    )
+    first = show(machine, "MainPID")
+    assert machine.run("systemctl reload fedmsg-relay").returncode != 0
+    wait_for(lambda: "this relay goes on" in machine.check(f"cat {LOG}"), "the old one")
+    wait_for(lambda: "forwarding" in show(machine, "StatusText"), "its status")
+    assert show(machine, "MainPID") == first
+    assert show(machine, "NRestarts") == "0"
+    assert machine.check(f"cat {PIDFILE}").strip() == first
+    machine.check(f"rm {UNIT}.d/dies.conf; systemctl daemon-reload; systemctl reload fedmsg-relay")
+    assert show(machine, "MainPID") != first
+
+
 def test_after_a_reload_a_stop_waits_for_the_end(machine: box.Box) -> None:
     """As the relay has to drain: systemd waits only for a main process that is its own child."""
     machine.check("echo \"config = {'relay_hold': 3}\" > /etc/fedmsg.d/hold.py")
