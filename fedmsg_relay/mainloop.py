@@ -155,13 +155,14 @@ class MainLoop:
         if self._stops and time.monotonic() <= self._stops[-1] + ECHO_S:
             return
         self._stops.append(time.monotonic())
-        if self._place.successor is not None:
+        successor = self._place.successor
+        if successor is not None and successor.pid:
             # One that accepts already follows, and is stopped by itself.
             self._hands_over |= self._relay.monitor.gate.is_shut
             if self._hands_over:
-                self._place.successor.hurry()
+                successor.hurry()
             else:
-                self._place.successor.dismiss()
+                successor.dismiss()
         systemd.notify("STOPPING=1", patience_s=0)
         hastens = len(self._stops) > 1
         what = "without waiting" if hastens else self._relay.report().connections

@@ -125,23 +125,26 @@ class Successor:
         self._until = time.monotonic() + BIND_S
 
     def hang_up(self) -> bool:
-        """End the connection to the chosen one; False if that one has died before."""
-        if self._chosen is None:
+        """Hang up on the chosen process, which needs no word; False if it has died before."""
+        chosen = self._unchoose()
+        if chosen is None:
             return False
-        is_alive = _heard(self._chosen, math.inf) is not GONE
-        self._poller.unregister(self._chosen)
-        self._chosen.close()
-        self._chosen = None
-        self._until = math.inf
+        is_alive = _heard(chosen, math.inf) is not GONE
+        chosen.close()
         return is_alive
 
     def dismiss(self) -> None:
         """Hang up on the chosen process, if there is one: it is not chosen any more."""
-        if self._chosen is not None:
-            self._poller.unregister(self._chosen)
-            _last_word(self._chosen, "off")
-        self._chosen = None
+        chosen = self._unchoose()
+        if chosen is not None:
+            _last_word(chosen, "off")
+
+    def _unchoose(self) -> Channel | None:
+        chosen, self._chosen = self._chosen, None
         self._until = math.inf
+        if chosen is not None:
+            self._poller.unregister(chosen)
+        return chosen
 
     def close(self) -> None:
         """Hang up on everybody, and listen no more."""

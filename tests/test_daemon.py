@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,6 +10,8 @@ import re
 import signal
 import socket
 import subprocess
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +87,33 @@ class TestStart:
         daemon.stop()
         assert daemon.pidfile.read_text().strip() == ""
         assert daemon.log.splitlines()[-1].endswith("stopped; forwarded 0 frames, 0 bytes")
+
+    def test_a_second_signal_ends_a_drain(self, site: Site, daemon: Daemon) -> None:
+        """And the pid file is left as after any stop."""
+        site.write(relay_drain=600)
+        daemon.start()
+        daemon.wait_for("forwarding;")
+        pid, done = daemon.pid, threading.Event()
+        with zmtp.Peer(site.inbound, b"PUB") as rude:
+
+            def send() -> None:
+                with contextlib.suppress(OSError):  # the end, at last
+                    while not done.wait(0.001):
+                        rude.send(b"more")
+
+            thread = threading.Thread(target=send)
+            thread.start()
+            try:
+                os.kill(pid, signal.SIGTERM)
+                daemon.wait_for("SIGTERM: stopping")
+                time.sleep(0.5)  # into the drain, which would go on for as long as there is more
+                os.kill(pid, signal.SIGTERM)
+                wait_for(lambda: not alive(pid), "the daemon's end")
+            finally:
+                done.set()
+                thread.join()
+        assert daemon.pidfile.read_text().strip() == ""
+        assert os.listdir(daemon.pidfile.parent) == [daemon.pidfile.name]
 
     def test_the_log_file_works_in_the_foreground_too(self, site: Site) -> None:
         log = site.root / "log"
