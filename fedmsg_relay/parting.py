@@ -1,14 +1,14 @@
-"""Parting with the publishers of a relay that stops, so that what they have written is read.
+"""Half-closing the connections of publishers, so that what they have written is read.
 
-:func:`part` takes two steps.  Publishers that know :data:`fedmsg_relay.wire.DRAINS`, which they
-have been told before, first get the time to hear that and to have what they had sent answered:
+A relay that stops takes two steps.  Publishers that know :data:`fedmsg_relay.wire.DRAINS`, which
+the relay has sent before, first get the time to receive that and the answers to what they had sent:
 libzmq cannot send a PONG when our half of a connection is closed.  Then our half of each is closed,
 which makes the publisher close the other half, behind everything that it has written: were the
 whole connection closed from here, what is still on its way would be lost.  A publisher connects
 again with what it still has in its queue.
 
-To be called when nobody is accepted any more.  What :func:`part` promises of each publisher that
-hangs up before its time is over:
+:class:`HalfClose` begins when nobody is accepted any more.  Its promise for each publisher that
+hangs up in time:
 
 - Everything that it had written to its connection has been read by libzmq, in order, when its
   descriptor is closed, and comes out of the SUB before the SUB has been silent for a moment.
@@ -27,11 +27,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import socket
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from fedmsg_relay import tcp_info
 from fedmsg_relay.endpoints import Accepting
@@ -58,9 +59,6 @@ count the SYN too."""
 ANSWERING_S, ANSWERING_MAX_S = 0.02, 1.0
 """How long publishers get to hear that the relay stops and to be answered: beside two round trips,
 and at most."""
-
-POLL_MS = 2
-"""How often to see who has hung up."""
 
 
 class _Connection:
@@ -130,47 +128,49 @@ class _Connection:
         return True
 
 
-def part(
-    inbound: Accepting,
-    pass_on: Callable[[int, float], None],
-    out_of_time: Callable[[], bool],
-) -> int:
-    """Part with all publishers; returns how many have not hung up in time.
+class HalfClose:
+    """Half-closes every connection to the endpoints ``inbound``, each at its time."""
 
-    ``pass_on`` is called again and again, to send what the publishers have written: for how many
-    milliseconds there may be nothing, and for how many seconds at most.  ``out_of_time`` ends the
-    parting early.
-    """
-    answered_at = time.monotonic() + _answering_s(inbound)
-    while time.monotonic() < answered_at and not out_of_time():
-        pass_on(POLL_MS, POLL_MS / 1000)
-    start = since = time.monotonic()
-    connected: list[_Connection] = []
-    while connected or (connected := _connections(inbound)):
-        late = [each.is_late(since) for each in connected]
-        if all(late) or out_of_time():
-            break
-        pass_on(POLL_MS, POLL_MS / 1000)
-        still = [each for each in connected if each.is_open()]
-        for each in still:
+    def __init__(self, inbound: Accepting, within_s: float) -> None:
+        """``within_s`` is the time for all of it."""
+        self._inbound = inbound
+        self._asked_at = time.monotonic()
+        self._answered_at = self._asked_at + min(_answering_s(inbound), within_s)
+        self._since = math.inf  # monotonic: when the time of all has begun
+        self._connected: list[_Connection] = []
+
+    def left(self) -> int:
+        """Half-close where the time has come, and return how many publishers may still hang up.
+
+        To be called again and again, while what publishers have written is read; 0 is the end.
+        """
+        now = time.monotonic()
+        if now < self._answered_at:
+            return 1
+        before = len(self._connected)
+        self._connected = [each for each in self._connected if each.is_open()]
+        for each in self._connected:
             each.attend()
-        if len(still) < len(connected):
-            since = min(time.monotonic(), start + PARTINGS_S)
-        connected = still
-    return len(connected)
+        if len(self._connected) < before:
+            self._since = min(now, self._answered_at + PARTINGS_S)
+        if not self._connected:
+            self._connected = _connections(self._inbound)
+            self._since = min(self._since, now)
+        return sum(not each.is_late(self._since) for each in self._connected)
 
+    def still_sending(self) -> int:
+        """Count the publishers whose data may be lost by closing their connections.
 
-def still_sending(inbound: Accepting, for_s: float) -> int:
-    """Count the connected publishers whose data may be lost by closing their connections.
-
-    These are the ones that have sent something in the last ``for_s`` seconds, or of whose data
-    libzmq has not read everything; what the others had sent has all been read.
-    """
-    sending = 0
-    for connection in _publishers(inbound):
-        with contextlib.suppress(OSError):  # closed meanwhile, or local: no TCP_INFO
-            sending += _has_unread(connection) or _has_received(connection, for_s)
-    return sending
+        These have not hung up and have sent something since the half-closing began, or libzmq has
+        not read everything that they had sent; of all others it has.
+        """
+        sending = 0
+        if self._connected or math.isinf(self._since):
+            for_s = max(PARTING_S, time.monotonic() - self._asked_at)
+            for connection in _publishers(self._inbound):
+                with contextlib.suppress(OSError):  # closed meanwhile, or local: no TCP_INFO
+                    sending += _has_unread(connection) or _has_received(connection, for_s)
+        return sending
 
 
 def _publishers(inbound: Accepting) -> Iterator[socket.socket]:

@@ -16,7 +16,7 @@ import math
 import operator
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
 from fedmsg_relay.bindings import Bindings
@@ -24,15 +24,22 @@ from fedmsg_relay.config import Settings
 from fedmsg_relay.descriptors import AcceptGate
 from fedmsg_relay.endpoints import Accepting
 from fedmsg_relay.errors import Died
-from fedmsg_relay.parting import PARTING_S, part, still_sending
+from fedmsg_relay.parting import HalfClose
 from fedmsg_relay.proxy import Traffic
-from fedmsg_relay.sockets import PACED_S, Sockets
+from fedmsg_relay.sockets import Sockets
 
 HOLD_LIMIT_BYTES = 64 * 2**20
 """Memory for held messages, Python's own overhead included."""
 
 HOLD_POLL_MS = 100
 """How often a hold looks up to see whether it is to stop."""
+
+PACED_S = 5.0
+"""How long consumers may set the pace of what is sent outside the proxy; from then on a consumer at
+its high-water mark misses it, as with any PUB."""
+
+POLL_MS = 2
+"""How often to see which publishers have hung up, during a drain."""
 
 QUIET_MS = 20
 """No frame for this long after the last connection ended: libzmq has delivered all it had read."""
@@ -192,7 +199,7 @@ class Relay:
                 if size > HOLD_LIMIT_BYTES:
                     self.hold_overflowed = True
                     break
-        self._sockets.send(kept, self._out_of_time)
+        self._send(kept)
 
     def _hold_left_s(self) -> float:
         """A stop waits for the end of the hold, or what is held would go to nobody."""
@@ -207,16 +214,18 @@ class Relay:
             raise Died("libzmq's proxy returned without having been told to")
 
     def _drain(self) -> None:
-        """Part with the publishers, then pass on what has come in, all within ``relay_drain``."""
+        """Half-close the connections of publishers, and pass on what has come in.
+
+        All that takes ``relay_drain`` at most.
+        """
         self._enter(Phase.DRAIN)
         self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
         self.gate.shut()
         self._sockets.say_it_drains()
-        accepting = Accepting(self.inbound)
-        asked_at = time.monotonic()
-        connected = part(accepting, self._pass_on, self._out_of_time)
-        since_s = max(PARTING_S, time.monotonic() - asked_at)
-        sending = still_sending(accepting, since_s) if connected else 0
+        half_close = HalfClose(Accepting(self.inbound), self._settings.drain_s)
+        while half_close.left() and not self._out_of_time():
+            self._pass_on(POLL_MS, POLL_MS / 1000)
+        sending = half_close.still_sending()
         self.gate.leave()
         self._sockets.unbind_inbound()
         is_late = self._out_of_time()
@@ -235,8 +244,7 @@ class Relay:
 
     def _pass_on(self, quiet_ms: int, for_s: float = math.inf) -> None:
         """Send what comes in, for so long, or until nothing does for ``quiet_ms``."""
-        until = time.monotonic() + for_s
-        self._sockets.send(self._received(quiet_ms, until), self._out_of_time)
+        self._send(self._received(quiet_ms, time.monotonic() + for_s))
 
     def _received(self, quiet_ms: int, until: float) -> Iterator[list[bytes]]:
         while time.monotonic() < until and not self._out_of_time():
@@ -245,6 +253,18 @@ class Relay:
             if frames is None:
                 return
             yield frames
+
+    def _send(self, messages: Iterable[list[bytes]]) -> None:
+        """Send outside the proxy, at the pace of the consumers: no burst exceeds a high-water mark.
+
+        A consumer that is stuck, or a stop that is out of time, bounds how far that goes.
+        """
+        until = time.monotonic() + PACED_S
+        self._sockets.pace(True)
+        for frames in messages:
+            if not self._sockets.send(frames):
+                self._sockets.pace(time.monotonic() < until and not self._out_of_time())
+        self._sockets.pace(False)
 
     def _out_of_time(self) -> bool:
         return self._hastened or time.monotonic() > (self._deadline or math.inf)

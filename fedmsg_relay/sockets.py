@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import os
 import socket
-import time
-from collections.abc import Callable, Iterable
 
 import zmq
 
@@ -28,9 +26,6 @@ itself libzmq gives a connection to the thread that has fewest, whatever passes 
 PATIENCE_MS = 20
 """How long a message sent outside the proxy waits for a consumer at its high-water mark."""
 
-PACED_S = 5.0
-"""How long consumers may set the pace at all; from then on it is as with any PUB."""
-
 
 class Sockets:
     """A SUB that is subscribed to everything, and a PUB."""
@@ -42,6 +37,7 @@ class Sockets:
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
         self._sub = self._make(zmq.SUB, settings.inbound_allow)
         self._pub = self._make(zmq.PUB, settings.outbound_allow)
+        self._pub.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
         keepalive.apply(self._sub, self._pub, settings)
         if settings.io_threads > 1:
             self._sub.setsockopt(zmq.AFFINITY, FIRST_THREAD)
@@ -125,27 +121,28 @@ class Sockets:
         self._bytes_in += sum(map(len, frames))
         return frames
 
-    def send(self, messages: Iterable[list[bytes]], out_of_time: Callable[[], bool]) -> None:
-        """Send outside the proxy, at the pace of the consumers: no burst exceeds a high-water mark.
-
-        A consumer that is stuck, or being ``out_of_time``, bounds how far that goes.
-        """
+    def pace(self, is_paced: bool) -> None:
+        """Let consumers at their high-water mark set the pace of :meth:`send`, or drop for them."""
         self._pub.getsockopt(zmq.EVENTS)  # takes in the subscriptions that have arrived
-        self._pub.setsockopt(zmq.XPUB_NODROP, 1)
-        self._pub.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
-        until = time.monotonic() + PACED_S
-        for frames in messages:
-            try:
-                self._pub.send_multipart(frames)
-            except zmq.Again:  # at the first frame: a high-water mark counts whole messages
-                self._pub.setsockopt(zmq.XPUB_NODROP, 0)
-                self._pub.send_multipart(frames)
-                paced = time.monotonic() < until and not out_of_time()
-                self._pub.setsockopt(zmq.XPUB_NODROP, paced)
-            self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
-            self._frames_out += len(frames)
-            self._bytes_out += sum(map(len, frames))
-        self._pub.setsockopt(zmq.XPUB_NODROP, 0)
+        self._pub.setsockopt(zmq.XPUB_NODROP, is_paced)
+
+    def send(self, frames: list[bytes]) -> bool:
+        """Send a message outside the proxy; return whether every consumer had room for it.
+
+        At a pace, waits :data:`PATIENCE_MS` for room; then the consumers without miss the message,
+        and there is no pace any more.
+        """
+        had_room = True
+        try:
+            self._pub.send_multipart(frames)
+        except zmq.Again:  # at the first frame: a high-water mark counts whole messages
+            had_room = False
+            self._pub.setsockopt(zmq.XPUB_NODROP, 0)
+            self._pub.send_multipart(frames)
+        self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
+        self._frames_out += len(frames)
+        self._bytes_out += sum(map(len, frames))
+        return had_room
 
     def close(self, linger_ms: int) -> None:
         """Close both, and with them their addresses; what was sent is still being delivered."""
