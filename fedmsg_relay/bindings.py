@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedmsg_relay import listening
-from fedmsg_relay.config import Settings
+from fedmsg_relay.config import MONITORING, Settings
 from fedmsg_relay.endpoints import Endpoint
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.plan import Plan
@@ -44,9 +44,7 @@ class Bindings:
     def claim(self, settings: Settings) -> None:
         """Make the socket files ours, with the permissions of the settings, whoever made them."""
         for endpoint, listener in self.all():
-            is_monitoring = endpoint in self.monitoring
-            mode = settings.monitoring_mode if is_monitoring else settings.ipc_mode
-            listening.claim(endpoint, listener, mode)
+            listening.claim(endpoint, listener, _mode(endpoint, settings))
 
     def close(self) -> None:
         """Close every listening socket, and remove its file at ``ipc://``."""
@@ -70,42 +68,47 @@ def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
     """
     with contextlib.ExitStack() as undo:
 
-        def listen(endpoints: Iterable[Endpoint], mode: int) -> Listeners:
+        def listen(endpoints: Iterable[Endpoint]) -> Listeners:
             with contextlib.ExitStack() as undoing:
                 made = {}
                 for endpoint in endpoints:
-                    made[endpoint] = _listen(endpoint, mode, given, undoing)
+                    made[endpoint] = _listen(endpoint, settings, given, undoing)
                 undo.push(undoing.pop_all())
             for endpoint in made:
                 given.pop(endpoint.uri, None)
             return made
 
-        def listen_if_free(endpoints: Iterable[Endpoint], mode: int) -> Listeners:
+        def listen_if_free(endpoints: Iterable[Endpoint]) -> Listeners:
             try:
-                return listen(endpoints, mode)
+                return listen(endpoints)
             except BindError as error:  # which names the key
                 log.warning("%s; going without it", error)
                 return {}
 
-        outbound, errors = plan.first_outbound(lambda group: listen(group, settings.ipc_mode))
+        outbound, errors = plan.first_outbound(listen)
         for error in errors:
             log.warning("%s; using the next address", error)
         bindings = Bindings(
             outbound=outbound,
-            inbound=listen(plan.inbound, settings.ipc_mode),
-            monitoring=listen_if_free(plan.monitoring, settings.monitoring_mode),
-            prometheus=listen_if_free(plan.prometheus, mode=0),
+            inbound=listen(plan.inbound),
+            monitoring=listen_if_free(plan.monitoring),
+            prometheus=listen_if_free(plan.prometheus),
         )
         undo.pop_all()
     return bindings
 
 
 def _listen(
-    endpoint: Endpoint, mode: int, given: Given, undo: contextlib.ExitStack
+    endpoint: Endpoint, settings: Settings, given: Given, undo: contextlib.ExitStack
 ) -> socket.socket:
     if endpoint.uri in given:
         return given[endpoint.uri]
-    listener = listening.listen(endpoint, mode, beside=given.values())
+    listener = listening.listen(endpoint, _mode(endpoint, settings), beside=given.values())
     undo.callback(listener.close)
     undo.callback(listening.remove, endpoint, listener)
     return listener
+
+
+def _mode(endpoint: Endpoint, settings: Settings) -> int:
+    """The permissions of its file, at ``ipc://``."""
+    return settings.monitoring_mode if endpoint.key == MONITORING else settings.ipc_mode

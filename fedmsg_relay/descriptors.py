@@ -23,6 +23,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from fedmsg_relay.throttle import Throttle
+
 log = logging.getLogger("fedmsg.relay")
 
 EPOLL = "anon_inode:[eventpoll]"
@@ -80,16 +82,14 @@ class AcceptGate:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = hard - reserve()  # descriptors from here up are reserved
         self._libc = ctypes.CDLL(None)
-        # leave() is also for the thread of a relay that dies; no change may come after it.
+        # The relay's thread calls shut() for a drain, and leave(); no change may come after them.
         self._changing = threading.RLock()
         self._tcp: set[int] = set()  # descriptors
         self._ipc: set[int] = set()
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
         self._look_again_at = math.inf  # monotonic; finite while paused
-        self._said_at = -math.inf
-        self.is_shut = False
-        """Whether nobody is accepted, as another process does; see :meth:`shut`."""
-        self._rests = False  # see rest()
+        self._short = Throttle(SAY_EVERY_S)
+        self._is_shut = False  # see shut()
         for fd, family in listening.items():
             (self._ipc if family == socket.AF_UNIX else self._tcp).add(fd)
         until = time.monotonic() + LOOKUP_S
@@ -116,39 +116,29 @@ class AcceptGate:
 
     def attend(self) -> None:
         """Resume, or accept the next where they come one at a time; to be called at every event."""
-        if self.is_shut or self._rests:
-            return
-        self._look_up()
-        if time.monotonic() >= self._look_again_at:
-            self._resume()
-        elif self._ipc and self._look_again_at == math.inf:
-            self._accept()
+        with self._changing:
+            if self._is_shut:
+                return
+            self._look_up()
+            if time.monotonic() >= self._look_again_at:
+                self._resume()
+            elif self._ipc and self._look_again_at == math.inf:
+                self._accept()
 
     def shut(self) -> bool:
-        """Accept nobody until :meth:`reopen`, as another process does; False if that cannot be."""
-        if self._look_up():
-            self._wait_for(0, self._tcp | self._ipc)
-            self.is_shut = True
-            self._look_again_at = math.inf
-        return self.is_shut
+        """Accept nobody until :meth:`reopen`; return False if that cannot be."""
+        with self._changing:
+            if self._look_up():
+                self._wait_for(0, self._tcp | self._ipc)
+                self._is_shut = True
+                self._look_again_at = math.inf
+            return self._is_shut
 
     def reopen(self) -> None:
         """Accept again."""
-        if self.is_shut:
-            self.is_shut = False
+        if self._is_shut:
+            self._is_shut = False
             self._accept()
-
-    def rest(self) -> None:
-        """Do nothing on :meth:`attend` any more, as the relay stops; accept nobody at ``ipc``.
-
-        One connection too many there would abort the process, which still has to drain.
-        """
-        with self._changing:
-            self._rests = True
-            if self._look_again_at == math.inf and not self.is_shut:
-                self._wait_for(select.EPOLLIN, self._tcp)
-            self._wait_for(0, self._ipc)
-            self._look_again_at = math.inf
 
     def leave(self) -> None:
         """Do nothing any more, as libzmq is about to close the listening sockets."""
@@ -160,13 +150,12 @@ class AcceptGate:
 
     def _pause(self, reason: str) -> None:
         """Accept nobody for :data:`PAUSE_S`: who connects waits in the kernel's queue."""
-        if not self._entries or self.is_shut or self._rests:
-            return
-        self._wait_for(0, self._tcp | self._ipc)
-        now = time.monotonic()
-        self._look_again_at = now + PAUSE_S
-        if now > self._said_at + SAY_EVERY_S:
-            self._said_at = now
+        with self._changing:
+            if not self._entries or self._is_shut:
+                return
+            self._wait_for(0, self._tcp | self._ipc)
+            self._look_again_at = time.monotonic() + PAUSE_S
+        if self._short.allows():
             log.warning(
                 "descriptors are short (%s): new connections wait until there are more; raise the"
                 " limit (LimitNOFILE= of the unit, `ulimit -n`), or see with `ss -tnp` who has so"

@@ -16,7 +16,10 @@ HANDSHAKE_FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 
-KINDS = ACCEPTED | ACCEPT_FAILED | HANDSHAKE_FAILED | DISCONNECTED
+ENDED = zmq.EVENT_MONITOR_STOPPED
+"""The last event: the socket is closed, and its peers have what was sent, or its linger is over."""
+
+KINDS = ACCEPTED | ACCEPT_FAILED | HANDSHAKE_FAILED | DISCONNECTED | ENDED
 """What is told."""
 
 AT_ONCE = 1000
@@ -24,7 +27,10 @@ AT_ONCE = 1000
 
 
 def reader(monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-    """A socket from which :func:`happened` reads, of the same context; close it before that."""
+    """A socket from which :func:`happened` reads, of the same context; close it before that.
+
+    To be closed after :data:`ENDED` only: libzmq's threads would wait for room in it for ever.
+    """
     address = f"inproc://events-{monitored.underlying}"
     monitored.monitor(address, KINDS)
     made: zmq.Socket[bytes] = monitored.context.socket(zmq.PAIR)

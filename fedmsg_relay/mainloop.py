@@ -25,7 +25,8 @@ from fedmsg_relay.pidfile import PidFile
 from fedmsg_relay.place import Place
 from fedmsg_relay.predecessor import Predecessor
 from fedmsg_relay.relay import Phase
-from fedmsg_relay.running import Entered, RunningRelay
+from fedmsg_relay.relay_thread import Posted
+from fedmsg_relay.running import RunningRelay
 from fedmsg_relay.successor import Successor
 from fedmsg_relay.wakeup import Timer, Wakeup
 
@@ -88,8 +89,8 @@ class MainLoop:
         """Until the end of the relay.  Raises :class:`RelayError` if that came of itself."""
         while not self._is_over():
             for event in self._sleep():
-                if isinstance(event, Entered):
-                    self._enter(event)
+                if isinstance(event, Posted):
+                    self._take(event)
                 elif event is signal.SIGHUP:
                     self._reopen_log()
                 elif event is signal.SIGPROF:  # the process has worked for a while
@@ -98,8 +99,6 @@ class MainLoop:
                     log.info("SIGUSR1: %s", self._relay.report().totals)
                 elif isinstance(event, signal.Signals):
                     self._stop(event)
-                elif callable(event):  # from another thread
-                    event()
             self._relay.check_that_it_stops()
             self._attend_predecessor()
             self._attend_successor()
@@ -118,36 +117,36 @@ class MainLoop:
             due_s.append(self._place.successor.due_s())
         if self._predecessor is not None:
             due_s.append(self._predecessor.due_s())
-        happened: list[object] = []
-        try:
-            self._poller.poll(math.ceil(min(due_s) * 1000))
-            happened += self._wakeup.events()  # a report must know of what was before a signal
-            self._relay.attend()
-        except zmq.ContextTerminated:  # a relay has closed its sockets, and waits for these
-            (self._leaving or self._relay).monitor.close()
+        self._poller.poll(math.ceil(min(due_s) * 1000))
+        happened = list(self._wakeup.events())  # a report must know of what was before a signal
+        if self._relay.attend():
+            self._closed()
+        if self._leaving is not None and self._leaving.attend():
+            self._left(self._leaving)
         if self._watchdog.is_due():
             self._relay.watchdog()
         if self._trim.is_due():
             memory.trim()
         return happened
 
-    def _enter(self, entered: Entered) -> None:
-        if self._leaving is not None and entered.relay is self._leaving.relay:
-            self._leaving.enter(entered.phase)
-            if entered.phase is Phase.CLOSED:
-                self._leaving.say_end()
-                self._leaving = None
-                self._relay.follow(entered.relay.end())
-            return
-        self._relay.enter(entered.phase)
-        if entered.phase is Phase.DRAIN and not self._hands_over:
+    def _take(self, posted: Posted) -> None:
+        if self._leaving is not None and self._leaving.take(posted) is Phase.CLOSED:
+            self._left(self._leaving)
+        phase = self._relay.take(posted)
+        if phase is Phase.CLOSED:
+            self._closed()
+        elif phase is Phase.DRAIN and not self._hands_over:
             # Nobody is to wait where libzmq does not accept any more.
             let_go(self._bindings.inbound)
             let_go(self._bindings.outbound)
-        elif entered.phase is Phase.CLOSE and not self._hands_over:
+        elif phase is Phase.CLOSE and not self._hands_over:
             self._place.leave()
-        elif entered.phase is Phase.CLOSED and self._hands_over:
-            self._give_way()
+
+    def _left(self, leaving: RunningRelay) -> None:
+        """Go on where the relay has ended that drained beside the one that holds."""
+        leaving.say_end()
+        self._leaving = None
+        self._relay.follow(leaving.traffic)
 
     def _stop(self, asked_by: signal.Signals) -> None:
         if self._predecessor is not None:
@@ -158,7 +157,7 @@ class MainLoop:
         successor = self._place.successor
         if successor is not None and successor.pid:
             # One that accepts already follows, and is stopped by itself.
-            self._hands_over |= self._relay.monitor.gate.is_shut
+            self._hands_over |= successor.accepts
             if self._hands_over:
                 successor.hurry()
             else:
@@ -197,13 +196,13 @@ class MainLoop:
 
     def _take_place(self, predecessor: Predecessor | None) -> None:
         self._place.take(predecessor)
-        self._relay.tell_systemd()
+        self._relay.refresh()
         # Of two questions within the watchdog's time one may go unanswered.
         self._watchdog = Timer(systemd.watchdog_s() / 3)
         self._ready()
 
     def _lost(self) -> str:
-        return f"{self._relay.relay.held} messages that were held here are lost"
+        return f"{self._relay.held} messages that were held here are lost"
 
     # -- to be followed --------------------------------------------------------------------------
 
@@ -215,8 +214,7 @@ class MainLoop:
             if message.word == "hello":
                 self._answer(successor, channel, message)
             elif message.word == "now" and self._relay.monitor.gate.shut():
-                successor.say("yours")
-                successor.hurry()
+                successor.let_accept()
             elif message.word == "holding":
                 self._hand_over(channel.pid)
             elif message.word == "running" and self._hands_over:
@@ -251,11 +249,11 @@ class MainLoop:
             self._relay.be_silent()
             self._relay.stop()
 
-    def _give_way(self) -> None:
-        """Let the chosen process be the relay, as this one has drained."""
+    def _closed(self) -> None:
+        """Let the chosen process be the relay, if there is one, as this one has drained."""
         successor = self._place.successor
-        if successor is not None and successor.pid:
-            self._place.give(successor, self._relay.relay.traffic())
+        if self._hands_over and successor is not None and successor.pid:
+            self._place.give(successor, self._relay.traffic)
             if self._stops:
                 successor.hurry()
 
@@ -273,6 +271,6 @@ class MainLoop:
             self._place.resume()
             before, self._relay = self._relay, self._begin(follows=True)
             if before.phase is Phase.CLOSED:
-                self._relay.follow(before.relay.end())
+                self._relay.follow(before.traffic)
             else:
                 self._leaving = before

@@ -1,4 +1,4 @@
-"""What goes on at the relay's two sides, as libzmq's socket monitors tell it.
+"""What goes on at the relay's two sides, as libzmq's socket monitors report it.
 
 Owns the counters, and the lines of the log about peers.  Runs on the main thread; forwarding
 neither waits for it nor does anything for it.
@@ -15,9 +15,10 @@ import zmq
 from fedmsg_relay import memory
 from fedmsg_relay.config import Settings
 from fedmsg_relay.endpoints import Accepting
-from fedmsg_relay.events import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, happened
+from fedmsg_relay.events import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, ENDED, happened
 from fedmsg_relay.peers import Cut, Side
-from fedmsg_relay.relay import Relay
+from fedmsg_relay.relay_thread import RelayThread
+from fedmsg_relay.throttle import Throttle
 from fedmsg_relay.wakeup import Timer
 
 log = logging.getLogger("fedmsg.relay")
@@ -40,9 +41,9 @@ two looks counts as behind."""
 
 
 class Monitor:
-    """Reads the socket monitors of an open relay until it is stopped, and cuts consumers off."""
+    """Reads the socket monitors of a relay to their end, and cuts consumers off."""
 
-    def __init__(self, relay: Relay, settings: Settings) -> None:
+    def __init__(self, relay: RelayThread, settings: Settings) -> None:
         self.publishers = Side(
             "publisher", Accepting(relay.inbound), settings.inbound_allow is not None
         )
@@ -66,8 +67,8 @@ class Monitor:
         self._look = Timer(max(LOOK_MIN_S, timeout_s / 4))
         self._look_again = Timer(LOOK_AGAIN_S)
         self._memory = memory.Bound(settings.memory_max)
-        self._nobody_at = -math.inf  # when the log said so, monotonic as all times here
-        self._freed_at = math.inf  # when what was cut off last has freed its backlog
+        self._nobody = Throttle(NOBODY_EVERY_S)
+        self._freed_at = math.inf  # monotonic: when what was cut off last has freed its backlog
         self._why = {
             Cut.STALLED: f"it took nothing for relay_stall_timeout = {self._stall_timeout_s:g} s",
             Cut.UNREACHABLE: "its host did not answer for relay_unreachable_timeout ="
@@ -75,8 +76,7 @@ class Monitor:
             Cut.MEMORY: "it was furthest behind and the relay had more than relay_memory_max ="
             f" {settings.memory_max} bytes",
         }
-        self._comings = Timer(COMINGS_S)
-        self._lines = 0  # about that, in this period
+        self._comings = Throttle(COMINGS_S, COMINGS)
 
     def watch(self, poller: zmq.Poller) -> None:
         """Have ``poller`` wake up for the socket monitors, which :meth:`attend` reads."""
@@ -85,22 +85,22 @@ class Monitor:
             poller.register(events, zmq.POLLIN)
 
     def unwatch(self) -> None:
-        """Read the socket monitors a last time before a stop; they queue until the next `watch`.
+        """Read the socket monitors a last time before a drain; they queue until the next `watch`.
 
-        Parting with thousands of publishers takes all of Python's time.  From here on the relay's
-        own thread owns the listening sockets.
+        To half-close thousands of connections takes all of Python's time.
         """
-        self.gate.rest()
         self.attend()
         for refusals in self._refusals:
             refusals.tell()
-        self._unregister()
-
-    def _unregister(self) -> None:
         if self._poller is not None:
             for events in self._sides:
                 self._poller.unregister(events)
         self._poller = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether both sockets are closed, and consumers have what was sent or linger is over."""
+        return not self._sides
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""
@@ -116,8 +116,8 @@ class Monitor:
         """Read the socket monitors, and do what is due."""
         if self._poller is None:
             return
-        for events, side in self._sides.items():
-            self._read(events, side)
+        for events, side in list(self._sides.items()):
+            self._read(events, side, self._poller)
         self.gate.attend()
         if self._look.is_due() or (self.consumers.are_behind and self._look_again.is_due()):
             self.consumers.look()
@@ -125,8 +125,6 @@ class Monitor:
         if time.monotonic() >= self._freed_at:
             self._freed_at = math.inf
             memory.trim()
-        if self._comings.is_due():
-            self._lines = 0
         for refusals in self._refusals:
             if refusals.due_s() == 0:
                 refusals.tell()
@@ -141,11 +139,9 @@ class Monitor:
         self.consumers.look(published)
         if not self._memory.is_exceeded():
             return
-        now = time.monotonic()
         if self.consumers.cut_off_furthest_behind(published, self._memory.backlog_min):
             self._memory.settle()
-        elif self._memory.is_nobodys() and now > self._nobody_at + NOBODY_EVERY_S:
-            self._nobody_at = now
+        elif self._memory.is_nobodys() and self._nobody.allows():
             log.warning(
                 "the relay has %d bytes of memory, relay_memory_max = %d, and no consumer is behind"
                 " by enough to be disconnected; subscriptions and unfinished messages take memory"
@@ -154,8 +150,13 @@ class Monitor:
                 self._memory.limit,
             )
 
-    def _read(self, events: zmq.Socket[bytes], side: Side) -> None:
+    def _read(self, events: zmq.Socket[bytes], side: Side, poller: zmq.Poller) -> None:
         for event, value in happened(events):
+            if event == ENDED:
+                del self._sides[events]
+                poller.unregister(events)
+                events.close(linger=0)
+                return
             if event == ACCEPTED:
                 self.gate.accepted(fd=value)
                 peer = side.came(fd=value)
@@ -182,19 +183,10 @@ class Monitor:
         line = f"{side.who} {what}; %d connected"
         if side is self.publishers:
             log.debug(line, *values, len(side.connected))
-        elif self._lines < COMINGS:
-            self._lines += 1
+        elif self._comings.allows():
             log.info(line, *values, len(side.connected))
-            if self._lines == COMINGS:
+            if not self._comings.left:
                 log.info("no more about consumers for up to a minute")
-
-    def close(self) -> None:
-        """Close the socket monitors, as their context is terminated."""
-        self.gate.leave()
-        self._unregister()
-        for events in self._sides:
-            events.close(linger=0)
-        self._sides.clear()
 
 
 class _Refusals:
@@ -204,17 +196,17 @@ class _Refusals:
         self._key = key
         self._side = side
         self._logged = 0
-        self._tell_at = -math.inf  # monotonic
+        self._throttle = Throttle(REFUSED_EVERY_S)
 
     def due_s(self) -> float:
         """Seconds until :meth:`tell` has something to say; infinite if nobody was refused."""
         if self._side.refused == self._logged:
             return math.inf
-        return max(0.0, self._tell_at - time.monotonic())
+        return self._throttle.due_s()
 
     def tell(self) -> None:
         """Log how many were refused since the last time, if there were any."""
         if refused := self._side.refused - self._logged:
             log.warning("%s: refused %d from outside it", self._key, refused)
             self._logged = self._side.refused
-            self._tell_at = time.monotonic() + REFUSED_EVERY_S
+            self._throttle.allows()

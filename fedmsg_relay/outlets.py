@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,7 +21,7 @@ from fedmsg_relay.config import MONITORING
 from fedmsg_relay.moksha import MonitoringSocket
 from fedmsg_relay.proxy import Traffic
 from fedmsg_relay.report import Report
-from fedmsg_relay.wakeup import Timer, Wakeup
+from fedmsg_relay.wakeup import Timer
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -33,25 +31,24 @@ TOTALS_EVERY_S = 3600.0
 STATUS_EVERY_S = 5.0
 """How often systemd is told the rate."""
 
-ASK_S = 2.0
-"""How long another thread waits for a report: longer than a proxy may take to answer, so that one
-that hangs is reported."""
+SERVE_EVERY_S = 5.0
+"""How often a report is made for those who ask over HTTP."""
+
+STALE_S = 2 * SERVE_EVERY_S + 2.0
+"""How old a report may be that is served: an older one means that the main thread hangs."""
 
 
 class Outlets:
     """The outlets of one relay.  ``report`` makes a report; only the main thread calls it."""
 
     def __init__(
-        self,
-        bindings: Bindings,
-        wakeup: Wakeup,
-        poller: zmq.Poller,
-        report: Callable[[], Report],
+        self, bindings: Bindings, poller: zmq.Poller, report: Callable[[], Report]
     ) -> None:
-        self._wakeup = wakeup
-        self._report = report
+        self._make_report = report
+        self._newest = (time.monotonic(), report())  # when it was made; for other threads
         self._bindings = bindings
-        self._asking = threading.Lock()
+        self._serve_every_s = SERVE_EVERY_S if bindings.prometheus else math.inf
+        self._served = Timer(self._serve_every_s)
         self._totals = Timer(TOTALS_EVERY_S)
         self._status = Timer(math.inf)  # until systemd is there, as it is after a hand-over
         self._sent = (time.monotonic(), 0)  # when systemd was told, and the frames until then
@@ -66,21 +63,38 @@ class Outlets:
             with _going_without("relay_prometheus"):
                 from fedmsg_relay.prometheus import Exporter  # only here, as it takes a package
 
-                self._listening.callback(Exporter(listener, self._ask).close)
+                self._listening.callback(Exporter(listener, self.newest).close)
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""
         listeners_s = self._monitoring.due_s() if self._monitoring else math.inf
-        return min(listeners_s, self._status.due_s(), self._totals.due_s())
+        timers = (self._served, self._status, self._totals)
+        return min(listeners_s, *(each.due_s() for each in timers))
 
     def attend(self) -> None:
         """Say what is due."""
         if self._monitoring:
             self._attend_monitoring(self._monitoring)
         if self._status.is_due():
-            self.tell_systemd()
+            self.refresh()
         if self._totals.is_due():
             log.info("%s", self._report().totals)
+        if self._served.is_due():
+            self._report()
+
+    def _report(self) -> Report:
+        """Make a report, which is then the newest."""
+        report = self._make_report()
+        self._newest = (time.monotonic(), report)
+        self._served = Timer(self._serve_every_s)
+        return report
+
+    def newest(self) -> Report:
+        """The newest report; for any thread.  Raises TimeoutError if the main one makes none."""
+        made_at, report = self._newest
+        if time.monotonic() > made_at + STALE_S:
+            raise TimeoutError("the main thread hangs")
+        return report
 
     def _attend_monitoring(self, monitoring: MonitoringSocket) -> None:
         try:
@@ -97,12 +111,12 @@ class Outlets:
                 error,
             )
 
-    def tell_systemd(self) -> None:
-        """Say what ``systemctl status`` is to show."""
+    def refresh(self) -> None:
+        """Make a report, and have ``systemctl status`` show it."""
+        report = self._report()
         if not systemd.is_there():
             return
         self._status = Timer(STATUS_EVERY_S)
-        report = self._report()
         before_at, before = self._sent
         self._sent = now, frames = time.monotonic(), report.frames_out
         systemd.notify(
@@ -119,7 +133,9 @@ class Outlets:
             self._monitoring.follow(before)
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Accept nobody any more, and be due for nothing."""
+        self._serve_every_s = math.inf
+        self._served = self._status = self._totals = Timer(math.inf)
         self._close_monitoring()
         self._listening.close()
 
@@ -129,20 +145,6 @@ class Outlets:
             self._poller.unregister(monitoring)
             with contextlib.suppress(OSError):  # of what is broken
                 monitoring.close()
-
-    def _ask(self) -> Report:
-        """For another thread; raises TimeoutError if the main one does not answer."""
-        # One at a time, or the answers to all would hold up the main thread if a proxy hangs.
-        if not self._asking.acquire(timeout=ASK_S):
-            raise TimeoutError("others ask already")
-        try:
-            answers: queue.SimpleQueue[Report] = queue.SimpleQueue()
-            self._wakeup.post(lambda: answers.put(self._report()))
-            return answers.get(timeout=ASK_S)
-        except queue.Empty:
-            raise TimeoutError("the main thread does not answer") from None
-        finally:
-            self._asking.release()
 
 
 @contextlib.contextmanager

@@ -40,14 +40,14 @@ REQUESTS_MAX = 10
 
 
 class Exporter:
-    """Accepts at ``listener``, and answers every request with the report that ``ask`` returns.
+    """Accepts at ``listener``, and answers every request with the report that ``newest`` returns.
 
-    ``ask`` is called by the thread of each request; if it raises TimeoutError, the answer is
+    ``newest`` is called by the thread of each request; if it raises TimeoutError, the answer is
     "503 Service Unavailable".  ``listener`` stays open when this is closed.
     """
 
-    def __init__(self, listener: socket.socket, ask: Callable[[], Report]) -> None:
-        self._ask = ask
+    def __init__(self, listener: socket.socket, newest: Callable[[], Report]) -> None:
+        self._newest = newest
         self._listener = listener
         self._here, self._there = socket.socketpair()
         threading.Thread(target=self._serve, name="prometheus", daemon=True).start()
@@ -67,7 +67,7 @@ class Exporter:
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         try:
-            report = self._ask()
+            report = self._newest()
         except TimeoutError:
             start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
             return [b"the relay does not answer\n"]

@@ -2,9 +2,8 @@
 
 :class:`Relay` lives five words, in this order: **open** the sockets; **hold** what comes in until
 the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
-starts no thread: ``open`` is called by whoever wants to know that it worked, ``run`` does the rest
-on a thread that does nothing else, and ``stop``, ``follow``, ``is_alive``, ``traffic``,
-``gate`` and ``events`` are for another.
+starts no thread: ``open`` is called where a failure is to be known at once, and ``run`` does the
+rest on a thread that does nothing else; see :mod:`fedmsg_relay.relay_thread`.
 
 On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
 gets its subscription only when the thread that owns the SUB runs, and discards what it sent before.
@@ -13,11 +12,12 @@ gets its subscription only when the thread that owns the SUB runs, and discards 
 from __future__ import annotations
 
 import math
-import operator
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from fedmsg_relay.bindings import Bindings
 from fedmsg_relay.config import Settings
@@ -47,12 +47,11 @@ QUIET_MS = 20
 LAST_S = 0.2
 """How long to pass on what libzmq had read by the end of the drain, however little time it had."""
 
-ANSWER_MS = 500
-"""How long libzmq's proxy may take to say what it has forwarded.  That is a matter of microseconds,
-or of waiting for a processor."""
+SIGN_EVERY_S = 0.25
+"""How often to post a status within a hold or a drain: a sign of life, and what has passed."""
 
 SIGN_S = PACED_S + 1.0
-"""How old the last sign of life outside the proxy may be."""
+"""How old the last sign of life may be; while consumers set the pace there is none."""
 
 DEAD_LINGER_MS = 1000
 """How long a relay that has died may still deliver; it must not look alive for longer."""
@@ -69,40 +68,63 @@ class Phase(Enum):
     CLOSED = "stopped"
 
 
+@dataclass(frozen=True)
+class Status:
+    """What the thread of :meth:`Relay.run` posts with each phase, and within one as a sign of life.
+
+    Nobody else reads anything of what that thread has.
+    """
+
+    phase: Phase
+    at: float
+    """When (monotonic)."""
+    traffic: Traffic
+    """What has passed outside the proxy."""
+    held: int = 0
+    """Messages kept during the hold."""
+    hold_overflowed: bool = False
+    loss: str | None = None
+    """Why something that publishers had sent may be lost."""
+    error: BaseException | None = None
+    """Why the relay has ended, if nobody asked it to."""
+
+
+class Orders:
+    """What a relay is to do next.  The main thread alone writes this; the relay's thread reads."""
+
+    def __init__(self, hold_until: float) -> None:
+        self.hold_until = hold_until
+        """Until when to keep what comes in (monotonic)."""
+        self.stop_by = math.inf
+        """When a hold ends at the latest, as the relay is to stop (monotonic)."""
+        self.is_hastened = False
+        """Whether to wait for nobody."""
+
+
 class Relay:
     """One SUB at the inbound sockets of ``bindings``, one PUB at the outbound ones.
 
-    ``changed`` is called on the thread of :meth:`run` with every :class:`Phase` that it enters; it
-    must not block.  One that ``follows`` another, which drains, holds what comes in until it is
-    told by :meth:`follow` that the other has ended.
+    ``post`` is called on the thread of :meth:`run` with every :class:`Status`; it must not block.
     """
 
     def __init__(
         self,
         settings: Settings,
         bindings: Bindings,
-        changed: Callable[[Phase], None],
-        follows: bool,
+        orders: Orders,
+        post: Callable[[Status], None],
     ) -> None:
         self.inbound = tuple(bindings.inbound)
         self.outbound = tuple(bindings.outbound)
-        self.phase = Phase.OPEN
-        self.opened_at = math.inf  # monotonic
-        self.held = 0  # messages kept during the hold
-        self.hold_overflowed = False
-        self.loss: str | None = None  # why something that publishers had sent may be lost
-        self.error: BaseException | None = None  # why run() ended, if nobody asked it to
         self._settings = settings
         self._bindings = bindings
-        self._changed = changed
-        self._before = Traffic()  # of those that it follows
-        self._hold_until = math.inf if follows else time.monotonic() + settings.hold_s
+        self._orders = orders
+        self._post = post
         self._sockets = Sockets(settings)
-        self._proxy = self._sockets.proxy
-        self.events = self._sockets.events  # for the other thread to close, at the end
-        self._deadline: float | None = None  # monotonic, for the drain; set by stop()
-        self._hastened = False
-        self._looked_at = time.monotonic()  # outside the proxy: its last sign of life
+        self.proxy = self._sockets.proxy
+        self.events = self._sockets.events
+        self._status = Status(Phase.OPEN, time.monotonic(), Traffic())
+        self._drain_until: float | None = None  # monotonic, once it drains
 
     def open(self) -> None:
         """Accept consumers, then publishers, so that nothing comes in that could not go out.
@@ -115,102 +137,70 @@ class Relay:
             self._sockets.abandon()
             raise
         self.gate = AcceptGate(self._sockets.listening)
-        self.opened_at = time.monotonic()
 
-    # -- beside run() ----------------------------------------------------------------------------
-
-    def stop(self) -> None:
-        """Ask :meth:`run` to drain and close; asked again, to wait for nobody.  Never blocks."""
-        if self._deadline is not None:
-            self._hastened = True
-            return
-        self._deadline = time.monotonic() + self._settings.drain_s
-        self._looked_at = time.monotonic()
-        # A pause comes first, or frames pass between the count and the end.
-        self._proxy.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
-
-    def follow(self, before: Traffic) -> None:
-        """Go on where another has ended, when consumers are back; ``before`` is what had passed."""
-        self._before = before
-        self._hold_until = time.monotonic() + self._settings.hold_s
-
-    def is_alive(self) -> bool:
-        """Whether :meth:`run` does its work: the proxy answers, or messages are looked for."""
-        if self.phase is Phase.FORWARD and self._deadline is None:
-            self._proxy.listen()  # what was answered too late
-            self._proxy.tell(b"STATISTICS")
-            return self._proxy.listen(ANSWER_MS)
-        if self.phase in (Phase.CLOSE, Phase.CLOSED):
-            return True  # libzmq delivers, within zmq_linger
-        return time.monotonic() - self._looked_at < SIGN_S
-
-    def ask(self) -> None:
-        """Have the proxy say what has passed, for a later :meth:`traffic`; never blocks."""
-        if self.phase is Phase.FORWARD and self._deadline is None:
-            self._proxy.tell(b"STATISTICS")
-
-    def traffic(self) -> Traffic:
-        """What had passed when the proxy was asked last; all of it when :meth:`run` is over."""
-        self._proxy.listen()
-        return Traffic(*map(operator.add, self._before, self._sockets.traffic()))
-
-    def end(self) -> Traffic:
-        """What has passed in all; to be called when :meth:`run` is over, and another goes on."""
-        self._proxy.end()
-        return self.traffic()
+    def terminate(self) -> None:
+        """Free what is left when :meth:`run` and all :attr:`events` have ended."""
+        self._sockets.terminate()
 
     # -- hold, forward, drain, close: on a thread of their own ----------------------------------
 
     def run(self) -> None:
-        """Forward until told to stop; returns when all is sent and every socket is closed.
+        """Forward until told to stop; returns when every socket is closed, and libzmq delivers.
 
-        Raises nothing: what ended it without a call of :meth:`stop` is in :attr:`error`.
+        Raises nothing: what ended it without having been asked is in the last status.
         """
+        error = None
         try:
             self._hold()
             self._forward()
             self._drain()
-        except BaseException as error:  # noqa: BLE001 (whatever it is, another thread reports it)
-            self.error = error
+        except BaseException as failure:  # noqa: BLE001 (whatever it is, another thread reports it)
+            error = failure
             self.gate.leave()
         try:
-            self._close()
-        except BaseException as error:  # noqa: BLE001
-            self.error = self.error or error
-        self._enter(Phase.CLOSED)
+            linger_ms = self._settings.linger_ms
+            self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if error else linger_ms)
+            self._tell(phase=Phase.CLOSE, error=error)
+        except BaseException as failure:  # noqa: BLE001
+            self._tell(phase=Phase.CLOSED, error=error or failure)
 
-    def _enter(self, phase: Phase) -> None:
-        self._looked_at = time.monotonic()
-        self.phase = phase
-        self._changed(phase)
+    def _tell(self, **changes: Any) -> None:
+        """Post a status."""
+        now, traffic = time.monotonic(), self._sockets.traffic
+        self._status = replace(self._status, at=now, traffic=traffic, **changes)
+        self._post(self._status)
+
+    def _give_sign(self, **changes: Any) -> None:
+        """Post a status, if the last one is old."""
+        if time.monotonic() >= self._status.at + SIGN_EVERY_S:
+            self._tell(**changes)
 
     def _hold(self) -> None:
         """Receive and keep until the consumers have had the time to come back, then pass it on."""
-        self._enter(Phase.HOLD)
+        self._tell(phase=Phase.HOLD)
         kept: list[list[bytes]] = []
         size = 0
-        while not self._hastened and (left := self._hold_left_s()) > 0:
-            self._looked_at = time.monotonic()
-            frames = self._sockets.receive(min(left * 1000, HOLD_POLL_MS))
+        while size <= HOLD_LIMIT_BYTES and (left_s := self._hold_left_s()) > 0:
+            self._give_sign(held=len(kept))
+            frames = self._sockets.receive(min(left_s * 1000, HOLD_POLL_MS))
             if frames is not None:
                 kept.append(frames)
-                self.held = len(kept)
                 size += sys.getsizeof(frames) + sum(map(sys.getsizeof, frames))
-                if size > HOLD_LIMIT_BYTES:
-                    self.hold_overflowed = True
-                    break
+        self._tell(held=len(kept), hold_overflowed=size > HOLD_LIMIT_BYTES)
         self._send(kept)
 
     def _hold_left_s(self) -> float:
         """A stop waits for the end of the hold, or what is held would go to nobody."""
-        return min(self._hold_until, self._deadline or math.inf) - time.monotonic()
+        if self._orders.is_hastened:
+            return 0
+        return min(self._orders.hold_until, self._orders.stop_by) - time.monotonic()
 
     def _forward(self) -> None:
-        """Let libzmq's proxy forward, until stop() ends it."""
-        self._enter(Phase.FORWARD)
-        if self._deadline is None:
+        """Let libzmq's proxy forward, until it is told to terminate."""
+        self._tell(phase=Phase.FORWARD)
+        if math.isinf(self._orders.stop_by):
             self._sockets.forward()
-        if self._deadline is None:
+        if math.isinf(self._orders.stop_by):
             raise Died("libzmq's proxy returned without having been told to")
 
     def _drain(self) -> None:
@@ -218,27 +208,28 @@ class Relay:
 
         All that takes ``relay_drain`` at most.
         """
-        self._enter(Phase.DRAIN)
-        self._deadline = time.monotonic() + self._settings.drain_s  # a hold may have used it up
+        self._tell(phase=Phase.DRAIN)
+        drain_s = self._settings.drain_s
+        self._drain_until = time.monotonic() + drain_s
         self.gate.shut()
         self._sockets.say_it_drains()
-        half_close = HalfClose(Accepting(self.inbound), self._settings.drain_s)
-        while half_close.left() and not self._out_of_time():
+        half_close = HalfClose(Accepting(self.inbound), drain_s)
+        while half_close.left() and not self._is_late():
             self._pass_on(POLL_MS, POLL_MS / 1000)
         sending = half_close.still_sending()
         self.gate.leave()
         self._sockets.unbind_inbound()
-        is_late = self._out_of_time()
+        was_late = self._is_late()
         # Publishers take what libzmq has read for taken, also where relay_drain is 0.
-        self._deadline = max(self._deadline, time.monotonic() + LAST_S)
+        self._drain_until = max(self._drain_until, time.monotonic() + LAST_S)
         self._pass_on(QUIET_MS)
         if sending or self._sockets.receive(0) is not None:
-            self.loss = self._why_lost(sending, is_late)
+            self._tell(loss=self._why_lost(sending, was_late))
 
-    def _why_lost(self, sending: int, is_late: bool) -> str:
-        if self._hastened:
+    def _why_lost(self, sending: int, was_late: bool) -> str:
+        if self._orders.is_hastened:
             return "a second signal came before all was passed on"
-        if is_late:
+        if was_late:
             return f"relay_drain = {self._settings.drain_s:g} s was over before all was passed on"
         return f"{sending} of them went on sending, and did not hang up in time"
 
@@ -247,8 +238,8 @@ class Relay:
         self._send(self._received(quiet_ms, time.monotonic() + for_s))
 
     def _received(self, quiet_ms: int, until: float) -> Iterator[list[bytes]]:
-        while time.monotonic() < until and not self._out_of_time():
-            self._looked_at = time.monotonic()
+        while time.monotonic() < until and not self._is_late():
+            self._give_sign()
             frames = self._sockets.receive(quiet_ms)
             if frames is None:
                 return
@@ -257,21 +248,16 @@ class Relay:
     def _send(self, messages: Iterable[list[bytes]]) -> None:
         """Send outside the proxy, at the pace of the consumers: no burst exceeds a high-water mark.
 
-        A consumer that is stuck, or a stop that is out of time, bounds how far that goes.
+        A consumer that is stuck, or a stop that is late, bounds how far that goes.
         """
         until = time.monotonic() + PACED_S
         self._sockets.pace(True)
         for frames in messages:
             if not self._sockets.send(frames):
-                self._sockets.pace(time.monotonic() < until and not self._out_of_time())
+                self._sockets.pace(time.monotonic() < until and not self._is_late())
         self._sockets.pace(False)
 
-    def _out_of_time(self) -> bool:
-        return self._hastened or time.monotonic() > (self._deadline or math.inf)
-
-    def _close(self) -> None:
-        """Close everything; returns when the consumers have what was sent, or linger is over."""
-        linger_ms = self._settings.linger_ms
-        self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if self.error else linger_ms)
-        self._enter(Phase.CLOSE)
-        self._sockets.wait_until_delivered()
+    def _is_late(self) -> bool:
+        """Whether a drain, or the end of a hold for a stop, is out of time."""
+        until = self._orders.stop_by if self._drain_until is None else self._drain_until
+        return self._orders.is_hastened or time.monotonic() > until

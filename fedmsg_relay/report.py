@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from fedmsg_relay import __version__
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.peers import Peer, Side
-from fedmsg_relay.relay import Phase, Relay
+from fedmsg_relay.relay import Phase
+from fedmsg_relay.relay_thread import RelayThread
 
 HUNG = "hung"
 STATES = (*(phase.value for phase in Phase), HUNG)
@@ -131,8 +132,11 @@ class Report:
         return f"{self.forwarded}; {self.connections}"
 
 
-def report(relay: Relay, monitor: Monitor) -> Report:
-    """How a relay is now; if its proxy hangs, that takes :data:`fedmsg_relay.relay.ANSWER_MS`."""
+def report(relay: RelayThread, monitor: Monitor) -> Report:
+    """The relay's status now.
+
+    If its proxy hangs, that takes :data:`fedmsg_relay.relay_thread.ANSWER_MS`.
+    """
     monitor.consumers.look()
     is_alive = relay.is_alive()
     since = time.monotonic() - BEHIND_S
@@ -144,7 +148,7 @@ def report(relay: Relay, monitor: Monitor) -> Report:
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
         inbound=[endpoint.uri for endpoint in relay.inbound],
         outbound=[endpoint.uri for endpoint in relay.outbound],
-        held=relay.held,
+        held=relay.status.held,
         behind_bytes=max(waiting, default=0),
         publishers=_side(monitor.publishers),
         consumers=_side(monitor.consumers),

@@ -1,14 +1,11 @@
-"""A relay on a thread of its own, with its socket monitors and its outlets."""
+"""A relay that runs, with its socket monitors and its outlets, and what the log says of it."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import signal
-import threading
 import time
-from dataclasses import dataclass
 
 import zmq
 
@@ -19,7 +16,8 @@ from fedmsg_relay.errors import Died, short
 from fedmsg_relay.monitor import Monitor
 from fedmsg_relay.outlets import Outlets
 from fedmsg_relay.proxy import Traffic
-from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase, Relay
+from fedmsg_relay.relay import HOLD_LIMIT_BYTES, Phase
+from fedmsg_relay.relay_thread import Posted, RelayThread
 from fedmsg_relay.report import Report, report
 from fedmsg_relay.wakeup import Wakeup
 
@@ -39,19 +37,11 @@ def ends_within_s(settings: Settings) -> float:
     return 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
 
 
-@dataclass(frozen=True)
-class Entered:
-    """What the relay's thread posts with each phase of its life."""
-
-    relay: Relay
-    phase: Phase
-
-
 class RunningRelay:
     """A relay that accepts at ``bindings``, and has begun to hold.
 
-    Its thread posts :class:`Entered` to ``wakeup``, for :meth:`enter`; what happens at its sockets
-    wakes ``poller``.  With ``follows`` the relay holds until ``relay.follow`` is called.
+    Its thread posts to ``wakeup``, for :meth:`take`; what happens at its sockets wakes ``poller``.
+    With ``follows`` the relay holds until :meth:`follow` is called.
 
     Raises :class:`RelayError` if the relay cannot be made.
     """
@@ -64,21 +54,13 @@ class RunningRelay:
         poller: zmq.Poller,
         follows: bool,
     ) -> None:
-        def changed(phase: Phase) -> None:
-            wakeup.post(Entered(relay, phase))
-
         try:
-            relay = Relay(settings, bindings, changed, follows)
-            relay.open()
+            self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
             self.monitor = Monitor(relay, settings)
-            threading.Thread(target=_run, args=(relay,), name="relay", daemon=True).start()
         except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
             raise short(error) from error
-        self.relay = relay
-        self.phase = Phase.OPEN
-        """The last one that was posted and taken by :meth:`enter`."""
-        self.entered_at = time.monotonic()
-        """When :meth:`enter` took it (monotonic)."""
+        self.entered_at = relay.opened_at
+        """When the phase began (monotonic)."""
         self._settings = settings
         self._poller = poller
         self._closed_at = math.inf
@@ -86,7 +68,7 @@ class RunningRelay:
         self.ends_within_s = ends_within_s(settings)
         """From :meth:`stop` on."""
         self.monitor.watch(poller)
-        self._outlets = Outlets(bindings, wakeup, poller, self.report)
+        self._outlets = Outlets(bindings, poller, self.report)
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,
@@ -96,48 +78,78 @@ class RunningRelay:
         )
 
     def report(self) -> Report:
-        """The relay's status now; only for the main thread."""
-        return report(self.relay, self.monitor)
+        """The relay's status now."""
+        return report(self._relay, self.monitor)
+
+    @property
+    def phase(self) -> Phase:
+        """The last one that was posted and given to :meth:`take`, or reached by :meth:`attend`."""
+        return self._relay.phase
+
+    @property
+    def held(self) -> int:
+        """Messages kept during the hold."""
+        return self._relay.status.held
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has passed; all of it in the last phase."""
+        return self._relay.traffic()
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""
         return min(self.monitor.due_s(), self._outlets.due_s())
 
-    def attend(self) -> None:
-        """Read the socket monitors, and publish the reports that are due."""
+    def attend(self) -> bool:
+        """Read the socket monitors, and publish the reports that are due.
+
+        Returns whether the relay has closed by that.
+        """
         self.monitor.attend()
         self._outlets.attend()
+        if self.phase is not Phase.CLOSE or not self.monitor.has_ended:
+            return False
+        self._relay.end()
+        return True
 
-    def tell_systemd(self) -> None:
-        """Say what ``systemctl status`` is to show, once systemd takes it from this process."""
-        self._outlets.tell_systemd()
+    def refresh(self) -> None:
+        """Make a report, and show it to systemd, once it takes that from this process."""
+        self._outlets.refresh()
 
-    def enter(self, phase: Phase) -> None:
-        """Say in the log what a new phase means to an administrator."""
-        self.phase = phase
+    def take(self, posted: Posted) -> Phase | None:
+        """Take what the relay's thread has posted; return the new phase, if it is of one.
+
+        The log then says what that means to an administrator.
+        """
+        if posted.by is not self._relay or not self._relay.take(posted.status):
+            return None
         self.entered_at = time.monotonic()
-        self._outlets.tell_systemd()
+        self._outlets.refresh()
+        phase, status = self.phase, posted.status
         if phase is Phase.HOLD:
             log.info(
                 "holding what comes in for %g s, until consumers are back", self._settings.hold_s
             )
         elif phase is Phase.FORWARD:
-            if self.relay.hold_overflowed:
+            if status.hold_overflowed:
                 log.warning(
                     "held more than %d MiB: forwarding before relay_hold = %g s was over;"
                     " a consumer that is not back yet misses it",
                     HOLD_LIMIT_BYTES // 2**20,
                     self._settings.hold_s,
                 )
-            log.info("forwarding; %d messages were held", self.relay.held)
+            log.info("forwarding; %d messages were held", status.held)
+        elif phase is Phase.DRAIN:
+            self.monitor.unwatch()
         elif phase is Phase.CLOSE:
             self._closed_at = time.monotonic()
-            self.monitor.watch(self._poller)  # to be woken when its context is terminated
+            self.monitor.watch(self._poller)  # to their end
             self.be_silent()
+        return phase
 
     def follow(self, before: Traffic) -> None:
-        """Go on where another relay has ended; see :meth:`Relay.follow`."""
-        self.relay.follow(before)
+        """Go on where another relay has ended; see :meth:`RelayThread.follow`."""
+        self._relay.follow(before)
         self._outlets.follow(before)
 
     def be_silent(self) -> None:
@@ -147,8 +159,7 @@ class RunningRelay:
     def stop(self) -> None:
         """Have the relay drain and close; called again, have it wait for nobody."""
         self._give_up_at = min(self._give_up_at, time.monotonic() + self.ends_within_s)
-        self.monitor.unwatch()
-        self.relay.stop()
+        self._relay.stop()
 
     def left_s(self) -> float:
         """Seconds until a relay that was asked to stop must have ended; infinite before that."""
@@ -165,8 +176,9 @@ class RunningRelay:
 
     def say_end(self) -> None:
         """Log the totals, and whether messages may be lost."""
-        if self.relay.loss is not None:
-            log.warning("something that publishers had sent may be lost: %s", self.relay.loss)
+        loss = self._relay.status.loss
+        if loss is not None:
+            log.warning("something that publishers had sent may be lost: %s", loss)
         waited_ms = (time.monotonic() - self._closed_at) * 1000
         if 0 < self._settings.linger_ms <= waited_ms:
             log.warning(
@@ -178,18 +190,11 @@ class RunningRelay:
     def end(self) -> None:
         """Log the end.  Raises :class:`Died` if nobody had asked the relay to stop."""
         self.say_end()
-        if self.relay.error is not None:
-            raise Died(
-                f"the relay died: {self.relay.error!r}; start it again"
-            ) from self.relay.error
+        error = self._relay.status.error
+        if error is not None:
+            raise Died(f"the relay died: {error!r}; start it again") from error
 
     def watchdog(self) -> None:
         """Send systemd a sign of life if the relay's thread gives one."""
-        if self.relay.is_alive():
+        if self._relay.is_alive():
             systemd.notify("WATCHDOG=1", patience_s=0)
-
-
-def _run(relay: Relay) -> None:
-    # Signals are the main thread's; one here would make pyzmq start the proxy, and its count, anew.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    relay.run()

@@ -1,7 +1,8 @@
 """The two sockets of a relay: their options, binding, and messages outside the proxy.
 
-Everything here belongs to one thread at a time, first to the one that binds and then to the one
-that forwards; only :attr:`Sockets.proxy` and :attr:`Sockets.events` are for a thread beside it.
+Everything here belongs to one thread at a time: to the one that binds, to the one that forwards,
+and at last to the one that terminates.  Only :attr:`Sockets.proxy` and :attr:`Sockets.events` are
+for a thread beside it.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ class Sockets:
         if settings.io_threads > 1:
             self._sub.setsockopt(zmq.AFFINITY, FIRST_THREAD)
             self._pub.setsockopt(zmq.AFFINITY, ~FIRST_THREAD)
-        # What happens at each: for another thread to read, and to close when the context is
-        # terminated.
+        # For another thread to read, and to close at the end of the events.
         self.events = {
             "relay_inbound": events.reader(self._sub),
             "relay_outbound": events.reader(self._pub),
@@ -102,15 +102,10 @@ class Sockets:
         """Tell publishers that know the word to send nothing more, and to come back."""
         self._sub.subscribe(wire.DRAINS)
 
+    @property
     def traffic(self) -> Traffic:
-        """What has passed outside the proxy and, as far as it has said, through the proxy."""
-        proxied = self.proxy.traffic
-        return Traffic(
-            self._frames_in + proxied.frames_in,
-            self._bytes_in + proxied.bytes_in,
-            self._frames_out + proxied.frames_out,
-            self._bytes_out + proxied.bytes_out,
-        )
+        """What has passed outside the proxy."""
+        return Traffic(self._frames_in, self._bytes_in, self._frames_out, self._bytes_out)
 
     def receive(self, timeout_ms: float) -> list[bytes] | None:
         """The next message, as its frames; None if there is none within ``timeout_ms``."""
@@ -150,8 +145,8 @@ class Sockets:
         self._pub.close(linger=linger_ms)
         self.proxy.close()
 
-    def wait_until_delivered(self) -> None:
-        """After :meth:`close`: return when the consumers have it all, or their linger is over."""
+    def terminate(self) -> None:
+        """After :meth:`close`, when the readers of :attr:`events` are closed too: free the rest."""
         self._context.term()
 
     def abandon(self) -> None:

@@ -47,6 +47,8 @@ class Successor:
         self._asking: dict[Channel, float] = {}  # until when each may say hello (monotonic)
         self._chosen: Channel | None = None
         self._until = math.inf  # monotonic, for its next word
+        self.accepts = False
+        """Whether the chosen process accepts in place of this one."""
         poller.register(door, zmq.POLLIN)
 
     @property
@@ -120,6 +122,12 @@ class Successor:
             except Gone:
                 self._until = time.monotonic()
 
+    def let_accept(self) -> None:
+        """Tell the chosen process to accept, as this one accepts nobody any more."""
+        self.accepts = True
+        self.say("yours")
+        self.hurry()
+
     def hurry(self) -> None:
         """Give the chosen process :data:`BIND_S` for its next word."""
         self._until = time.monotonic() + BIND_S
@@ -142,6 +150,7 @@ class Successor:
     def _unchoose(self) -> Channel | None:
         chosen, self._chosen = self._chosen, None
         self._until = math.inf
+        self.accepts = False
         if chosen is not None:
             self._poller.unregister(chosen)
         return chosen

@@ -122,7 +122,7 @@ def test_a_stop_that_waits_for_the_end_of_a_hold(site: Site) -> None:
     relay.kill(signal.SIGTERM)
     relay.wait_for("SIGTERM: stopping")
     with flood(site.inbound), socket.socket(socket.AF_UNIX) as late:
-        wait_for(lambda: load.descriptors(relay.pid) == LIMIT, "the last descriptor to be taken")
+        relay.wait_for(SHORT)
         late.connect(str(path))
         assert relay.wait() == 0, relay.output
     assert subscriber.wait(1) == [[b"held"]]

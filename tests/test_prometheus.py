@@ -14,7 +14,7 @@ from pathlib import Path
 
 import box
 import pytest
-from harness import Process, Site, free_port
+from harness import Process, Site, free_port, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 WITHOUT_CLIENT = """
@@ -58,7 +58,6 @@ def relay_with_traffic(site: Site) -> Process:
 
 def test_the_counters(site: Site) -> None:
     relay_with_traffic(site)
-    seen = metrics(site)
     expected = {
         ("fedmsg_relay_forwarding",): 1,
         ("fedmsg_relay_state", "forwarding"): 1,
@@ -78,9 +77,14 @@ def test_the_counters(site: Site) -> None:
         ("fedmsg_relay_unreachable_connections_total", "consumer"): 0,
         ("fedmsg_relay_over_memory_connections_total", "consumer"): 0,
     }
-    assert {name: seen.get(name) for name in expected} == expected
-    assert seen["fedmsg_relay_uptime_seconds",] > 0
-    assert seen["process_resident_memory_bytes",] > 10e6
+
+    def seen() -> dict[tuple[str, ...], float | None]:
+        found = metrics(site)
+        return {name: found.get(name) for name in expected}
+
+    wait_for(lambda: seen() == expected, f"metrics of {expected}")
+    assert metrics(site)["fedmsg_relay_uptime_seconds",] > 0
+    assert metrics(site)["process_resident_memory_bytes",] > 10e6
 
 
 def test_promtool_has_nothing_to_say(site: Site) -> None:
