@@ -88,7 +88,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedmsg_relay import allowlist, memory, values
+from fedmsg_relay import allowlist, values
 from fedmsg_relay.allowlist import Network
 from fedmsg_relay.errors import ConfigError
 
@@ -109,6 +109,13 @@ OUR_KEYS = (
 )
 MONITORING = "moksha.monitoring.socket"
 PROMETHEUS = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
+MEMORY_MAX = 512 * 2**20
+"""Default of ``relay_memory_max`` in bytes: a small host has a GiB or two."""
+
+MEMORY_MAX_MIN = 256 * 2**20
+"""Of a smaller limit too little is left beside the relay (30 MB), what it holds after a start
+(64 MiB), and the backlog of the second in which it may grow unseen."""
+
 IO_THREADS_MAX = 64  # libzmq ends the process if it cannot start one
 
 
@@ -190,7 +197,7 @@ def settings(config: Mapping[str, Any]) -> Settings:
         max_message_size=max_message_size(config),
         stall_timeout_s=values.seconds(config, "relay_stall_timeout", 30.0),
         unreachable_timeout_s=values.seconds(config, "relay_unreachable_timeout", 900.0),
-        memory_max=memory.limit(config.get("relay_memory_max", memory.LIMIT)),
+        memory_max=_memory_max(config.get("relay_memory_max", MEMORY_MAX)),
         monitoring=_monitoring(config),
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
         prometheus=_prometheus(config),
@@ -224,6 +231,16 @@ def timeout_s(value: object, may_be_infinite: bool = False) -> float:
     raise ConfigError(
         f"timeout = {value!r}: must be a number of seconds, up to {values.SECONDS_MAX}"
     )
+
+
+def _memory_max(value: object) -> int:
+    if type(value) is not int or (value != 0 and value < MEMORY_MAX_MIN):
+        raise ConfigError(
+            f"relay_memory_max = {value!r}: must be 0 (no limit) or a number of bytes, at least"
+            f" {MEMORY_MAX_MIN}: the relay itself, what it holds after a start and a second's"
+            " backlog"
+        )
+    return value
 
 
 def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None:

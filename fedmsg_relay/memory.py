@@ -12,17 +12,8 @@ import os
 import signal
 import time
 
-from fedmsg_relay.errors import ConfigError
-
 TRIM_EVERY_S = 10.0
 """Often enough for an administrator who watches, and seldom enough not to be seen in the load."""
-
-LIMIT = 512 * 2**20
-"""Default of ``relay_memory_max`` in bytes: a small host has a GiB or two."""
-
-LIMIT_MIN = 256 * 2**20
-"""Of a smaller limit too little is left beside the relay (30 MB), what it holds after a start
-(64 MiB), and the backlog of the second in which it may grow unseen."""
 
 LOOK_CPU_S = 0.05
 """How often to look, in processor time of the process: at full speed some 40 times a second, each
@@ -52,16 +43,6 @@ def trim() -> None:
     """
     if _trim is not None:
         _trim(0)
-
-
-def limit(value: object) -> int:
-    """Validate ``relay_memory_max``.  Raises :class:`ConfigError`."""
-    if type(value) is not int or (value != 0 and value < LIMIT_MIN):
-        raise ConfigError(
-            f"relay_memory_max = {value!r}: must be 0 (no limit) or a number of bytes, at least"
-            f" {LIMIT_MIN}: the relay itself, what it holds after a start and a second's backlog"
-        )
-    return value
 
 
 class Bound:
