@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "fedmsg_relay/__init__.py").read_text())
@@ -36,7 +36,7 @@ setup(
     long_description_content_type="text/markdown",
     license="LGPL-2.1-or-later",
     python_requires=">=3.9",
-    packages=["fedmsg_relay"],
+    packages=find_packages(include=["fedmsg_relay", "fedmsg_relay.*"]),
     # With the stock commands comes psutil, by which a site's config may name the monitoring socket.
     install_requires=["pyzmq>=26", "fedmsg[commands]>=1.1.7", "python-daemon>=3.0"],
     extras_require={
@@ -59,7 +59,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fedmsg-relay = fedmsg_relay.__main__:main",
-            "fedmsg-relay-publish = fedmsg_relay.publish_cli:main",
+            "fedmsg-relay-publish = fedmsg_relay.commands.publish:main",
         ]
     },
     classifiers=[

@@ -6,8 +6,8 @@ For scripts: :func:`publish`, :func:`destroy`, and what they raise.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fedmsg_relay.client.api import destroy, publish
     from fedmsg_relay.errors import ConfigError, NotConfirmed, RelayUnavailable
-    from fedmsg_relay.publisher import destroy, publish
 
 __all__ = ["ConfigError", "NotConfirmed", "RelayUnavailable", "destroy", "publish"]
 
@@ -17,6 +17,7 @@ __version__ = "1.0.0"
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fedmsg_relay import errors, publisher  # not before they are used: the daemon never does
+    from fedmsg_relay import errors
+    from fedmsg_relay.client import api  # not before they are used: the daemon never does
 
-    return getattr(publisher if name in ("destroy", "publish") else errors, name)
+    return getattr(api if name in ("destroy", "publish") else errors, name)

@@ -2,7 +2,7 @@
 
 import sys
 
-from fedmsg_relay import naming
+from fedmsg_relay.system import naming
 
 
 def main() -> int:
@@ -10,12 +10,12 @@ def main() -> int:
     # First of all: until then a console script has the name of the relay in the process list.
     naming.set_name(naming.COMMAND)
     try:
-        from fedmsg_relay import cli  # takes a tenth of a second
+        from fedmsg_relay.commands import relay  # takes a tenth of a second
     except (ImportError, MemoryError, OSError) as error:
         what = f"cannot load the program: {error or type(error).__name__}"
         print(f"{naming.NAME}: {what}; install it again with 'make install'", file=sys.stderr)
         return 1
-    return cli.main()
+    return relay.main()
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fedmsg_relay import cli
-from fedmsg_relay.handover import Channel, Message
+from fedmsg_relay.commands import relay
+from fedmsg_relay.handover.protocol import Channel, Message
 
 _send, _receive = Channel.send, Channel.receive
 _awaited = [tuple(sys.argv[1:3])]
@@ -44,4 +44,4 @@ def receive(channel: Channel, timeout_s: float = 0.0) -> Message | None:
 if __name__ == "__main__":
     del sys.argv[1:4]
     Channel.send, Channel.receive = send, receive  # type: ignore[method-assign]
-    sys.exit(cli.main())
+    sys.exit(relay.main())

@@ -21,14 +21,15 @@ OK, CRITICAL, UNKNOWN = 0, 2, 3
 
 HALF = """
 import dataclasses, sys
-from fedmsg_relay import cli, listening
+from fedmsg_relay.commands import relay
+from fedmsg_relay.net import listening
 listen = listening.listen
 def listen_elsewhere(endpoint, mode, beside):
     if endpoint.key != "relay_inbound":
         endpoint = dataclasses.replace(endpoint, address=("127.0.0.2", endpoint.address[1]))
     return listen(endpoint, mode, beside)
 listening.listen = listen_elsewhere
-sys.exit(cli.main())
+sys.exit(relay.main())
 """
 """A relay whose outbound is elsewhere.  That is a fake, as a real one ends if it cannot bind."""
 

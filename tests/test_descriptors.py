@@ -211,7 +211,7 @@ def die(*_):
 
 real, ctypes.CDLL = ctypes.CDLL, Libc
 zmq.proxy_steerable = die
-from fedmsg_relay.cli import main
+from fedmsg_relay.commands.relay import main
 
 sys.exit(main())
 """

@@ -370,7 +370,7 @@ def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> No
         f"def proxy(*_):\n"
         f"    {death}\n"
         f"zmq.proxy_steerable = proxy\n"
-        f"from fedmsg_relay.cli import main\n"
+        f"from fedmsg_relay.commands.relay import main\n"
         f"sys.exit(main())\n"
     )
     relay = site.start(sys.executable, "dying.py")
@@ -384,7 +384,7 @@ def test_a_thread_that_hangs_does_not_keep_a_stop_waiting(site: Site) -> None:
     (site.root / "hanging.py").write_text(
         "import sys, threading, zmq\n"
         "zmq.proxy_steerable = lambda *_: threading.Event().wait()\n"
-        "from fedmsg_relay.cli import main\n"
+        "from fedmsg_relay.commands.relay import main\n"
         "sys.exit(main())\n"
     )
     site.write(relay_drain=0.1, zmq_linger=200)

@@ -140,7 +140,7 @@ class TestTheMonitoringSocket:
         assert "comm relay-command\n" in machine.run("fedmsg-relay --test").stderr
         loaded = (
             "import sys; import fedmsg_relay.__main__; heavy = {'zmq', 'fedmsg', 'argparse',"
-            " 'logging', 'psutil', 'fedmsg_relay.cli'}; print(heavy & {*sys.modules})"
+            " 'logging', 'psutil', 'fedmsg_relay.commands.relay'}; print(heavy & {*sys.modules})"
         )
         assert machine.check(f'{LIB}/python -I -c "{loaded}"') == "set()\n"
         assert "fedmsg_relay.__main__" in machine.check(

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 WITHOUT_CLIENT = """
 import sys
 sys.modules["prometheus_client"] = None
-from fedmsg_relay.cli import main
+from fedmsg_relay.commands.relay import main
 sys.exit(main())
 """
 """A relay without the package."""

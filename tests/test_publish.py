@@ -570,5 +570,6 @@ def test_version(site: Site) -> None:
 
 
 def test_the_daemon_does_not_import_it(site: Site) -> None:
-    text = "import sys, fedmsg_relay.cli; sys.exit('fedmsg_relay.publisher' in sys.modules)"
+    modules = "'fedmsg_relay.client' in sys.modules"
+    text = f"import sys, fedmsg_relay.commands.relay; sys.exit({modules})"
     assert site.run("python", "-c", text).returncode == 0

@@ -84,7 +84,7 @@ class TestThreads:
     )
     def test_others_meet_whole_modules(self, site: Site, use: str) -> None:
         text = f"""
-            import fedmsg_relay.loading
+            import fedmsg_relay.config.loader
             barrier, errors = threading.Barrier({THREADS}), []
 
             def work():
@@ -290,7 +290,7 @@ class TestHandlers:
             n = 0
             with concurrent.futures.ThreadPoolExecutor(1) as other:
                 work()
-                at_each_step(handle, work, 'fedmsg_relay/delivery.py', 'fedmsg_relay/publisher.py')
+                at_each_step(handle, work, 'relay/client/delivery.py', 'relay/client/api.py')
                 elsewhere({'end': n})
         """
         raising = script(site, STEPS + textwrap.dedent(text))
@@ -328,7 +328,7 @@ class TestHandlers:
 
             fedmsg_relay.publish('made', {'handled': 0}, timeout=20)
             socket.getaddrinfo = slow
-            at_each_step(handle, work, 'fedmsg_relay/names.py', '/threading.py')
+            at_each_step(handle, work, 'fedmsg_relay/net/resolver.py', '/threading.py')
             print("HANDLED", handled)
         """
         publishing = script(site, STEPS + textwrap.dedent(text))
@@ -406,7 +406,8 @@ def test_what_stock_fedmsg_has_loaded_counts(site: Site) -> None:
 
 def test_what_a_start_does_not_import(site: Site) -> None:
     heavy = ("concurrent.futures", "asyncio", "cryptography", "requests", "ssl", "urllib.request")
-    text = f"import sys, fedmsg_relay.publish_cli\nprint([m for m in {heavy} if m in sys.modules])"
+    found = f"[m for m in {heavy} if m in sys.modules]"
+    text = f"import sys, fedmsg_relay.commands.publish\nprint({found})"
     done = subprocess.run(
         [sys.executable, "-c", text], cwd=site.root, capture_output=True, text=True, check=True
     )

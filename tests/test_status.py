@@ -27,7 +27,7 @@ CHECK = ("fedmsg-check", "-c", "RelayConsumer", "-p", "MonitoringProducer", "--t
 HANGS = """
 import sys, time, zmq
 zmq.proxy_steerable = lambda *_: time.sleep(600)
-from fedmsg_relay.cli import main
+from fedmsg_relay.commands.relay import main
 sys.exit(main())
 """
 """A relay whose forwarding thread hangs.  That is a fake, as libzmq's proxy cannot be made to."""
@@ -42,7 +42,7 @@ def breaking(self, *arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return working(self, *arguments)
 setattr(selectors.EpollSelector, call, breaking)
-from fedmsg_relay.cli import main
+from fedmsg_relay.commands.relay import main
 sys.exit(main())
 """
 """A relay whose kernel has no room for what its monitoring socket asks of epoll."""

@@ -157,16 +157,17 @@ def test_a_reload_hands_over(machine: box.Box) -> None:
 
 DIES = """
 import os, signal, sys
-from fedmsg_relay import __main__, handover
+from fedmsg_relay import __main__
+from fedmsg_relay.handover import protocol
 
-send = handover.Channel.send
+send = protocol.Channel.send
 
 def send_or_die(channel, word, *fds, **fields):
     if word == "running":
         os.kill(os.getpid(), signal.SIGKILL)
     send(channel, word, *fds, **fields)
 
-handover.Channel.send = send_or_die
+protocol.Channel.send = send_or_die
 sys.exit(__main__.main())
 """
 

@@ -1,0 +1,233 @@
+"""Is the relay up?  Asked from outside, as a script and a consumer would.
+
+A connection to the inbound must receive the relay's subscription, and the announcement of where it
+is bound (:class:`fedmsg_relay.relay.proxy.Announcement`); only its forwarding thread can send both.
+That must be where the configuration has it, and a connection to the outbound must succeed in ZMTP's
+handshake.  No message is put on the bus.  The answer is one line and an exit status, as the
+`plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios want them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import select
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import zmq
+
+from fedmsg_relay.commands import targets
+from fedmsg_relay.commands.targets import Asked
+from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.errors import RelayError
+from fedmsg_relay.net import endpoints, resolver
+from fedmsg_relay.relay.proxy import Announcement
+from fedmsg_relay.zmtp import codec, connection
+
+OK, CRITICAL, UNKNOWN = 0, 2, 3
+
+TOPIC = "relay.check"
+
+AGAIN_S = 0.5
+"""How often a round trip is tried anew: the first message may come before the relay's forwarding
+thread has taken in the subscription that libzmq's other thread has read."""
+
+
+class Failed(Exception):
+    """A side of the relay does not do what it should; the message says which, and how."""
+
+
+def check(
+    settings: Settings, config: Mapping[str, Any], timeout_s: float, roundtrip: bool
+) -> tuple[int, str]:
+    """The exit status, and the line about the relay's status, after ``timeout_s`` at most.
+
+    To find out why there was no answer takes :data:`targets.EXPLAIN_S` more.  With ``roundtrip`` a
+    message is sent, and waited for; ``config`` has the prefix of its topic.
+    """
+    deadline = time.monotonic() + timeout_s
+    with contextlib.closing(_Check(deadline)) as checking:
+        try:
+            asked = endpoints.in_time(
+                lambda: targets.here_or_elsewhere(settings, deadline), timeout_s
+            )
+            said = _ask(checking, asked, settings)
+            if roundtrip:
+                checking.round_trip(config)
+        except Failed as failed:
+            return CRITICAL, f"CRITICAL - {failed}"
+        except (RelayError, OSError, zmq.ZMQError) as error:
+            return UNKNOWN, f"UNKNOWN - cannot ask: {error}"
+    seen = " ".join(f"{name}={s:.6f}s;;;0;{timeout_s:g}" for name, s in checking.seconds.items())
+    return OK, f"OK - forwarding {said} | {seen}"
+
+
+def _ask(checking: _Check, asked: Asked, settings: Settings) -> str:
+    """Every inbound that may be asked from here, and the outbound that it announces."""
+    groups = asked.outbound
+    for uri in asked.inbound_uris():
+        relay = checking.inbound(uri)
+        groups = [each for each in groups if asked.are_bound(each, relay.outbound)]
+        if not groups or not asked.are_bound(asked.inbound, relay.inbound):
+            raise Failed(
+                f"relay_inbound {uri}: the relay forwards {_both(*relay)}, but the config says"
+                f" {_both(settings.inbound, settings.outbound)}; reload it to apply the change"
+            )
+    checking.outbound(asked.outbound_uris(groups[0]))
+    return _both(*([endpoint.uri for endpoint in side] for side in (asked.inbound, groups[0])))
+
+
+def _both(inbound: Iterable[str], outbound: Iterable[str]) -> str:
+    return f"{', '.join(inbound)} -> {', '.join(outbound)}"
+
+
+class _Check:
+    """The sockets of a check, and how long each thing took."""
+
+    def __init__(self, deadline: float) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+        self._deadline = deadline
+        self._outbound = ""  # where round_trip() listens
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._publishers: dict[str, zmq.Socket[bytes]] = {}
+        self._consumers: list[zmq.Socket[bytes]] = []
+
+    def inbound(self, uri: str) -> Announcement:
+        """Wait for the relay's subscriptions; what it announces by one of them."""
+        start = time.monotonic()
+        publisher = self._publishers[uri] = self._socket(zmq.XPUB)
+        publisher.connect(uri)
+        is_subscribed = False
+        announcement: Announcement | None = None
+        while not is_subscribed or announcement is None:
+            if not self._left_ms() or not publisher.poll(self._left_ms()):
+                raise Failed(
+                    f"relay_inbound {uri}: the relay holds what comes in and does not forward yet,"
+                    " or it is another relay"
+                    if is_subscribed
+                    else f"relay_inbound {targets.why_silent([uri], self._waited_s())}"
+                )
+            topic = publisher.recv()[1:]
+            is_subscribed |= not topic
+            announcement = announcement or Announcement.of(topic)
+        self._took("subscription", start)
+        return announcement
+
+    def outbound(self, uris: Sequence[str]) -> None:
+        """Wait for a handshake at each."""
+        start = time.monotonic()
+        self._outbound = uris[0]
+        waiting = {self._handshake(uri): uri for uri in uris}
+        poller = zmq.Poller()
+        for monitor in waiting:
+            poller.register(monitor, zmq.POLLIN)
+        while waiting:
+            events = poller.poll(self._left_ms())
+            if not events:
+                silent = targets.why_silent([*waiting.values()], self._waited_s())
+                raise Failed(f"relay_outbound {silent}")
+            for monitor, _ in events:
+                poller.unregister(monitor)
+                del waiting[monitor]
+        self._took("handshake", start)
+
+    def round_trip(self, config: Mapping[str, Any]) -> None:
+        """Send a message at each inbound, and wait for it at the outbound."""
+        topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}".encode()
+        try:
+            (address, *_) = resolver.known(self._outbound) or []
+            with contextlib.closing(connection.Connection(address, b"SUB", math.inf)) as consumer:
+                while not consumer.is_ready:
+                    self._advance(consumer, self._deadline)
+                # The answer to a PING comes when the relay's libzmq has read what is before it.
+                consumer.send(codec.subscribe(topic) + codec.ping())
+                self._wait_for(consumer, [codec.PONG], self._deadline)
+                for uri in self._publishers:
+                    self._send(uri, topic, consumer)
+        except OSError as error:
+            raise Failed(
+                f"relay_outbound {self._outbound}: no round trip within {self._waited_s():.2g} s:"
+                f" {error.strerror or error}"
+            ) from error
+
+    def _send(self, uri: str, topic: bytes, consumer: connection.Connection) -> None:
+        """Send a message at one inbound until the consumer has it."""
+        sent: dict[bytes, float] = {}
+        while True:
+            body = _message(topic.decode())
+            sent[body] = time.monotonic()
+            self._publishers[uri].send_multipart([topic, body])
+            again_at = min(sent[body] + AGAIN_S, self._deadline)
+            with contextlib.suppress(TimeoutError):
+                came = self._wait_for(consumer, sent.keys(), again_at)
+                self._took("roundtrip", sent[came])
+                return
+            if not self._left_ms():
+                raise Failed(
+                    f"a message to relay_inbound {uri} did not come out at relay_outbound"
+                    f" {self._outbound}"
+                )
+
+    def _wait_for(
+        self, consumer: connection.Connection, awaited: Collection[bytes], until: float
+    ) -> bytes:
+        """Which of the awaited frames has come; what else comes is somebody else's."""
+        while True:
+            for _, body in self._advance(consumer, until):
+                if body in awaited:
+                    return body
+
+    def _advance(self, consumer: connection.Connection, until: float) -> list[connection.Frame]:
+        """The frames that have come, after a wait for some.  Raises OSError, or TimeoutError."""
+        if time.monotonic() >= until:
+            raise TimeoutError("it does not answer")
+        poller = select.poll()
+        poller.register(consumer, consumer.events)
+        connection.wait(poller, until)
+        frames = consumer.advance()
+        if consumer.error is not None and not frames:
+            raise consumer.error
+        return frames
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        made = self._context.socket(kind)
+        made.setsockopt(zmq.IPV6, 1)
+        return made
+
+    def _handshake(self, uri: str) -> zmq.Socket[bytes]:
+        """A socket on which there is something to read when a consumer at ``uri`` is welcome."""
+        consumer = self._socket(zmq.SUB)
+        self._consumers.append(consumer)  # or it would be closed with its last reference
+        monitor = consumer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        consumer.connect(uri)
+        return monitor
+
+    def _left_ms(self) -> int:
+        return max(0, math.ceil((self._deadline - time.monotonic()) * 1000))
+
+    def _waited_s(self) -> float:
+        return time.monotonic() - self._start
+
+    def _took(self, what: str, start: float) -> None:
+        self.seconds[what] = max(self.seconds.get(what, 0), time.monotonic() - start)
+
+
+def _message(topic: str) -> bytes:
+    """A message as fedmsg's, for whoever listens to everything."""
+    body = {
+        "topic": topic,
+        "msg": {},
+        "i": 1,
+        "msg_id": f"{time.gmtime().tm_year}-{uuid.uuid4()}",
+        "timestamp": int(time.time()),
+        "username": None,
+    }
+    return json.dumps(body).encode()

@@ -1,0 +1,87 @@
+"""``--test``: what a start would do with the configuration, without doing it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pwd
+from collections.abc import Iterable, Iterator
+
+from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.daemon import startup
+from fedmsg_relay.errors import BindError
+from fedmsg_relay.net import listening
+from fedmsg_relay.net.endpoints import Endpoint
+from fedmsg_relay.system import pidfile
+
+log = logging.getLogger("fedmsg.relay")
+
+
+def test(
+    settings: Settings, pidfile_path: str, log_path: str | None, user: pwd.struct_passwd | None
+) -> Iterator[str]:
+    """Check that a start could bind what it should; yields what to say of it.
+
+    What the relay in the pid file listens at counts as free.  A directory that is missing, or that
+    ``user`` (if it is None, whoever asks) may not write to, is warned of in the log.
+
+    Raises :class:`fedmsg_relay.errors.RelayError` as a start would.
+    """
+    plan = startup.checked_plan(settings)
+    holder = pidfile.named(pidfile_path)
+
+    def check(group: Iterable[Endpoint]) -> None:
+        for endpoint in group:
+            if isinstance(path := endpoint.address, str):
+                listening.check_file(endpoint, holder)
+                _warn_of_directory(f"{endpoint.key}: {endpoint.uri}", path, user)
+
+    check(plan.inbound)
+    _, errors = plan.first_outbound(check)
+    for error in errors:
+        log.warning("%s; the next address would be used", error)
+    try:
+        check(plan.monitoring)
+    except BindError as error:
+        log.warning("%s; the relay would go without it", error)
+    if log_path is not None:
+        _warn_of_directory(f"the log file {log_path}", os.path.abspath(log_path), user)
+
+    for endpoint in plan.inbound:
+        yield f"relay_inbound: {endpoint.uri}"
+    for group in plan.outbound:
+        yield f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}"
+    for endpoint in plan.monitoring + plan.prometheus:
+        yield f"{endpoint.key}: {endpoint.uri}"
+    yield "configuration OK"
+
+
+def _warn_of_directory(what: str, path: str, user: pwd.struct_passwd | None) -> None:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        log.warning("%s: there is no directory %s; make it", what, directory)
+        return
+    with _acting_as(user):
+        is_writable = os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+    if not is_writable:
+        name = user.pw_name if user else "this user"
+        log.warning("%s: %s may not write to %s", what, name, directory)
+
+
+@contextlib.contextmanager
+def _acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
+    """Within, the effective user is ``user``, if this one may become another."""
+    if user is None or os.geteuid() != 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
+    os.setegid(user.pw_gid)
+    os.seteuid(user.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(os.getgid())
+        os.setgroups(groups)

@@ -1,0 +1,267 @@
+"""Words on the command line -> one action -> exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fedmsg_relay import __version__
+from fedmsg_relay.commands import arguments
+from fedmsg_relay.config import loader, settings
+from fedmsg_relay.config.loader import Option
+from fedmsg_relay.config.sources import Sources
+from fedmsg_relay.daemon import startup
+from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, short
+from fedmsg_relay.system import daemonize, logfile, naming, stdio
+from fedmsg_relay.system.logfile import LogFile
+from fedmsg_relay.system.pidfile import PidFile
+
+log = logging.getLogger("fedmsg.relay")
+
+PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
+LOGFILE = "/var/log/fedmsg/fedmsg-relay.log"
+
+DESCRIPTION = """\
+Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
+
+Both addresses come from the global fedmsg config. Stops on SIGTERM and SIGINT, after passing on
+what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, died,
+or does not answer --status; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL,
+3 UNKNOWN.
+"""
+
+
+def _flag(*names: str, help: str) -> Option:
+    return list(names), {"action": "store_true", "help": help}
+
+
+def _path(name: str, help: str) -> Option:
+    return [name], {"action": "store", "metavar": "PATH", "help": help}
+
+
+OPTIONS: list[Option] = [
+    _flag("--daemon", help="Return once the relay runs in the background."),
+    _path(
+        "--pidfile",
+        f"Run only once for this file. Default: {PIDFILE} with --daemon or --replace, else none.",
+    ),
+    _path("--logfile", f"Default: {LOGFILE} with --daemon, else the console."),
+    _flag(
+        "--replace", help="Ask the relay in the pid file to make way, once all is ready to start."
+    ),
+    _flag("-t", "--test", help="Check the configuration, say what would be bound, and exit."),
+    _flag(
+        "--check",
+        help="Ask the relay that should run whether it does, for Nagios: one line, and the exit"
+        " status 0 OK, 2 CRITICAL or 3 UNKNOWN. --timeout says how long to wait.",
+    ),
+    _flag("--roundtrip", help="With --check: also send a message, and wait for it."),
+    _flag(
+        "--status",
+        help="Show what the relay that runs has done and who is connected, as it says on its"
+        " monitoring socket.",
+    ),
+    _flag("--json", help="With --status: as JSON."),
+    (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
+]
+
+
+def main() -> int:
+    """Do what ``sys.argv`` says; returns the exit status."""
+    sys.argv[0] = naming.NAME  # what usage messages call us
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
+        signal.signal(number, signal.SIG_IGN)
+    stdio.fill()
+    asked = None  # not known yet
+    try:
+        # As argparse lets it be abbreviated, where another option begins with "--c".
+        if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
+            return _check()
+        asked = arguments.early(OPTIONS)
+        return _run(asked)
+    except RelayError as error:
+        _say(error.status, str(error))
+        arguments.note(str(error), asked, LOGFILE)
+        return error.status
+    except SystemExit as exits:
+        if exits.code == WrongUsage.status:  # argparse has said what is wrong
+            arguments.note(f"wrong usage: {' '.join(sys.argv)}", asked, LOGFILE)
+        raise
+    except Exception as error:  # noqa: BLE001 (as in _serve)
+        return _say(1, str(short(error)))
+    except KeyboardInterrupt:
+        return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
+
+
+def _run(asked: argparse.Namespace | None) -> int:
+    """Test the configuration, ask for the status, or be the relay; returns the exit status."""
+    files = _sources(asked)
+    try:
+        site = _load(files)
+        if site["test"]:
+            return _test(site, files)
+        if site["status"]:
+            return _status(site)
+    except BrokenPipeError:  # of --print-config and the like: the reader had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    log_path = arguments.log_path(site, LOGFILE)
+    pidfile_path = _pidfile(site)
+    arguments.leave_to_the_service((log_path, pidfile_path), (LOGFILE, PIDFILE))
+    log_file = LogFile(log_path) if log_path else None
+    if site["daemon"] and log_file:
+        outcome = daemonize.detach(log_file)
+        if isinstance(outcome, daemonize.Outcome):
+            return _say(outcome.status, outcome.message)
+        tell = outcome
+    else:
+        tell = daemonize.stay(log_file)
+    status = _serve(site, log_file, pidfile_path, tell)
+    # Taking Python apart first would take a tenth of a second, and be a gap in the service.
+    os._exit(status)
+
+
+def _sources(asked: argparse.Namespace | None) -> Sources:
+    """A start reads what scripts read; who only asks executes nothing that others have written."""
+    if asked is None:
+        return Sources(only_own=True)
+    return Sources(only_own=not arguments.is_start(asked), named=asked.config_filename)
+
+
+def _load(files: Sources) -> dict[str, Any]:
+    """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
+    with naming.named_by_psutil():
+        site = loader.load(OPTIONS, DESCRIPTION, files.may_execute)
+    if not site["config_filename"]:
+        for path in files.passed_over:
+            print(
+                f"{naming.NAME}: {path} is not read, as others than you may write there; name it"
+                " with --config-filename if it is to count",
+                file=sys.stderr,
+            )
+    if sum((site["test"], site["check"], site["status"])) > 1:
+        raise WrongUsage("--test, --check and --status are three different things: choose one")
+    for option, action in ("roundtrip", "check"), ("json", "status"):
+        if site[option] and not site[action]:
+            raise WrongUsage(f"--{option} goes with --{action}")
+    return site
+
+
+def _pidfile(site: Mapping[str, Any]) -> str | None:
+    """Its path, absolute, as a daemon leaves the working directory."""
+    is_by_default = site["daemon"] or site["replace"]
+    path = site["pidfile"] or (PIDFILE if is_by_default else None)
+    return os.path.abspath(path) if path else None
+
+
+def _say(status: int, message: str) -> int:
+    if message:
+        print(f"{naming.NAME}: {message}", file=sys.stderr)
+    return status
+
+
+def _test(site: Mapping[str, Any], files: Sources) -> int:
+    from fedmsg_relay.commands import configtest  # a start must not wait for it
+
+    logfile.configure(site)
+    for path in files.read:
+        print(f"read {path}")
+    user = startup.service_user()
+    log_path = site["logfile"] or (LOGFILE if user else None)
+    configured = settings.read(site)
+    writer = logfile.Writer()
+    try:
+        lines = list(configtest.test(configured, site["pidfile"] or PIDFILE, log_path, user))
+    finally:
+        writer.finish()  # what it warns of stands before what it says in the end
+    print(*lines, sep="\n")
+    return 0
+
+
+def _status(site: Mapping[str, Any]) -> int:
+    from fedmsg_relay.commands import status  # a start must not wait for it
+
+    logging.disable()  # what a start would warn of is not the question
+    report = status.ask(settings.read(site), settings.timeout_s(site["timeout"]))
+    if site["json"]:
+        print(json.dumps(report, indent=2))
+    else:
+        print(*status.table(report), sep="\n")
+    return 0
+
+
+def _check() -> int:
+    """Ask the relay, and answer as Nagios wants to be answered."""
+    from fedmsg_relay.commands import check  # a start must not wait for it
+
+    logging.disable()  # what a start would warn of is not the question
+    try:
+        site = _load(_sources(arguments.early(OPTIONS)))
+        timeout_s = settings.timeout_s(site["timeout"])
+        status, line = check.check(settings.read(site), site, timeout_s, site["roundtrip"])
+    except RelayError as error:
+        status, line = check.UNKNOWN, f"UNKNOWN - {error}"
+    except Exception as error:  # noqa: BLE001 (with a traceback it would be a mere warning)
+        status, line = check.UNKNOWN, f"UNKNOWN - {error!r}"
+    except SystemExit as exits:
+        if exits.code == WrongUsage.status:  # which would mean critical
+            return check.UNKNOWN
+        raise
+    try:
+        print(f"FEDMSG-RELAY {line}", flush=True)
+    except (OSError, UnicodeError):  # nobody can be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return check.UNKNOWN
+    return status
+
+
+def _serve(
+    site: Mapping[str, Any],
+    log_file: LogFile | None,
+    pidfile_path: str | None,
+    tell: daemonize.Tell,
+) -> int:
+    """Be the relay, as a daemon or in the foreground, until it is stopped."""
+    writer = None
+    try:
+        wrong = _configure_log(site)
+        writer = logfile.Writer()
+        startup.serve(
+            settings.read(site),
+            pidfile=PidFile(pidfile_path) if pidfile_path else None,
+            replace=site["replace"],
+            log_file=log_file,
+            ready=lambda: tell(0, wrong),
+        )
+    except Exception as raised:  # even a LookupError may come from want of memory
+        error = raised if isinstance(raised, RelayError) else short(raised)
+        log.debug("raised by", exc_info=True)
+        # That a relay runs is all that --daemon promises.
+        is_well = site["daemon"] and isinstance(error, AlreadyRunning)
+        status = 0 if is_well else error.status
+        if log_file is not None:
+            log.log(logging.INFO if is_well else logging.ERROR, "%s", error)
+        tell(status, str(error))
+        return status
+    else:
+        return 0
+    finally:
+        if writer is not None:
+            writer.finish()
+
+
+def _configure_log(site: Mapping[str, Any]) -> str:
+    """Apply the site's ``logging``; returns what is wrong with it, which stops no relay."""
+    try:
+        logfile.configure(site)
+    except ConfigError as error:
+        wrong = f"{error}; logging to standard error instead: correct it, and reload the relay"
+        log.error("%s", wrong)
+        return wrong
+    return ""

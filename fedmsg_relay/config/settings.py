@@ -1,0 +1,187 @@
+"""The global fedmsg config -> one frozen :class:`Settings`.
+
+The manual of the keys is :mod:`fedmsg_relay.config`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedmsg_relay.config import allowlist, values
+from fedmsg_relay.config.allowlist import Network
+from fedmsg_relay.errors import ConfigError
+
+OUTBOUND = "endpoints['relay_outbound']"
+OUR_KEYS = (
+    "relay_inbound",
+    "relay_outbound",
+    "relay_hold",
+    "relay_drain",
+    "relay_inbound_allow",
+    "relay_outbound_allow",
+    "relay_ipc_mode",
+    "relay_max_message_size",
+    "relay_stall_timeout",
+    "relay_unreachable_timeout",
+    "relay_memory_max",
+    "relay_prometheus",
+)
+MONITORING = "moksha.monitoring.socket"
+PROMETHEUS = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
+MEMORY_MAX = 512 * 2**20
+"""Default of ``relay_memory_max`` in bytes: a small host has a GiB or two."""
+
+MEMORY_MAX_MIN = 256 * 2**20
+"""Of a smaller limit too little is left beside the relay (30 MB), what it holds after a start
+(64 MiB), and the backlog of the second in which it may grow unseen."""
+
+IO_THREADS_MAX = 64  # libzmq ends the process if it cannot start one
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the relay was told, validated; the module's docstring says what each key means."""
+
+    inbound: tuple[str, ...]
+    """The configured addresses, at least one."""
+    outbound: tuple[str, ...]
+    """The configured addresses, at least one, in order of preference."""
+    outbound_key: str
+    """Where they stand, for messages."""
+    io_threads: int
+    high_water_mark: int
+    """Messages for each peer; 0 is no limit."""
+    linger_ms: int
+    tcp_keepalive: int
+    tcp_keepalive_cnt: int
+    tcp_keepalive_idle_s: int
+    tcp_keepalive_intvl_s: int
+    hold_s: float
+    drain_s: float
+    inbound_allow: tuple[Network, ...] | None
+    """None is everybody."""
+    outbound_allow: tuple[Network, ...] | None
+    ipc_mode: int
+    max_message_size: int
+    """Bytes of a frame; 0 is no limit."""
+    stall_timeout_s: float
+    """0 is never, here and below."""
+    unreachable_timeout_s: float
+    memory_max: int
+    """Bytes; 0 is no limit."""
+    monitoring: tuple[str, ...]
+    """The configured address; empty if there is none."""
+    monitoring_mode: int
+    prometheus: tuple[str, ...]
+    """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
+
+
+def read(config: Mapping[str, Any]) -> Settings:
+    """Validate what the loader returned.  Raises :class:`ConfigError`, naming key and value."""
+    for key in config:
+        if str(key).startswith("relay_") and key not in OUR_KEYS:
+            import difflib  # not before somebody has made a mistake
+
+            near = difflib.get_close_matches(key, OUR_KEYS, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(OUR_KEYS)}"
+            raise ConfigError(f"{key}: no such key; {hint}")
+    if not config.get("zmq_enabled", True):
+        raise ConfigError(
+            f"zmq_enabled = {config['zmq_enabled']!r}: the relay works with ZeroMQ alone;"
+            " set it to True, or do not run the relay"
+        )
+    inbound_addresses = inbound(config)
+    outbound_key, outbound_addresses = outbound(config)
+    reconnect_ms = values.whole(config, "zmq_reconnect_ivl_max", 1000) or values.whole(
+        config, "zmq_reconnect_ivl", 100
+    )
+    ipc_mode = values.permissions(config, "relay_ipc_mode", 0o660)
+    return Settings(
+        inbound=inbound_addresses,
+        outbound=outbound_addresses,
+        outbound_key=outbound_key,
+        io_threads=values.whole(config, "io_threads", 1, minimum=1, maximum=IO_THREADS_MAX),
+        high_water_mark=values.whole(config, "high_water_mark", 0),
+        linger_ms=values.whole(config, "zmq_linger", 1000),
+        # The limits are those of Linux, see tcp(7); it would refuse more for every connection.
+        tcp_keepalive=values.option(config, "zmq_tcp_keepalive", minimum=0, maximum=1),
+        tcp_keepalive_cnt=values.option(config, "zmq_tcp_keepalive_cnt", maximum=127),
+        tcp_keepalive_idle_s=values.option(config, "zmq_tcp_keepalive_idle", maximum=32767),
+        tcp_keepalive_intvl_s=values.option(config, "zmq_tcp_keepalive_intvl", maximum=32767),
+        hold_s=values.seconds(config, "relay_hold", reconnect_ms / 1000 + 0.5),
+        drain_s=values.seconds(config, "relay_drain", 5.0),
+        inbound_allow=_networks(config, "relay_inbound_allow"),
+        outbound_allow=_networks(config, "relay_outbound_allow"),
+        ipc_mode=ipc_mode,
+        max_message_size=max_message_size(config),
+        stall_timeout_s=values.seconds(config, "relay_stall_timeout", 30.0),
+        unreachable_timeout_s=values.seconds(config, "relay_unreachable_timeout", 900.0),
+        memory_max=_memory_max(config.get("relay_memory_max", MEMORY_MAX)),
+        monitoring=_monitoring(config),
+        monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
+        prometheus=_prometheus(config),
+    )
+
+
+def inbound(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The addresses of ``relay_inbound``, at least one.  Raises :class:`ConfigError`."""
+    return values.addresses("relay_inbound", config.get("relay_inbound"))
+
+
+def outbound(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The key under which the outbound stands, and its addresses, at least one; likewise."""
+    key, value = OUTBOUND, config["endpoints"].get("relay_outbound")
+    if value is None and "relay_outbound" in config:
+        key, value = "relay_outbound", config["relay_outbound"]
+    return key, values.addresses(key, value)
+
+
+def max_message_size(config: Mapping[str, Any]) -> int:
+    """Bytes of a frame; 0 is no limit.  Raises :class:`ConfigError`."""
+    return values.whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1)
+
+
+def timeout_s(value: object, may_be_infinite: bool = False) -> float:
+    """How long to wait, as fedmsg's ``timeout`` or ``--timeout``.  Raises :class:`ConfigError`."""
+    if may_be_infinite and value == math.inf:
+        return math.inf
+    if isinstance(value, (int, float)) and value is not True and 0 < value <= values.SECONDS_MAX:
+        return float(value)
+    raise ConfigError(
+        f"timeout = {value!r}: must be a number of seconds, up to {values.SECONDS_MAX}"
+    )
+
+
+def _memory_max(value: object) -> int:
+    if type(value) is not int or (value != 0 and value < MEMORY_MAX_MIN):
+        raise ConfigError(
+            f"relay_memory_max = {value!r}: must be 0 (no limit) or a number of bytes, at least"
+            f" {MEMORY_MAX_MIN}: the relay itself, what it holds after a start and a second's"
+            " backlog"
+        )
+    return value
+
+
+def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None:
+    return allowlist.networks(key, config[key]) if key in config else None
+
+
+def _monitoring(config: Mapping[str, Any]) -> tuple[str, ...]:
+    value = config.get(MONITORING)
+    return values.addresses(MONITORING, value) if value else ()  # as moksha has it
+
+
+def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:
+    value = config.get("relay_prometheus")
+    if value is None:
+        return ()
+    found = PROMETHEUS.fullmatch(str(value))
+    if found is None or isinstance(value, bool) or not 0 < int(found["port"]) < 65536:
+        raise ConfigError(
+            f"relay_prometheus = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port"
+        )
+    return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)

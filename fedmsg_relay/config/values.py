@@ -1,0 +1,76 @@
+"""A value of the global fedmsg config -> what it means, or an error that names key and value.
+
+Everything raises :class:`fedmsg_relay.errors.ConfigError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fedmsg_relay.config.loader import WHERE
+from fedmsg_relay.errors import ConfigError
+
+C_INT_MAX = 2**31 - 1
+SECONDS_MAX = 86_400
+OCTAL = re.compile("(0o?)?[0-7]{3}")
+
+
+def addresses(key: str, value: object) -> tuple[str, ...]:
+    """Return an address, or a list of them, as a tuple of at least one."""
+    if value is None:
+        raise ConfigError(f"{key}: not set; it belongs in {WHERE}")
+    found = (value,) if isinstance(value, str) else value
+    if (
+        not isinstance(found, (list, tuple))
+        or not found
+        or not all(isinstance(address, str) for address in found)
+    ):
+        raise ConfigError(f"{key} = {value!r}: must be an address or a list of addresses")
+    return tuple(found)
+
+
+def whole(
+    config: Mapping[str, Any], key: str, default: int, minimum: int = 0, maximum: int = C_INT_MAX
+) -> int:
+    """Return a whole number within both limits."""
+    value = config.get(key, default)
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise ConfigError(f"{key} = {value!r}: must be a whole number from {minimum} to {maximum}")
+    return value
+
+
+def option(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
+    """A whole number, or True or False for one; -1 leaves it to the operating system."""
+    value = config.get(key, -1)
+    if isinstance(value, bool) and maximum == 1:
+        return int(value)
+    return -1 if value == -1 else whole(config, key, -1, minimum, maximum)
+
+
+def seconds(config: Mapping[str, Any], key: str, default: float) -> float:
+    """Return a number of seconds, up to a day."""
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not 0 <= value <= SECONDS_MAX:
+        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {SECONDS_MAX}")
+    return float(value)
+
+
+def permissions(config: Mapping[str, Any], key: str, default: int) -> int:
+    """Return the mode of a file, from a string in octal or a number."""
+    value = config.get(key, f"{default:04o}")
+    mode = int(value, 8) if isinstance(value, str) and OCTAL.fullmatch(value) else value
+    if type(mode) is not int or not 0 <= mode <= 0o777 or (mode is value and _is_slip(mode)):
+        raise ConfigError(f"{key} = {value!r}: must be permissions, such as '0660' or 0o660")
+    return mode
+
+
+def _is_slip(mode: int) -> bool:
+    """Whether a number reads as octal digits, and as a mode makes no sense: 440 is 0o670.
+
+    0o660 is 432, which also reads so; but its group may do no more than its owner.
+    """
+    owner, group, others = mode >> 6, mode >> 3 & 7, mode & 7
+    is_sound = owner & 6 == 6 and group & owner == group and others & group == others
+    return OCTAL.fullmatch(f"{mode:03}") is not None and not is_sound

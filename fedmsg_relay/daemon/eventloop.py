@@ -1,0 +1,276 @@
+"""What the main thread does while a relay runs: sleep in one poll, and attend to what wakes it.
+
+That is a signal, a new phase of the relay, something at its sockets, somebody who wants to know how
+it is or to take over from it, or a timer.  It waits for nothing else; signal handlers only wake it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import zmq
+
+from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.daemon.role import Place
+from fedmsg_relay.daemon.running import RunningRelay
+from fedmsg_relay.errors import RelayError
+from fedmsg_relay.handover.predecessor import Predecessor
+from fedmsg_relay.handover.protocol import PROTOCOL, Channel, Message
+from fedmsg_relay.handover.successor import Successor
+from fedmsg_relay.net.bindings import Bindings, let_go
+from fedmsg_relay.relay.lifecycle import Phase
+from fedmsg_relay.relay.thread import Posted
+from fedmsg_relay.system import memory, systemd
+from fedmsg_relay.system.logfile import LogFile
+from fedmsg_relay.system.pidfile import PidFile
+from fedmsg_relay.system.wakeup import Timer, Wakeup
+
+log = logging.getLogger("fedmsg.relay")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGPROF)
+
+MARGIN_S = 5.0
+"""What a hand-over may take beyond the stop of a relay, which a busy machine may make longer."""
+
+ECHO_S = 0.1
+"""A stop signal this soon after another is the same one: timeout(1), for one, sends each twice."""
+
+
+class MainLoop:
+    """Has a relay run at ``bindings``, and attends to it and to whoever follows it.
+
+    ``wakeup`` has :data:`SIGNALS`.  ``predecessor`` is a relay that hands over to this process;
+    ``ready`` is called when it has, or at once if there is none.  Raises :class:`RelayError`.
+    """
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        wakeup: Wakeup,
+        settings: Settings,
+        log_file: LogFile | None,
+        pidfile: PidFile | None,
+        predecessor: Predecessor | None,
+        ready: Callable[[], None],
+    ) -> None:
+        self._bindings = bindings
+        self._wakeup = wakeup
+        self._settings = settings
+        self._log_file = log_file
+        self._predecessor = predecessor
+        self._ready = ready
+        self._stops: list[float] = []  # when we were asked to, monotonic
+        self._hands_over = False  # to the one that the successor has chosen
+        self._is_replaced = False
+        self._leaving: RunningRelay | None = None  # which drains, while the relay holds
+        self._watchdog = Timer(math.inf)
+        self._trim = Timer(memory.TRIM_EVERY_S)
+        self._poller = zmq.Poller()
+        self._poller.register(wakeup, zmq.POLLIN)
+        self._place = Place(bindings, settings, pidfile, self._poller)
+        self._relay = self._begin(follows=predecessor is not None)
+        if predecessor is None:
+            self._take_place(None)
+        else:
+            log.info("taking over from pid %d: holding until it has drained", predecessor.pid)
+            self._poller.register(predecessor, zmq.POLLIN)
+            predecessor.say_holding()
+
+    def _begin(self, follows: bool) -> RunningRelay:
+        return RunningRelay(self._bindings, self._settings, self._wakeup, self._poller, follows)
+
+    def run(self) -> None:
+        """Until the end of the relay.  Raises :class:`RelayError` if that came of itself."""
+        while not self._is_over():
+            for event in self._sleep():
+                if isinstance(event, Posted):
+                    self._take(event)
+                elif event is signal.SIGHUP:
+                    self._reopen_log()
+                elif event is signal.SIGPROF:  # the process has worked for a while
+                    self._relay.monitor.bound_memory()
+                elif event is signal.SIGUSR1:
+                    log.info("SIGUSR1: %s", self._relay.report().totals)
+                elif isinstance(event, signal.Signals):
+                    self._stop(event)
+            self._relay.check_that_it_stops()
+            self._attend_predecessor()
+            self._attend_successor()
+        self._relay.end()
+
+    def _is_over(self) -> bool:
+        if self._relay.phase is Phase.CLOSED:
+            return self._is_replaced or not self._hands_over
+        return self._relay.phase is Phase.CLOSE and len(self._stops) > 1
+
+    def _sleep(self) -> list[object]:
+        """Sleep until something happens or is due, do what is due, and return what happened."""
+        due_s = [each.due_s() for each in (self._watchdog, self._trim, self._relay)]
+        due_s.append(self._relay.left_s())
+        if self._place.successor is not None:
+            due_s.append(self._place.successor.due_s())
+        if self._predecessor is not None:
+            due_s.append(self._predecessor.due_s())
+        self._poller.poll(math.ceil(min(due_s) * 1000))
+        happened = list(self._wakeup.events())  # a report must know of what was before a signal
+        if self._relay.attend():
+            self._closed()
+        if self._leaving is not None and self._leaving.attend():
+            self._left(self._leaving)
+        if self._watchdog.is_due():
+            self._relay.watchdog()
+        if self._trim.is_due():
+            memory.trim()
+        return happened
+
+    def _take(self, posted: Posted) -> None:
+        if self._leaving is not None and self._leaving.take(posted) is Phase.CLOSED:
+            self._left(self._leaving)
+        phase = self._relay.take(posted)
+        if phase is Phase.CLOSED:
+            self._closed()
+        elif phase is Phase.DRAIN and not self._hands_over:
+            # Nobody is to wait where libzmq does not accept any more.
+            let_go(self._bindings.inbound)
+            let_go(self._bindings.outbound)
+        elif phase is Phase.CLOSE and not self._hands_over:
+            self._place.leave()
+
+    def _left(self, leaving: RunningRelay) -> None:
+        """Go on where the relay has ended that drained beside the one that holds."""
+        leaving.say_end()
+        self._leaving = None
+        self._relay.follow(leaving.traffic)
+
+    def _stop(self, asked_by: signal.Signals) -> None:
+        if self._predecessor is not None:
+            raise RelayError(f"{asked_by.name}: the relay that runs goes on; {self._lost()}")
+        if self._stops and time.monotonic() <= self._stops[-1] + ECHO_S:
+            return
+        self._stops.append(time.monotonic())
+        successor = self._place.successor
+        if successor is not None and successor.pid:
+            # One that accepts already follows, and is stopped by itself.
+            self._hands_over |= successor.accepts
+            if self._hands_over:
+                successor.hurry()
+            else:
+                successor.dismiss()
+        systemd.notify("STOPPING=1", patience_s=0)
+        hastens = len(self._stops) > 1
+        what = "without waiting" if hastens else self._relay.report().connections
+        self._relay.stop()
+        log.info("%s: stopping; %s", asked_by.name, what)
+
+    def _reopen_log(self) -> None:
+        try:
+            if self._log_file is not None:
+                self._log_file.reopen()
+                log.info("SIGHUP: log reopened")
+        except OSError as error:
+            log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)
+
+    # -- to follow another relay -----------------------------------------------------------------
+
+    def _attend_predecessor(self) -> None:
+        """Become the relay when the one that hands over has drained, or has died."""
+        predecessor = self._predecessor
+        if predecessor is None:
+            return
+        try:
+            before = predecessor.traffic()
+        except RelayError as error:
+            raise RelayError(f"{error}; {self._lost()}") from error
+        if before is None:
+            return
+        self._poller.unregister(predecessor)
+        self._predecessor = None
+        self._take_place(predecessor)
+        self._relay.follow(before)
+
+    def _take_place(self, predecessor: Predecessor | None) -> None:
+        self._place.take(predecessor)
+        self._relay.refresh()
+        # Of two questions within the watchdog's time one may go unanswered.
+        self._watchdog = Timer(systemd.watchdog_s() / 3)
+        self._ready()
+
+    def _lost(self) -> str:
+        return f"{self._relay.held} messages that were held here are lost"
+
+    # -- to be followed --------------------------------------------------------------------------
+
+    def _attend_successor(self) -> None:
+        successor = self._place.successor
+        if successor is None:
+            return
+        for channel, message in successor.attend():
+            if message.word == "hello":
+                self._answer(successor, channel, message)
+            elif message.word == "now" and self._relay.monitor.gate.shut():
+                successor.let_accept()
+            elif message.word == "holding":
+                self._hand_over(channel.pid)
+            elif message.word == "running" and self._hands_over:
+                self._is_replaced = self._place.forget(successor)
+                if self._is_replaced:
+                    log.info("handed over to pid %d", channel.pid)
+                else:
+                    self._go_on(channel.pid)
+            else:
+                self._go_on(channel.pid)
+
+    def _answer(self, successor: Successor, channel: Channel, hello: Message) -> None:
+        """Offer a process what it needs to follow this relay, or refuse it or put it off."""
+        ends_within_s = self._relay.ends_within_s + MARGIN_S
+        is_free = self._relay.phase is Phase.FORWARD and not self._stops and not successor.pid
+        if hello.fields.get("protocol") != PROTOCOL:
+            successor.refuse(channel, "the running relay is of another version; stop it first")
+        elif systemd.is_there() and hello.fields.get("cgroup") != systemd.control_group():
+            ours = f"the running relay (pid {os.getpid()}) is a service of systemd's"
+            successor.refuse(channel, f"{ours}: use `systemctl reload fedmsg-relay`")
+        elif is_free:
+            successor.offer(channel, ends_within_s)
+        else:
+            waited_s = time.monotonic() - self._relay.entered_at
+            successor.put_off(channel, ends_within_s + self._settings.hold_s - waited_s)
+
+    def _hand_over(self, pid: int) -> None:
+        """Drain and close, as the chosen process accepts and holds."""
+        if not self._hands_over:
+            log.info("handing over to pid %d; %s", pid, self._relay.report().connections)
+            self._hands_over = True
+            self._relay.be_silent()
+            self._relay.stop()
+
+    def _closed(self) -> None:
+        """Let the chosen process be the relay, if there is one, as this one has drained."""
+        successor = self._place.successor
+        if self._hands_over and successor is not None and successor.pid:
+            self._place.give(successor, self._relay.traffic)
+            if self._stops:
+                successor.hurry()
+
+    def _go_on(self, pid: int) -> None:
+        """Go on as the relay, as the chosen process has gone."""
+        if self._is_replaced:
+            return
+        if self._place.successor is not None:
+            self._place.successor.dismiss()
+        log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
+        was_handing_over, self._hands_over = self._hands_over, False
+        if not was_handing_over:
+            self._relay.monitor.gate.reopen()
+        elif not self._stops:
+            self._place.resume()
+            before, self._relay = self._relay, self._begin(follows=True)
+            if before.phase is Phase.CLOSED:
+                self._relay.follow(before.traffic)
+            else:
+                self._leaving = before

@@ -1,0 +1,201 @@
+"""A relay that runs, with its socket monitors and its outlets, and what the log says of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+
+import zmq
+
+from fedmsg_relay import __version__
+from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.daemon.exporters import Outlets
+from fedmsg_relay.errors import Died, short
+from fedmsg_relay.monitoring.connections import Monitor
+from fedmsg_relay.monitoring.stats import Report, report
+from fedmsg_relay.net.bindings import Bindings
+from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES, Phase
+from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.relay.thread import Posted, RelayThread
+from fedmsg_relay.system import systemd
+from fedmsg_relay.system.wakeup import Wakeup
+
+log = logging.getLogger("fedmsg.relay")
+
+GIVE_UP_S = 2.0
+"""How much longer than ``relay_drain``, twice, and ``zmq_linger`` a stop may take: threads may have
+to wait for a processor."""
+
+
+def ends_within_s(settings: Settings) -> float:
+    """Seconds from the word to stop until a relay with these settings has ended, at most.
+
+    ``relay_drain`` counts twice: a hold ends within that time of the word, and then there is a
+    drain.
+    """
+    return 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
+
+
+class RunningRelay:
+    """A relay that accepts at ``bindings``, and has begun to hold.
+
+    Its thread posts to ``wakeup``, for :meth:`take`; what happens at its sockets wakes ``poller``.
+    With ``follows`` the relay holds until :meth:`follow` is called.
+
+    Raises :class:`RelayError` if the relay cannot be made.
+    """
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        settings: Settings,
+        wakeup: Wakeup,
+        poller: zmq.Poller,
+        follows: bool,
+    ) -> None:
+        try:
+            self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
+            self.monitor = Monitor(relay, settings)
+        except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
+            raise short(error) from error
+        self.entered_at = relay.opened_at
+        """When the phase began (monotonic)."""
+        self._settings = settings
+        self._poller = poller
+        self._closed_at = math.inf
+        self._give_up_at = math.inf
+        self.ends_within_s = ends_within_s(settings)
+        """From :meth:`stop` on."""
+        self.monitor.watch(poller)
+        self._outlets = Outlets(bindings, poller, self.report)
+        log.info(
+            "fedmsg-relay %s started, pid %d: %s -> %s",
+            __version__,
+            os.getpid(),
+            ", ".join(endpoint.uri for endpoint in relay.inbound),
+            ", ".join(endpoint.uri for endpoint in relay.outbound),
+        )
+
+    def report(self) -> Report:
+        """The relay's status now."""
+        return report(self._relay, self.monitor)
+
+    @property
+    def phase(self) -> Phase:
+        """The last one that was posted and given to :meth:`take`, or reached by :meth:`attend`."""
+        return self._relay.phase
+
+    @property
+    def held(self) -> int:
+        """Messages kept during the hold."""
+        return self._relay.status.held
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has passed; all of it in the last phase."""
+        return self._relay.traffic()
+
+    def due_s(self) -> float:
+        """Seconds until :meth:`attend` must run next."""
+        return min(self.monitor.due_s(), self._outlets.due_s())
+
+    def attend(self) -> bool:
+        """Read the socket monitors, and publish the reports that are due.
+
+        Returns whether the relay has closed by that.
+        """
+        self.monitor.attend()
+        self._outlets.attend()
+        if self.phase is not Phase.CLOSE or not self.monitor.has_ended:
+            return False
+        self._relay.end()
+        return True
+
+    def refresh(self) -> None:
+        """Make a report, and show it to systemd, once it takes that from this process."""
+        self._outlets.refresh()
+
+    def take(self, posted: Posted) -> Phase | None:
+        """Take what the relay's thread has posted; return the new phase, if it is of one.
+
+        The log then says what that means to an administrator.
+        """
+        if posted.by is not self._relay or not self._relay.take(posted.status):
+            return None
+        self.entered_at = time.monotonic()
+        self._outlets.refresh()
+        phase, status = self.phase, posted.status
+        if phase is Phase.HOLD:
+            log.info(
+                "holding what comes in for %g s, until consumers are back", self._settings.hold_s
+            )
+        elif phase is Phase.FORWARD:
+            if status.hold_overflowed:
+                log.warning(
+                    "held more than %d MiB: forwarding before relay_hold = %g s was over;"
+                    " a consumer that is not back yet misses it",
+                    HOLD_LIMIT_BYTES // 2**20,
+                    self._settings.hold_s,
+                )
+            log.info("forwarding; %d messages were held", status.held)
+        elif phase is Phase.DRAIN:
+            self.monitor.unwatch()
+        elif phase is Phase.CLOSE:
+            self._closed_at = time.monotonic()
+            self.monitor.watch(self._poller)  # to their end
+            self.be_silent()
+        return phase
+
+    def follow(self, before: Traffic) -> None:
+        """Go on where another relay has ended; see :meth:`RelayThread.follow`."""
+        self._relay.follow(before)
+        self._outlets.follow(before)
+
+    def be_silent(self) -> None:
+        """Close the outlets: another relay has them now, or nobody."""
+        self._outlets.close()
+
+    def stop(self) -> None:
+        """Have the relay drain and close; called again, have it wait for nobody."""
+        self._give_up_at = min(self._give_up_at, time.monotonic() + self.ends_within_s)
+        self._relay.stop()
+
+    def left_s(self) -> float:
+        """Seconds until a relay that was asked to stop must have ended; infinite before that."""
+        return max(0.0, self._give_up_at - time.monotonic())
+
+    def check_that_it_stops(self) -> None:
+        """Raise :class:`Died` if the relay was asked to stop and has not ended in time."""
+        if self.left_s() == 0 and self.phase is not Phase.CLOSED:
+            raise Died(
+                f"the relay was {self.phase.value} and has not stopped within"
+                f" {self.ends_within_s:g} s, twice relay_drain and zmq_linger: its thread hangs;"
+                " the process was ended, and what the relay had in memory is lost"
+            )
+
+    def say_end(self) -> None:
+        """Log the totals, and whether messages may be lost."""
+        loss = self._relay.status.loss
+        if loss is not None:
+            log.warning("something that publishers had sent may be lost: %s", loss)
+        waited_ms = (time.monotonic() - self._closed_at) * 1000
+        if 0 < self._settings.linger_ms <= waited_ms:
+            log.warning(
+                "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
+                self._settings.linger_ms,
+            )
+        log.info("stopped; %s", self.report().forwarded)
+
+    def end(self) -> None:
+        """Log the end.  Raises :class:`Died` if nobody had asked the relay to stop."""
+        self.say_end()
+        error = self._relay.status.error
+        if error is not None:
+            raise Died(f"the relay died: {error!r}; start it again") from error
+
+    def watchdog(self) -> None:
+        """Send systemd a sign of life if the relay's thread gives one."""
+        if self._relay.is_alive():
+            systemd.notify("WATCHDOG=1", patience_s=0)

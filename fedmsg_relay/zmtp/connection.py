@@ -1,0 +1,227 @@
+"""A connection that speaks ZMTP 3.1 (https://rfc.zeromq.org/spec/37/), as a PUB or as a SUB.
+
+By hand, as libzmq keeps to itself what a script has to know: whether its message has arrived.  Here
+a command, PING, is sent behind it, and the PONG that answers says that the peer's libzmq has read
+both.  Peers of less than ZMTP 3.1 would take a PING for a message, and are turned away.
+
+A :class:`Connection` never waits: whoever has several of them waits for all at once, with poll(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from fedmsg_relay.net.resolver import Address
+from fedmsg_relay.zmtp import codec
+
+Frame = tuple[int, bytes]
+"""Flags and body."""
+
+PEERS = {b"PUB": (b"SUB", b"XSUB"), b"SUB": (b"PUB", b"XPUB")}
+"""What a socket may be connected to."""
+
+CHUNK = 2**16
+"""Bytes to read at once."""
+
+CHUNKS = 4
+"""How many of these before somebody else has a turn, and the time is looked at: a peer may send for
+ever, and the smallest frames, of which so many take 0.2 s."""
+
+FLOOD = 2**20
+"""Bytes that a peer may send before it has done what it should; see :func:`cost`."""
+
+FRAME_COST = 64
+"""Bytes that take as long to read as what comes with each frame."""
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 5, 3
+"""So a script that has been idle finds a connection whose other end is gone closed, in most cases;
+and a firewall does not forget it."""
+
+WAIT_MAX_S = 3600.0
+"""For one call of poll(2), which does not know infinity."""
+
+
+def wait(poller: select.poll, until: float) -> None:
+    """Wait for a registered :class:`Connection`, at most until ``until`` (monotonic)."""
+    left_s = max(until - time.monotonic(), 0)
+    poller.poll(math.ceil(min(left_s, WAIT_MAX_S) * 1000))
+
+
+def cost(frame: Frame) -> int:
+    """What a frame adds to a flood."""
+    return len(frame[1]) + FRAME_COST
+
+
+class Ended(ConnectionError):
+    """The peer has ended its half of the connection."""
+
+
+class BadPeer(ConnectionError):
+    """Whoever listens there is not a relay of this age; the message says how that is known."""
+
+
+class Connection:
+    """Connects to ``address`` as a socket of ``kind``, ``PUB`` or ``SUB``.
+
+    Takes frames of ``frame_max`` bytes at most.  Raises OSError if it cannot even begin; what goes
+    wrong later is :attr:`error`.
+    """
+
+    def __init__(self, address: Address, kind: bytes, frame_max: float) -> None:
+        self.is_connected = False
+        self.is_ready = False
+        """Whether the handshake is over."""
+        self.error: OSError | None = None
+        """Why there is nothing more to be had of it."""
+        self._kind = kind
+        self._frame_max = frame_max
+        self._in, self._out = bytearray(), bytearray(codec.GREETING)
+        self._is_greeted = False
+        family, self._peer = address
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._socket.setblocking(False)
+            if family != socket.AF_UNIX:
+                self._set_options()
+            code = self._socket.connect_ex(self._peer)
+            if code not in (0, errno.EINPROGRESS):  # at ipc, EAGAIN: its queue is full
+                raise OSError(code, os.strerror(code))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _set_options(self) -> None:
+        for level, option, value in (
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+        ):
+            self._socket.setsockopt(level, option, value)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def events(self) -> int:
+        """What to wait for with poll(2) before the next :meth:`advance`."""
+        wants_to_write = bool(self._out) or not self.is_connected
+        return select.POLLIN | (select.POLLOUT if wants_to_write else 0)
+
+    def send(self, data: bytes) -> None:
+        """Have it sent, now or by :meth:`advance`."""
+        self._out += data
+        if self.is_connected and len(self._out) == len(data):
+            self._try(self._write)
+
+    def untaken(self) -> int:
+        """Bytes that neither the kernel of the other end has, nor a forwarder on the way."""
+        return len(self._out) + codec.queued(self._socket)
+
+    def advance(self) -> list[Frame]:
+        """Do what can be done without waiting; the frames that came after the handshake.
+
+        These are all that came before :attr:`error`, if there is one.
+        """
+        frames: list[Frame] = []
+        self._try(self._connect)
+        if self.is_connected:
+            self._try(self._write)
+            self._try(self._read)
+            self._try(lambda: self._parse(frames))
+            self._try(self._write)
+        return frames
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if self.error is None or isinstance(error, BadPeer):  # which says more than an end
+                self.error = error
+
+    def _connect(self) -> None:
+        if self.is_connected or self.error:
+            return
+        if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+        try:
+            peer = self._socket.getpeername()
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:  # not yet
+                return
+            raise
+        if self._socket.family != socket.AF_UNIX and peer == self._socket.getsockname():
+            # Nobody listens there, and of all ports we were given that one.
+            no_linger = struct.pack("ii", 1, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+            self._socket.close()
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        self.is_connected = True
+
+    def _write(self) -> None:
+        while self._out and not self.error:
+            del self._out[: self._socket.send(self._out)]
+
+    def _read(self) -> None:
+        if isinstance(self.error, (Ended, BadPeer)):
+            return
+        for _ in range(CHUNKS):
+            got = self._socket.recv(CHUNK)
+            if not got:
+                raise Ended("the connection was ended from there")
+            self._in += got
+
+    def _parse(self, frames: list[Frame]) -> None:
+        try:
+            if not self._is_greeted:
+                self._is_greeted = self._greet()
+            while self._is_greeted and (frame := codec.take_frame(self._in, self._frame_max)):
+                if self.is_ready:
+                    frames.append(frame)
+                else:
+                    self.is_ready = self._is_welcome(*frame)
+        except codec.Malformed as error:
+            raise BadPeer(f"what listens there is not a relay: it sends {error}") from None
+
+    def _greet(self) -> bool:
+        """Take the peer's greeting, and answer; whether it was there."""
+        theirs = self._in[: len(codec.GREETING)]
+        if theirs[:10:9] != codec.SIGNATURE[::9][: len(theirs[:10:9])]:
+            raise BadPeer("what listens there is not a relay: it does not speak ZMTP")
+        if len(theirs) > 10 and theirs[10] < codec.MAJOR:
+            raise BadPeer("what listens there speaks ZMTP of less than 3.1")
+        if len(theirs) < len(codec.GREETING):
+            return False
+        if theirs[12:32] != codec.NULL:
+            raise BadPeer("what listens there wants another security mechanism than NULL")
+        if (theirs[10], theirs[11]) < (codec.MAJOR, codec.MINOR):
+            raise BadPeer("what listens there speaks ZMTP of less than 3.1")
+        del self._in[: len(codec.GREETING)]
+        self._out += codec.ready(self._kind)
+        return True
+
+    def _is_welcome(self, flags: int, body: bytes) -> bool:
+        """Whether a frame of the handshake ends it."""
+        if flags == codec.COMMAND and body.startswith(b"\x05READY"):
+            kind = codec.socket_type(body)
+            if kind not in PEERS[self._kind]:
+                wanted = PEERS[self._kind][0].decode()
+                shown = repr(kind[:20])[2:-1]  # without what could upset a terminal
+                raise BadPeer(f"what listens there is a {shown} socket, not a {wanted}")
+            return True
+        if flags == codec.COMMAND and body.startswith(b"\x05ERROR"):
+            raise BadPeer("what listens there does not want us")
+        raise codec.Malformed("something else in the handshake")
