@@ -233,11 +233,11 @@ class TestShort:
     def test_address_space(self, site: Site, daemon: Daemon, megabytes: int) -> None:
         (site.root / "short.py").write_text(
             "import resource, sys\n"
-            "from fedmsg_relay import cli\n"
+            "from fedmsg_relay.commands import relay\n"
             "pages = int(open('/proc/self/statm').read().split()[0])\n"
             "limit = pages * resource.getpagesize() + int(sys.argv.pop(1)) * 2**20\n"
             "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-            "sys.exit(cli.main())\n"
+            "sys.exit(relay.main())\n"
         )
         files = ["--pidfile", daemon.pidfile, "--logfile", daemon.logfile]
         done = site.run("python", "short.py", str(megabytes), "--daemon", *files)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import zmq
 
 from fedmsg_relay.config.settings import Settings
-from fedmsg_relay.daemon.role import Place
+from fedmsg_relay.daemon.role import Role
 from fedmsg_relay.daemon.running import RunningRelay
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
@@ -73,7 +73,7 @@ class MainLoop:
         self._trim = Timer(memory.TRIM_EVERY_S)
         self._poller = zmq.Poller()
         self._poller.register(wakeup, zmq.POLLIN)
-        self._place = Place(bindings, settings, pidfile, self._poller)
+        self._role = Role(bindings, settings, pidfile, self._poller)
         self._relay = self._begin(follows=predecessor is not None)
         if predecessor is None:
             self._take_place(None)
@@ -94,7 +94,7 @@ class MainLoop:
                 elif event is signal.SIGHUP:
                     self._reopen_log()
                 elif event is signal.SIGPROF:  # the process has worked for a while
-                    self._relay.monitor.bound_memory()
+                    self._relay.connections.bound_memory()
                 elif event is signal.SIGUSR1:
                     log.info("SIGUSR1: %s", self._relay.report().totals)
                 elif isinstance(event, signal.Signals):
@@ -113,8 +113,8 @@ class MainLoop:
         """Sleep until something happens or is due, do what is due, and return what happened."""
         due_s = [each.due_s() for each in (self._watchdog, self._trim, self._relay)]
         due_s.append(self._relay.left_s())
-        if self._place.successor is not None:
-            due_s.append(self._place.successor.due_s())
+        if self._role.successor is not None:
+            due_s.append(self._role.successor.due_s())
         if self._predecessor is not None:
             due_s.append(self._predecessor.due_s())
         self._poller.poll(math.ceil(min(due_s) * 1000))
@@ -140,7 +140,7 @@ class MainLoop:
             let_go(self._bindings.inbound)
             let_go(self._bindings.outbound)
         elif phase is Phase.CLOSE and not self._hands_over:
-            self._place.leave()
+            self._role.leave()
 
     def _left(self, leaving: RunningRelay) -> None:
         """Go on where the relay has ended that drained beside the one that holds."""
@@ -154,7 +154,7 @@ class MainLoop:
         if self._stops and time.monotonic() <= self._stops[-1] + ECHO_S:
             return
         self._stops.append(time.monotonic())
-        successor = self._place.successor
+        successor = self._role.successor
         if successor is not None and successor.pid:
             # One that accepts already follows, and is stopped by itself.
             self._hands_over |= successor.accepts
@@ -163,8 +163,8 @@ class MainLoop:
             else:
                 successor.dismiss()
         systemd.notify("STOPPING=1", patience_s=0)
-        hastens = len(self._stops) > 1
-        what = "without waiting" if hastens else self._relay.report().connections
+        at_once = len(self._stops) > 1
+        what = "without waiting" if at_once else self._relay.report().connections
         self._relay.stop()
         log.info("%s: stopping; %s", asked_by.name, what)
 
@@ -195,7 +195,7 @@ class MainLoop:
         self._relay.follow(before)
 
     def _take_place(self, predecessor: Predecessor | None) -> None:
-        self._place.take(predecessor)
+        self._role.take(predecessor)
         self._relay.refresh()
         # Of two questions within the watchdog's time one may go unanswered.
         self._watchdog = Timer(systemd.watchdog_s() / 3)
@@ -207,18 +207,18 @@ class MainLoop:
     # -- to be followed --------------------------------------------------------------------------
 
     def _attend_successor(self) -> None:
-        successor = self._place.successor
+        successor = self._role.successor
         if successor is None:
             return
         for channel, message in successor.attend():
             if message.word == "hello":
                 self._answer(successor, channel, message)
-            elif message.word == "now" and self._relay.monitor.gate.shut():
+            elif message.word == "now" and self._relay.connections.gate.shut():
                 successor.let_accept()
             elif message.word == "holding":
                 self._hand_over(channel.pid)
             elif message.word == "running" and self._hands_over:
-                self._is_replaced = self._place.forget(successor)
+                self._is_replaced = self._role.forget(successor)
                 if self._is_replaced:
                     log.info("handed over to pid %d", channel.pid)
                 else:
@@ -251,9 +251,9 @@ class MainLoop:
 
     def _closed(self) -> None:
         """Let the chosen process be the relay, if there is one, as this one has drained."""
-        successor = self._place.successor
+        successor = self._role.successor
         if self._hands_over and successor is not None and successor.pid:
-            self._place.give(successor, self._relay.traffic)
+            self._role.give(successor, self._relay.traffic)
             if self._stops:
                 successor.hurry()
 
@@ -261,14 +261,14 @@ class MainLoop:
         """Go on as the relay, as the chosen process has gone."""
         if self._is_replaced:
             return
-        if self._place.successor is not None:
-            self._place.successor.dismiss()
+        if self._role.successor is not None:
+            self._role.successor.dismiss()
         log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
-            self._relay.monitor.gate.reopen()
+            self._relay.connections.gate.reopen()
         elif not self._stops:
-            self._place.resume()
+            self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)
             if before.phase is Phase.CLOSED:
                 self._relay.follow(before.traffic)

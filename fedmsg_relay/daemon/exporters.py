@@ -38,8 +38,8 @@ STALE_S = 2 * SERVE_EVERY_S + 2.0
 """How old a report may be that is served: an older one means that the main thread hangs."""
 
 
-class Outlets:
-    """The outlets of one relay.  ``report`` makes a report; only the main thread calls it."""
+class Exporters:
+    """The exporters of one relay.  ``report`` makes a report; only the main thread calls it."""
 
     def __init__(
         self, bindings: Bindings, poller: zmq.Poller, report: Callable[[], Report]
@@ -61,9 +61,11 @@ class Outlets:
                 poller.register(self._monitoring, zmq.POLLIN)
         for listener in bindings.prometheus.values():
             with _going_without("relay_prometheus"):
-                from fedmsg_relay.web.metrics import Exporter  # only here, as it takes a package
+                from fedmsg_relay.web.metrics import (
+                    MetricsServer,
+                )  # only here, as it takes a package
 
-                self._listening.callback(Exporter(listener, self.newest).close)
+                self._listening.callback(MetricsServer(listener, self.newest).close)
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""

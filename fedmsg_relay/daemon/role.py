@@ -24,7 +24,7 @@ from fedmsg_relay.system.pidfile import PidFile
 log = logging.getLogger("fedmsg.relay")
 
 
-class Place:
+class Role:
     """The relay's place, to be taken by a process that listens at ``bindings``, given or left."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A relay that runs, with its socket monitors and its outlets, and what the log says of it."""
+"""A relay that runs, with its socket monitors and its exporters, and what the log says of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import zmq
 
 from fedmsg_relay import __version__
 from fedmsg_relay.config.settings import Settings
-from fedmsg_relay.daemon.exporters import Outlets
+from fedmsg_relay.daemon.exporters import Exporters
 from fedmsg_relay.errors import Died, short
-from fedmsg_relay.monitoring.connections import Monitor
+from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.stats import Report, report
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES, Phase
@@ -57,7 +57,7 @@ class RunningRelay:
     ) -> None:
         try:
             self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
-            self.monitor = Monitor(relay, settings)
+            self.connections = Connections(relay, settings)
         except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
             raise short(error) from error
         self.entered_at = relay.opened_at
@@ -68,8 +68,8 @@ class RunningRelay:
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
         """From :meth:`stop` on."""
-        self.monitor.watch(poller)
-        self._outlets = Outlets(bindings, poller, self.report)
+        self.connections.watch(poller)
+        self._exporters = Exporters(bindings, poller, self.report)
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,
@@ -80,7 +80,7 @@ class RunningRelay:
 
     def report(self) -> Report:
         """The relay's status now."""
-        return report(self._relay, self.monitor)
+        return report(self._relay, self.connections)
 
     @property
     def phase(self) -> Phase:
@@ -99,23 +99,23 @@ class RunningRelay:
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""
-        return min(self.monitor.due_s(), self._outlets.due_s())
+        return min(self.connections.due_s(), self._exporters.due_s())
 
     def attend(self) -> bool:
         """Read the socket monitors, and publish the reports that are due.
 
         Returns whether the relay has closed by that.
         """
-        self.monitor.attend()
-        self._outlets.attend()
-        if self.phase is not Phase.CLOSE or not self.monitor.has_ended:
+        self.connections.attend()
+        self._exporters.attend()
+        if self.phase is not Phase.CLOSE or not self.connections.has_ended:
             return False
         self._relay.end()
         return True
 
     def refresh(self) -> None:
         """Make a report, and show it to systemd, once it takes that from this process."""
-        self._outlets.refresh()
+        self._exporters.refresh()
 
     def take(self, posted: Posted) -> Phase | None:
         """Take what the relay's thread has posted; return the new phase, if it is of one.
@@ -125,7 +125,7 @@ class RunningRelay:
         if posted.by is not self._relay or not self._relay.take(posted.status):
             return None
         self.entered_at = time.monotonic()
-        self._outlets.refresh()
+        self._exporters.refresh()
         phase, status = self.phase, posted.status
         if phase is Phase.HOLD:
             log.info(
@@ -141,21 +141,21 @@ class RunningRelay:
                 )
             log.info("forwarding; %d messages were held", status.held)
         elif phase is Phase.DRAIN:
-            self.monitor.unwatch()
+            self.connections.unwatch()
         elif phase is Phase.CLOSE:
             self._closed_at = time.monotonic()
-            self.monitor.watch(self._poller)  # to their end
+            self.connections.watch(self._poller)  # to their end
             self.be_silent()
         return phase
 
     def follow(self, before: Traffic) -> None:
         """Go on where another relay has ended; see :meth:`RelayThread.follow`."""
         self._relay.follow(before)
-        self._outlets.follow(before)
+        self._exporters.follow(before)
 
     def be_silent(self) -> None:
-        """Close the outlets: another relay has them now, or nobody."""
-        self._outlets.close()
+        """Close the exporters: another relay has them now, or nobody."""
+        self._exporters.close()
 
     def stop(self) -> None:
         """Have the relay drain and close; called again, have it wait for nobody."""

@@ -13,7 +13,7 @@ import time
 import zmq
 
 from fedmsg_relay.config.settings import Settings
-from fedmsg_relay.monitoring.peers import Cut, Side
+from fedmsg_relay.monitoring.peers import Cut, PeerTable
 from fedmsg_relay.net.endpoints import Accepting
 from fedmsg_relay.relay.socket_monitor import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, ENDED, happened
 from fedmsg_relay.relay.thread import RelayThread
@@ -24,7 +24,7 @@ from fedmsg_relay.system.wakeup import Timer
 log = logging.getLogger("fedmsg.relay")
 
 REFUSED_EVERY_S = 60.0
-"""How often the log may have a line about refusals, for each side."""
+"""How often the log may have a line about refusals, for each of publishers and consumers."""
 
 COMINGS, COMINGS_S = 60, 60.0
 """How many lines the log may have about consumers that come and go, and in what time."""
@@ -40,17 +40,17 @@ LOOK_AGAIN_S = 1.0
 two looks counts as behind."""
 
 
-class Monitor:
+class Connections:
     """Reads the socket monitors of a relay to their end, and cuts consumers off."""
 
     def __init__(self, relay: RelayThread, settings: Settings) -> None:
-        self.publishers = Side(
+        self.publishers = PeerTable(
             "publisher", Accepting(relay.inbound), settings.inbound_allow is not None
         )
-        self.consumers = Side(
+        self.consumers = PeerTable(
             "consumer", Accepting(relay.outbound), settings.outbound_allow is not None
         )
-        self._sides = {
+        self._tables = {
             relay.events["relay_inbound"]: self.publishers,
             relay.events["relay_outbound"]: self.consumers,
         }
@@ -81,7 +81,7 @@ class Monitor:
     def watch(self, poller: zmq.Poller) -> None:
         """Have ``poller`` wake up for the socket monitors, which :meth:`attend` reads."""
         self._poller = poller
-        for events in self._sides:
+        for events in self._tables:
             poller.register(events, zmq.POLLIN)
 
     def unwatch(self) -> None:
@@ -93,14 +93,14 @@ class Monitor:
         for refusals in self._refusals:
             refusals.tell()
         if self._poller is not None:
-            for events in self._sides:
+            for events in self._tables:
                 self._poller.unregister(events)
         self._poller = None
 
     @property
     def has_ended(self) -> bool:
         """Whether both sockets are closed, and consumers have what was sent or linger is over."""
-        return not self._sides
+        return not self._tables
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""
@@ -116,8 +116,8 @@ class Monitor:
         """Read the socket monitors, and do what is due."""
         if self._poller is None:
             return
-        for events, side in list(self._sides.items()):
-            self._read(events, side, self._poller)
+        for events, table in list(self._tables.items()):
+            self._read(events, table, self._poller)
         self.gate.attend()
         if self._look.is_due() or (self.consumers.are_behind and self._look_again.is_due()):
             self.consumers.look()
@@ -150,41 +150,41 @@ class Monitor:
                 self._memory.limit,
             )
 
-    def _read(self, events: zmq.Socket[bytes], side: Side, poller: zmq.Poller) -> None:
+    def _read(self, events: zmq.Socket[bytes], table: PeerTable, poller: zmq.Poller) -> None:
         for event, value in happened(events):
             if event == ENDED:
-                del self._sides[events]
+                del self._tables[events]
                 poller.unregister(events)
                 events.close(linger=0)
                 return
             if event == ACCEPTED:
                 self.gate.accepted(fd=value)
-                peer = side.came(fd=value)
-                self._tell(side, "connected: %s", peer.address)
+                peer = table.add(fd=value)
+                self._log(table, "connected: %s", peer.address)
             elif event == DISCONNECTED:
-                self._left(side, fd=value)
+                self._left(table, fd=value)
             elif event != ACCEPT_FAILED:
-                side.handshakes_failed += 1
+                table.handshakes_failed += 1
             # The errno of accept(2), or whatever it was before if the filter refused somebody.
-            elif not self.gate.failed(error=value) and side.is_filtered:
-                side.refused += 1
+            elif not self.gate.failed(error=value) and table.is_filtered:
+                table.refused += 1
 
-    def _left(self, side: Side, fd: int) -> None:
-        peer = side.left(fd)
+    def _left(self, table: PeerTable, fd: int) -> None:
+        peer = table.remove(fd)
         why = ""
         if peer.cut is not None:
             why = f", as {self._why[peer.cut]}"
             self._freed_at = time.monotonic() + memory.SETTLE_S
         connected_s = time.monotonic() - peer.since
-        self._tell(side, "disconnected: %s, after %.0f s%s", peer.address, connected_s, why)
+        self._log(table, "disconnected: %s, after %.0f s%s", peer.address, connected_s, why)
 
-    def _tell(self, side: Side, what: str, *values: object) -> None:
+    def _log(self, table: PeerTable, what: str, *values: object) -> None:
         """Log who comes and goes, at a bounded rate; publishers, who are many, at debug alone."""
-        line = f"{side.who} {what}; %d connected"
-        if side is self.publishers:
-            log.debug(line, *values, len(side.connected))
+        line = f"{table.who} {what}; %d connected"
+        if table is self.publishers:
+            log.debug(line, *values, len(table.connected))
         elif self._comings.allows():
-            log.info(line, *values, len(side.connected))
+            log.info(line, *values, len(table.connected))
             if not self._comings.left:
                 log.info("no more about consumers for up to a minute")
 
@@ -192,21 +192,21 @@ class Monitor:
 class _Refusals:
     """The lines of the log about those whom an allow list has refused, at a bounded rate."""
 
-    def __init__(self, key: str, side: Side) -> None:
+    def __init__(self, key: str, table: PeerTable) -> None:
         self._key = key
-        self._side = side
+        self._table = table
         self._logged = 0
         self._throttle = Throttle(REFUSED_EVERY_S)
 
     def due_s(self) -> float:
         """Seconds until :meth:`tell` has something to say; infinite if nobody was refused."""
-        if self._side.refused == self._logged:
+        if self._table.refused == self._logged:
             return math.inf
         return self._throttle.due_s()
 
     def tell(self) -> None:
         """Log how many were refused since the last time, if there were any."""
-        if refused := self._side.refused - self._logged:
+        if refused := self._table.refused - self._logged:
             log.warning("%s: refused %d from outside it", self._key, refused)
-            self._logged = self._side.refused
+            self._logged = self._table.refused
             self._throttle.allows()

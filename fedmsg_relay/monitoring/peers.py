@@ -100,7 +100,7 @@ class Peer:
 
 
 @dataclass
-class Side:
+class PeerTable:
     """The publishers, or the consumers, and what has become of them."""
 
     who: str
@@ -120,13 +120,13 @@ class Side:
     are_behind: bool = False
     """Whether one of them had unsent bytes at the last look."""
 
-    def came(self, fd: int) -> Peer:
+    def add(self, fd: int) -> Peer:
         """Remember a connection that was accepted just now."""
         self.accepted += 1
         peer = self.connected[fd] = _peer(fd, self.accepting)
         return peer
 
-    def left(self, fd: int) -> Peer:
+    def remove(self, fd: int) -> Peer:
         """Forget a connection that has ended."""
         peer = self.connected.pop(fd, Peer(GONE, time.monotonic()))
         if peer.cut is not None:

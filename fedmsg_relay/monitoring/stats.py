@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 
 from fedmsg_relay import __version__
-from fedmsg_relay.monitoring.connections import Monitor
-from fedmsg_relay.monitoring.peers import Peer, Side
+from fedmsg_relay.monitoring.connections import Connections
+from fedmsg_relay.monitoring.peers import Peer, PeerTable
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.thread import RelayThread
 
@@ -132,15 +132,17 @@ class Report:
         return f"{self.forwarded}; {self.connections}"
 
 
-def report(relay: RelayThread, monitor: Monitor) -> Report:
+def report(relay: RelayThread, connections: Connections) -> Report:
     """The relay's status now.
 
     If its proxy hangs, that takes :data:`fedmsg_relay.relay.thread.ANSWER_MS`.
     """
-    monitor.consumers.look()
+    connections.consumers.look()
     is_alive = relay.is_alive()
     since = time.monotonic() - BEHIND_S
-    waiting = [p.waiting for p in monitor.consumers.connected.values() if p.behind_since <= since]
+    waiting = [
+        p.waiting for p in connections.consumers.connected.values() if p.behind_since <= since
+    ]
     return Report(
         version=__version__,
         pid=os.getpid(),
@@ -150,20 +152,20 @@ def report(relay: RelayThread, monitor: Monitor) -> Report:
         outbound=[endpoint.uri for endpoint in relay.outbound],
         held=relay.status.held,
         behind_bytes=max(waiting, default=0),
-        publishers=_side(monitor.publishers),
-        consumers=_side(monitor.consumers),
+        publishers=_side(connections.publishers),
+        consumers=_side(connections.consumers),
         **relay.traffic()._asdict(),
     )
 
 
-def _side(side: Side) -> SideReport:
-    peers = list(side.connected.values())
+def _side(table: PeerTable) -> SideReport:
+    peers = list(table.connected.values())
     return SideReport(
         connected=len(peers),
-        accepted=side.accepted,
-        refused=side.refused,
-        handshakes_failed=side.handshakes_failed,
-        **{why.value: count for why, count in side.cuts.items()},
+        accepted=table.accepted,
+        refused=table.refused,
+        handshakes_failed=table.handshakes_failed,
+        **{why.value: count for why, count in table.cuts.items()},
         peers=[_peer(peer) for peer in peers[:PEERS_MAX]],
     )
 

@@ -97,7 +97,7 @@ class Orders:
         """Until when to keep what comes in (monotonic)."""
         self.stop_by = math.inf
         """When a hold ends at the latest, as the relay is to stop (monotonic)."""
-        self.is_hastened = False
+        self.stops_at_once = False
         """Whether to wait for nobody."""
 
 
@@ -191,7 +191,7 @@ class Relay:
 
     def _hold_left_s(self) -> float:
         """A stop waits for the end of the hold, or what is held would go to nobody."""
-        if self._orders.is_hastened:
+        if self._orders.stops_at_once:
             return 0
         return min(self._orders.hold_until, self._orders.stop_by) - time.monotonic()
 
@@ -227,7 +227,7 @@ class Relay:
             self._tell(loss=self._why_lost(sending, was_late))
 
     def _why_lost(self, sending: int, was_late: bool) -> str:
-        if self._orders.is_hastened:
+        if self._orders.stops_at_once:
             return "a second signal came before all was passed on"
         if was_late:
             return f"relay_drain = {self._settings.drain_s:g} s was over before all was passed on"
@@ -260,4 +260,4 @@ class Relay:
     def _is_late(self) -> bool:
         """Whether a drain, or the end of a hold for a stop, is out of time."""
         until = self._orders.stop_by if self._drain_until is None else self._drain_until
-        return self._orders.is_hastened or time.monotonic() > until
+        return self._orders.stops_at_once or time.monotonic() > until

@@ -45,13 +45,13 @@ class Proxy:
         """Forward from one to the other; see zmq_proxy_steerable(3)."""
         zmq.proxy_steerable(sub, pub, None, self._there)
 
-    def tell(self, *words: bytes) -> None:
+    def command(self, *words: bytes) -> None:
         """Say ``PAUSE``, ``STATISTICS`` or ``TERMINATE`` to it; never blocks."""
         with contextlib.suppress(zmq.Again):  # it does not listen any more
             for word in words:
                 self._here.send(word, zmq.NOBLOCK)
 
-    def listen(self, patience_ms: int = 0) -> bool:
+    def read_answers(self, patience_ms: int = 0) -> bool:
         """Take in what it has answered, for so long if there is nothing; whether it has."""
         has_answered = False
         while not self._here.closed and self._here.poll(0 if has_answered else patience_ms):
@@ -73,7 +73,7 @@ class Proxy:
 
         Left to the garbage collector, the context would wait for its sockets for ever.
         """
-        self.listen()
+        self.read_answers()
         self._context.destroy(linger=0)
 
 

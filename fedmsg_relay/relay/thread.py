@@ -91,12 +91,12 @@ class RelayThread:
     def stop(self) -> None:
         """Ask the relay to drain and close; asked again, to wait for nobody.  Never blocks."""
         if math.isfinite(self._orders.stop_by):
-            self._orders.is_hastened = True
+            self._orders.stops_at_once = True
             return
         self._stopped_at = time.monotonic()
         self._orders.stop_by = self._stopped_at + self._settings.drain_s
         # A pause comes first, or frames pass between the count and the end.
-        self._proxy.tell(b"PAUSE", b"STATISTICS", b"TERMINATE")
+        self._proxy.command(b"PAUSE", b"STATISTICS", b"TERMINATE")
 
     def follow(self, before: Traffic) -> None:
         """Go on where another has ended, when consumers are back; ``before`` is what had passed."""
@@ -106,9 +106,9 @@ class RelayThread:
     def is_alive(self) -> bool:
         """Whether the thread does its work: the proxy answers, or a sign of life is recent."""
         if self._forwards:
-            self._proxy.listen()  # what was answered too late
-            self._proxy.tell(b"STATISTICS")
-            return self._proxy.listen(ANSWER_MS)
+            self._proxy.read_answers()  # what was answered too late
+            self._proxy.command(b"STATISTICS")
+            return self._proxy.read_answers(ANSWER_MS)
         if self.phase in (Phase.CLOSE, Phase.CLOSED):
             return True  # libzmq delivers, within zmq_linger
         return time.monotonic() - max(self.status.at, self._stopped_at) < SIGN_S
@@ -116,11 +116,11 @@ class RelayThread:
     def ask(self) -> None:
         """Have the proxy say what has passed, for a later :meth:`traffic`; never blocks."""
         if self._forwards:
-            self._proxy.tell(b"STATISTICS")
+            self._proxy.command(b"STATISTICS")
 
     def traffic(self) -> Traffic:
         """What had passed when the proxy was asked last, and at the last status; all at the end."""
-        self._proxy.listen()
+        self._proxy.read_answers()
         parts = (self._before, self.status.traffic, self._proxy.traffic)
         return Traffic(*map(sum, zip(*parts)))
 

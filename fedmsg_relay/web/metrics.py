@@ -39,7 +39,7 @@ REQUESTS_MAX = 10
 """How many are answered at once; others wait."""
 
 
-class Exporter:
+class MetricsServer:
     """Accepts at ``listener``, and answers every request with the report that ``newest`` returns.
 
     ``newest`` is called by the thread of each request; if it raises TimeoutError, the answer is
