@@ -75,6 +75,8 @@ class Report:
     pid: int
     state: str
     """One of :data:`STATES`."""
+    took_over: bool
+    """Whether the relay follows another process, so that its hold is a part of a hand-over."""
     uptime_s: float
     inbound: list[str]
     """The addresses that are bound."""
@@ -147,6 +149,7 @@ def report(relay: RelayThread, connections: Connections) -> Report:
         version=__version__,
         pid=os.getpid(),
         state=relay.phase.value if is_alive else HUNG,
+        took_over=relay.follows,
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
         inbound=[endpoint.uri for endpoint in relay.inbound],
         outbound=[endpoint.uri for endpoint in relay.outbound],

@@ -48,6 +48,7 @@ class RelayThread:
         post: Callable[[Posted], None],
         follows: bool,
     ) -> None:
+        self.follows = follows
         self._settings = settings
         self._post = post
         self._before = Traffic()  # of those that it follows
