@@ -12,6 +12,7 @@ import json
 import math
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -116,9 +117,11 @@ class _NoInput(RelayError):
 
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
-    sys.argv[0] = NAME  # what usage messages call us
-    stdio.fill()
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see publish_start
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv[0] = NAME  # what usage messages call us
+        stdio.fill()
         site = loader.load(OPTIONS, DESCRIPTION)
         _check_timeout(site)
         return _publish_all(site, Script(site))
