@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fedmsg_relay.net import resolver
 from fedmsg_relay.net.resolver import Address, Asking
-from fedmsg_relay.zmtp.connection import FLOOD, BadPeer, Connection, Frame, cost
+from fedmsg_relay.zmtp.connection import FLOOD, BadPeer, Connection, Frame, cost, is_handlers
 
 EYEBALLS_S = 0.25
 """The head start of one address of a name; RFC 8305 (Connection Attempt Delay)."""
@@ -179,12 +179,11 @@ class _Target:
             if not self._asking.is_answered():
                 return
             asking, self._asking = self._asking, None
-            try:
-                addresses = asking.answer()
-                self._unknown = ""
-            except OSError as error:
-                self._unknown = error.strerror or str(error)
+            if isinstance(asking.error, OSError):
+                self._unknown = asking.error.strerror or str(asking.error)
                 return
+            addresses = asking.answer()
+            self._unknown = ""
         self._replace(addresses or [])
 
     def _replace(self, addresses: list[Address]) -> None:
@@ -255,6 +254,8 @@ class _Attempt:
             if now > self.begun_at + (GREET_S if connection.is_connected else CONNECT_S):
                 raise TimeoutError("no answer")
         except OSError as error:
+            if is_handlers(error):
+                raise
             self.failures += 1
             if isinstance(error, BlockingIOError):  # at ipc
                 self.reason = "no answer: its queue of connections is full"

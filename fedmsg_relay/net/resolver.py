@@ -24,7 +24,8 @@ class Asking(Generic[_T]):
         self._asks.acquire()  # until it is answered
         self._find = find
         self._found: list[_T] = []
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        """What ``find`` has raised."""
         try:
             _thread.start_new_thread(self._ask, ())
         except RuntimeError:  # no thread can be started, as when the interpreter ends
@@ -34,7 +35,7 @@ class Asking(Generic[_T]):
         try:
             self._found.append(self._find())
         except BaseException as error:  # noqa: BLE001 (it is raised where it was asked for)
-            self._error = error
+            self.error = error
         self._is_answered = True
         self._asks.release()
 
@@ -46,8 +47,8 @@ class Asking(Generic[_T]):
 
     def answer(self) -> _T:
         """What ``find`` has returned, or raised."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._found[0]
 
 
@@ -66,7 +67,7 @@ def known(uri: str) -> list[Address] | None:
     hosts = ["127.0.0.1", "::1"] if host == "*" else [host]
     try:
         return [each for host in hosts for each in _resolve(host, port, socket.AI_NUMERICHOST)]
-    except OSError:
+    except socket.gaierror:  # not OSError: a signal handler may raise that
         return None
 
 

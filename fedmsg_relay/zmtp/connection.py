@@ -59,6 +59,23 @@ def cost(frame: Frame) -> int:
     return len(frame[1]) + FRAME_COST
 
 
+def is_handlers(error: OSError) -> bool:
+    """Whether a signal handler of the script has raised ``error``, rather than a system call.
+
+    A handler's frames are in the traceback, where a system call leaves only frames of this package,
+    of the socket module and of the package that the process has put in its place (gevent).
+    """
+    step = error.__traceback__
+    while step is not None:
+        module = step.tb_frame.f_globals
+        if module is not globals():  # quick, as each read ends with an EAGAIN
+            name = str(module.get("__name__")).partition(".")[0]
+            if name not in (__package__, "socket", socket.socket.__module__.partition(".")[0]):
+                return True
+        step = step.tb_next
+    return False
+
+
 class Ended(ConnectionError):
     """The peer has ended its half of the connection."""
 
@@ -146,9 +163,11 @@ class Connection:
     def _try(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except BlockingIOError:
-            pass
         except OSError as error:
+            if is_handlers(error):
+                raise
+            if isinstance(error, BlockingIOError):
+                return
             if self.error is None or isinstance(error, BadPeer):  # which says more than an end
                 self.error = error
 
