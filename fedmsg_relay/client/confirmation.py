@@ -25,8 +25,8 @@ class Confirmation:
     :attr:`waiting` is over.
     """
 
-    def __init__(self, addresses: Sequence[str], frame_max: float) -> None:
-        self.waiting = Waiting()
+    def __init__(self, addresses: Sequence[str], frame_max: float, waiting: Waiting) -> None:
+        self.waiting = waiting
         """Progress is a message seen."""
         self._addresses = addresses
         self._awaited: set[str] = set()  # msg_ids
@@ -37,9 +37,8 @@ class Confirmation:
             addresses, lambda address: Connection(address, b"SUB", frame_max), lambda _: True
         )
 
-    def expect(self, topic: bytes, msg_id: str) -> None:
-        """Await a message that has not been sent yet; return when the message will be seen."""
-        self._awaited.add(msg_id)
+    def subscribe(self, topic: bytes) -> None:
+        """Return when a message of this ``topic`` would be seen."""
         topics = [] if topic in self._topics else [topic]
         self._topics += topics
         for listening in self._listening.values():
@@ -47,6 +46,10 @@ class Confirmation:
         self._advance()
         while not self._is_subscribed():
             self._wait("cannot listen")
+
+    def expect(self, msg_id: str) -> None:
+        """Make :meth:`wait` wait for a message that is about to be sent."""
+        self._awaited.add(msg_id)
 
     def wait(self) -> None:
         """Return when all expected messages have been seen."""

@@ -54,10 +54,10 @@ class Delivery:
     called: any other method would go on to send what is kept.
     """
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], waiting: Waiting) -> None:
         self.taken = 0
         """Messages taken by a relay."""
-        self.waiting = Waiting()
+        self.waiting = waiting
         """Progress is a message taken."""
         self._addresses = addresses
         self._kept: deque[bytes] = deque()  # messages that are not taken
