@@ -288,6 +288,15 @@ def test_the_unit_is_sound_and_closed(machine: box.Box) -> None:
     machine.check(f"systemd-analyze security --offline=true --threshold=20 {UNIT}")
 
 
+def test_it_goes_before_other_services(machine: box.Box) -> None:
+    """Which takes effect where systemd has the controller of processor time."""
+    machine.check("service fedmsg-relay start")
+    assert show(machine, "CPUWeight") == "1000"
+    if "cpu" in machine.check("cat /sys/fs/cgroup/cgroup.controllers").split():
+        weight = machine.check("cat /sys/fs/cgroup/system.slice/fedmsg-relay.service/cpu.weight")
+        assert weight.strip() == "1000"
+
+
 def test_uninstall(machine: box.Box) -> None:
     machine.check("service fedmsg-relay start; systemctl enable fedmsg-relay")
     machine.check(f"cd {Path(__file__).parent.parent}; make uninstall")
