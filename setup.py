@@ -23,7 +23,7 @@ hub = [
 ]
 
 # Other implementations of ZeroMQ's sockets.
-others = ["gevent", "aiozmq"]
+others = ["gevent", "aiozmq", "txZMQ"]
 
 # Plots of the benchmark.
 bench = ["matplotlib>=3.5"]
