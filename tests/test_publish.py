@@ -547,7 +547,8 @@ class TestCommand:
         assert "Traceback" not in process.output
 
     @pytest.mark.parametrize(
-        "module", ["fedmsg_relay.commands.publish", "argparse", "fedmsg.config", "fedmsg.core", "zmq"]
+        "module",
+        ["fedmsg_relay.commands.publish", "argparse", "fedmsg.config", "fedmsg.core", "zmq"],
     )
     def test_interrupted_at_an_import(self, site: Site, module: str) -> None:
         text = f"""

@@ -299,7 +299,7 @@ class TestHandlers:
 
             raised = came_out = 0
             work()
-            files = ('fedmsg_relay/client/dialing.py', 'fedmsg_relay/zmtp/connection.py', 'fedmsg_relay/net/resolver.py')
+            files = ('client/dialing.py', 'zmtp/connection.py', 'net/resolver.py')
             at_each_step(handle, work, *files)
             print(raised, came_out)
         """

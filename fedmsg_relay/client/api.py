@@ -34,12 +34,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedmsg_relay.config import loader, settings  # loading first: the import of fedmsg is then quick
 from fedmsg_relay.client.confirmation import Confirmation
 from fedmsg_relay.client.delivery import Delivery
-from fedmsg_relay.net.endpoints import parse
-from fedmsg_relay.errors import ConfigError, MessageTooLarge, RelayError
 from fedmsg_relay.client.waiting import Tell, Waiting
+from fedmsg_relay.config import loader, settings  # loader makes the import of fedmsg a quick one
+from fedmsg_relay.errors import ConfigError, MessageTooLarge, RelayError
+from fedmsg_relay.net.endpoints import parse
 
 Hook = Callable[[dict[str, Any]], Any]
 

@@ -7,10 +7,10 @@ import select
 import time
 from collections.abc import Iterator, Sequence
 
-from fedmsg_relay.zmtp import codec
 from fedmsg_relay.client.dialing import Dialing
-from fedmsg_relay.errors import NotConfirmed
 from fedmsg_relay.client.waiting import Waiting
+from fedmsg_relay.errors import NotConfirmed
+from fedmsg_relay.zmtp import codec
 from fedmsg_relay.zmtp.connection import Connection, wait
 
 PATIENCE_S = 3.0

@@ -6,8 +6,8 @@ kernel, may be a forwarder's.  Until then the message is kept here, and sent aga
 ends in a way that leaves doubt.  A message that a relay had forwarded when the relay crashed, or
 stopped answering, may be on the bus twice, with the same ``msg_id``; none is lost silently.
 
-A relay that drains says so (:data:`fedmsg_relay.zmtp.codec.DRAINS`) before it ends its connections.  Then
-nothing more is sent to that relay, what was sent is answered, and the rest goes over the next
+A relay that drains says so (:data:`fedmsg_relay.zmtp.codec.DRAINS`) before it ends its connections.
+Then nothing more is sent to that relay, what was sent is answered, and the rest goes over the next
 connection.
 """
 
@@ -19,11 +19,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from fedmsg_relay.zmtp import codec
 from fedmsg_relay.client.dialing import Dialing
-from fedmsg_relay.errors import RelayUnavailable
 from fedmsg_relay.client.link import Link, connect, is_subscribed
 from fedmsg_relay.client.waiting import Waiting
+from fedmsg_relay.errors import RelayUnavailable
+from fedmsg_relay.zmtp import codec
 from fedmsg_relay.zmtp.connection import BadPeer, wait
 
 PATIENCE_S = 1.0

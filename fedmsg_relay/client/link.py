@@ -11,8 +11,8 @@ import select
 import struct
 import time
 
-from fedmsg_relay.zmtp import codec
 from fedmsg_relay.net.resolver import Address
+from fedmsg_relay.zmtp import codec
 from fedmsg_relay.zmtp.connection import BadPeer, Connection, Flood, Frame
 
 FRAME_MAX_BYTES = 2**16

@@ -65,7 +65,7 @@ def is_handlers(error: OSError) -> bool:
         module = step.tb_frame.f_globals
         if module is not globals():  # quick, as each read ends with an EAGAIN
             name = str(module.get("__name__")).partition(".")[0]
-            if name not in (__package__, "socket", socket.socket.__module__.partition(".")[0]):
+            if name not in ("fedmsg_relay", "socket", socket.socket.__module__.partition(".")[0]):
                 return True
         step = step.tb_next
     return False
