@@ -194,7 +194,7 @@ def test_the_sites_logging_applies(site: Site, name: str) -> None:
 
 def test_the_addresses_that_are_installed() -> None:
     """People and scripts look for them: two on loopback, inbound first, in double quotes."""
-    text = (Path(__file__).parent.parent / "etc" / "fedmsg.d" / "relay.py").read_text()
+    text = (Path(__file__).parents[2] / "etc" / "fedmsg.d" / "relay.py").read_text()
     addresses = ["tcp://127.0.0.1:2003", "tcp://127.0.0.1:4001"]
     assert re.findall(r'"(tcp://[^"]*)"', text) == addresses
     assert re.findall(r"tcp://[\w.:]*", text) == addresses
