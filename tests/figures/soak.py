@@ -101,7 +101,9 @@ class Soak:
         pidfile = self.site.root / "pid"
         pidfile.touch()
         relay = self.site.start(*RELAY, "--pidfile", pidfile, "--logfile", log, *options)
-        wait_for(lambda: pidfile.read_text() == f"{relay.pid}\n", "the relay's pid in its file")
+        wait_for(
+            lambda: pidfile.read_text().split() == [str(relay.pid)], "the relay's pid in its file"
+        )
         wait_for(lambda: listens(self.site.outbound), "the relay")
         return relay
 
