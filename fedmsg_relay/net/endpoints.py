@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -56,39 +56,6 @@ class Endpoint:
             return _is_same_path(self.address, other.address)
         is_same = (self.family, self.address) == (other.family, other.address)
         return is_same or self.covers(other) or other.covers(self)
-
-    @property
-    def name(self) -> tuple[object, ...]:
-        """What identifies it among sockets: the family, and a path or a host and a port."""
-        return _name(self.family, self.address)
-
-
-class Accepting:
-    """The endpoints of a side of the relay: which connections came in there.
-
-    However many there are, a look at a connection takes the same time.
-    """
-
-    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        self._names = {endpoint.name for endpoint in endpoints}
-
-    def accepted(self, connection: socket.socket) -> bool:
-        """Whether a socket is a connection that came in here, and is not closed yet."""
-        try:
-            name = _name(connection.family, connection.getsockname())
-            if not self._names.isdisjoint((name, *_wildcards(name))):
-                return not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError:  # closed meanwhile
-            pass
-        return False
-
-
-def _name(family: int, address: Any) -> tuple[object, ...]:
-    return (family, address) if isinstance(address, (str, bytes)) else (family, *address[:2])
-
-
-def _wildcards(name: tuple[object, ...]) -> list[tuple[object, ...]]:
-    return [(name[0], host, name[2]) for host in WILDCARDS] if len(name) > 2 else []
 
 
 def _is_same_path(one: object, other: object) -> bool:

@@ -9,17 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.net.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.system import unix
-
-RANGE_MAX = 2**16
-"""Descriptors to look at one by one; that takes 0.1 s, and the limit may be a billion."""
 
 
 def listen(
@@ -176,28 +172,3 @@ def _listener_at(path: str) -> int | None:
         if answer:
             return None
         return unix.peer(probe).pid
-
-
-def own_sockets() -> Iterator[socket.socket]:
-    """Every socket that this process has open, one at a time, as it is: not to be closed.
-
-    It takes no descriptor of its own, as there may be none left.  One that is closed meanwhile by
-    another thread may come back as another socket; that is for the caller to bear.
-    """
-    try:
-        fds: Iterable[int] = map(int, os.listdir("/proc/self/fd"))
-    except OSError:  # it cannot be opened, for want of descriptors
-        fds = range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], RANGE_MAX))
-    for fd in fds:
-        with contextlib.suppress(OSError), borrow(fd) as borrowed:
-            yield borrowed
-
-
-@contextlib.contextmanager
-def borrow(fd: int) -> Iterator[socket.socket]:
-    """A socket that is libzmq's.  Raises OSError if it is none, or was closed meanwhile."""
-    borrowed = socket.socket(fileno=fd)
-    try:
-        yield borrowed
-    finally:
-        borrowed.detach()
