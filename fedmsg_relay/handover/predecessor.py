@@ -18,7 +18,7 @@ from collections.abc import Collection
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import protocol
 from fedmsg_relay.handover.protocol import Channel, Gone, Message
-from fedmsg_relay.net.bindings import Given
+from fedmsg_relay.net.bindings import Inherited
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.pidfile import PidFile, name_of
@@ -52,7 +52,7 @@ relay, has ended, nobody accepts for about this long."""
 class Predecessor:
     """A relay that has agreed to hand over, and what it has handed over."""
 
-    def __init__(self, channel: Channel, listeners: Given, offer: Message) -> None:
+    def __init__(self, channel: Channel, listeners: Inherited, offer: Message) -> None:
         self._channel = channel
         self._pidfile_fd, self.door_fd = offer.fds
         self.pid: int = offer.fields["pid"]
@@ -179,7 +179,7 @@ def _ask(pidfile: PidFile) -> Predecessor | Message:
     :class:`RelayError` if it refuses.
     """
     channel = protocol.connect(pidfile.path, ANSWER_S)
-    listeners: Given = {}
+    listeners: Inherited = {}
     try:
         channel.send("hello", protocol=protocol.PROTOCOL, cgroup=systemd.control_group())
         while True:

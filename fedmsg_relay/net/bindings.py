@@ -16,14 +16,14 @@ from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.net import listening
 from fedmsg_relay.net.endpoints import Endpoint
-from fedmsg_relay.net.plan import Plan
+from fedmsg_relay.net.local import LocalEndpoints
 
 log = logging.getLogger("fedmsg.relay")
 
 Listeners = dict[Endpoint, socket.socket]
 """Listening sockets that do not block."""
 
-Given = dict[str, socket.socket]
+Inherited = dict[str, socket.socket]
 """Sockets that listen already, by the URI of their endpoint."""
 
 
@@ -38,7 +38,7 @@ class Bindings:
 
     def all(self) -> Iterator[tuple[Endpoint, socket.socket]]:
         """Each endpoint, and the socket that listens there."""
-        for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
+        for listeners in self._groups():
             yield from listeners.items()
 
     def claim(self, settings: Settings) -> None:
@@ -48,11 +48,14 @@ class Bindings:
 
     def close(self) -> None:
         """Close every listening socket, and remove its file at ``ipc://``."""
-        for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
-            let_go(listeners)
+        for listeners in self._groups():
+            close_listeners(listeners)
+
+    def _groups(self) -> tuple[Listeners, ...]:
+        return (self.inbound, self.outbound, self.monitoring, self.prometheus)
 
 
-def let_go(listeners: Listeners) -> None:
+def close_listeners(listeners: Listeners) -> None:
     """Close listening sockets, and remove their files; libzmq still accepts at its duplicates."""
     for endpoint, listener in listeners.items():
         listening.remove(endpoint, listener)
@@ -60,8 +63,8 @@ def let_go(listeners: Listeners) -> None:
     listeners.clear()
 
 
-def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
-    """Listen at everything that is planned; sockets that are used are taken out of ``given``.
+def bind(local: LocalEndpoints, settings: Settings, inherited: Inherited) -> Bindings:
+    """Listen at everything that is planned; sockets that are used are taken out of ``inherited``.
 
     Raises :class:`BindError` if no group of outbound is free, or one address of inbound is not;
     then nothing listens that did not before.  What is optional is left out, with a warning.
@@ -72,10 +75,10 @@ def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
             with contextlib.ExitStack() as undoing:
                 made = {}
                 for endpoint in endpoints:
-                    made[endpoint] = _listen(endpoint, settings, given, undoing)
+                    made[endpoint] = _listen(endpoint, settings, inherited, undoing)
                 undo.push(undoing.pop_all())
             for endpoint in made:
-                given.pop(endpoint.uri, None)
+                inherited.pop(endpoint.uri, None)
             return made
 
         def listen_if_free(endpoints: Iterable[Endpoint]) -> Listeners:
@@ -85,25 +88,25 @@ def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
                 log.warning("%s; going without it", error)
                 return {}
 
-        outbound, errors = plan.first_outbound(listen)
+        outbound, errors = local.first_outbound(listen)
         for error in errors:
             log.warning("%s; using the next address", error)
         bindings = Bindings(
             outbound=outbound,
-            inbound=listen(plan.inbound),
-            monitoring=listen_if_free(plan.monitoring),
-            prometheus=listen_if_free(plan.prometheus),
+            inbound=listen(local.inbound),
+            monitoring=listen_if_free(local.monitoring),
+            prometheus=listen_if_free(local.prometheus),
         )
         undo.pop_all()
     return bindings
 
 
 def _listen(
-    endpoint: Endpoint, settings: Settings, given: Given, undo: contextlib.ExitStack
+    endpoint: Endpoint, settings: Settings, inherited: Inherited, undo: contextlib.ExitStack
 ) -> socket.socket:
-    if endpoint.uri in given:
-        return given[endpoint.uri]
-    listener = listening.listen(endpoint, _mode(endpoint, settings), beside=given.values())
+    if endpoint.uri in inherited:
+        return inherited[endpoint.uri]
+    listener = listening.listen(endpoint, _mode(endpoint, settings), beside=inherited.values())
     undo.callback(listener.close)
     undo.callback(listening.remove, endpoint, listener)
     return listener

@@ -81,36 +81,28 @@ def _has_port_of(endpoint: Endpoint, other: socket.socket) -> bool:
 
 
 def _listen(endpoint: Endpoint, ipc_mode: int, reuse_port: bool = False) -> socket.socket:
-    listener = _bind(endpoint, ipc_mode, reuse_port)
+    listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    # As the sockets that libzmq opens: an accept(2) that waits would hold up its I/O thread.
+    listener.setblocking(False)
     try:
+        if endpoint.family == socket.AF_UNIX:
+            if _is_stale(str(endpoint.address), holder=None):
+                os.unlink(str(endpoint.address))
+            os.fchmod(listener.fileno(), ipc_mode)  # so that the file is never more open than that
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
+        if endpoint.family == socket.AF_INET6:
+            only_v6 = endpoint.address[0] not in WILDCARDS
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+        listener.bind(endpoint.address)
+        if endpoint.family == socket.AF_UNIX:
+            os.chmod(str(endpoint.address), ipc_mode)  # what the umask took away
         listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
         raise _error(endpoint, error) from error
     return listener
-
-
-def _bind(endpoint: Endpoint, ipc_mode: int, reuse_port: bool) -> socket.socket:
-    bound = socket.socket(endpoint.family, socket.SOCK_STREAM)
-    # What libzmq opens itself it makes so; an accept that waits would hold up its I/O thread.
-    bound.setblocking(False)
-    try:
-        if endpoint.family == socket.AF_UNIX:
-            _remove_stale(str(endpoint.address))
-            os.fchmod(bound.fileno(), ipc_mode)  # so that the file is never more open than that
-        else:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
-        if endpoint.family == socket.AF_INET6:
-            only_v6 = endpoint.address[0] not in WILDCARDS
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
-        bound.bind(endpoint.address)
-        if endpoint.family == socket.AF_UNIX:
-            os.chmod(str(endpoint.address), ipc_mode)  # what the umask took away
-    except OSError as error:
-        bound.close()
-        raise _error(endpoint, error) from error
-    return bound
 
 
 def _error(endpoint: Endpoint, error: OSError) -> BindError:
@@ -122,12 +114,6 @@ def _error(endpoint: Endpoint, error: OSError) -> BindError:
     return BindError(
         f"{endpoint.key}: cannot bind {endpoint.uri}: {error.strerror or error}{advice}"
     )
-
-
-def _remove_stale(path: str) -> None:
-    """Make way for a socket file; raises OSError as :func:`_is_stale`."""
-    if _is_stale(path, holder=None):
-        os.unlink(path)
 
 
 def _is_stale(path: str, holder: int | None) -> bool:

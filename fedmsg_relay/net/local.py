@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class LocalEndpoints:
     """What a start would bind: every endpoint, but of outbound those of the first free group."""
 
     inbound: tuple[Endpoint, ...]
@@ -50,7 +50,7 @@ class Plan:
         raise BindError("; ".join(map(str, errors)))
 
 
-def bindable(settings: Settings, deadline: float) -> Plan:
+def local_endpoints(settings: Settings, deadline: float) -> LocalEndpoints:
     """The addresses of this host among the configured ones.
 
     Names are asked for until ``deadline`` (monotonic).
@@ -64,7 +64,7 @@ def bindable(settings: Settings, deadline: float) -> Plan:
         raise ConfigError(clash)
     needed = (*inbound, *itertools.chain(*outbound))
     monitoring = _optional(MONITORING, settings.monitoring, needed)
-    return Plan(
+    return LocalEndpoints(
         inbound=inbound,
         outbound=tuple(outbound),
         monitoring=monitoring,
