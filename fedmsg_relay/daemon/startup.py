@@ -124,18 +124,18 @@ def _bind(
 
 
 def _bind_alone(local: LocalEndpoints, settings: Settings, pidfile: PidFile | None) -> Bindings:
-    kept = systemd.kept()
+    stored = systemd.stored()
     try:
-        bindings = bind(local, settings, kept)
+        bindings = bind(local, settings, stored)
     except BaseException:
         if pidfile is not None:
             pidfile.release()
         raise
-    systemd.give_back(kept)
-    if pidfile is not None and pidfile.left is not None:
+    systemd.discard(stored)
+    if pidfile is not None and pidfile.crashed is not None:
         log.warning(
             "the relay that ran before (pid %d) ended without stopping;"
             " what it had in memory is lost",
-            pidfile.left,
+            pidfile.crashed,
         )
     return bindings

@@ -21,7 +21,8 @@ from fedmsg_relay.handover.protocol import Channel, Gone, Message
 from fedmsg_relay.net.bindings import Inherited
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
-from fedmsg_relay.system.pidfile import PidFile, name_of
+from fedmsg_relay.system.naming import name_of
+from fedmsg_relay.system.pidfile import PidFile
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -32,7 +33,7 @@ YOURS_S = 5.0
 """How long a running relay may take to stop accepting."""
 
 ENDING_S = 10.0
-"""How long it may take to tell systemd of its successor, see systemd.BARRIER_S, and to hang up."""
+"""How long it may take to tell systemd of its successor, see systemd.PATIENCE_S, and to hang up."""
 
 AGAIN_S = 0.1
 """How soon to ask again, when told to wait."""
@@ -117,7 +118,7 @@ class Predecessor:
             self._channel.send("running")
             self._channel.receive(ENDING_S)  # raises when it has hung up
         self._channel.close()
-        systemd.give_back(self.listeners)  # those that the configuration names no more
+        systemd.discard(self.listeners)  # those that the configuration names no more
 
     def close(self) -> None:
         """Hang up, and close all that it has handed over: it goes on as the relay."""

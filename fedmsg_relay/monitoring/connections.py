@@ -185,7 +185,7 @@ class Connections:
             log.debug(line, *values, len(table.connected))
         elif self._comings.allows():
             log.info(line, *values, len(table.connected))
-            if not self._comings.left:
+            if not self._comings.remaining:
                 log.info("no more about consumers for up to a minute")
 
 
