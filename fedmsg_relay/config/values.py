@@ -41,7 +41,7 @@ def whole(
     return value
 
 
-def option(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
+def keepalive(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
     """A whole number, or True or False for one; -1 leaves it to the operating system."""
     value = config.get(key, -1)
     if isinstance(value, bool) and maximum == 1:
