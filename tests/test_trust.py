@@ -157,6 +157,7 @@ class TestSocketFiles:
             ({"relay_ipc_mode": 0o660}, 0o660),
             ({"relay_ipc_mode": 0o644}, 0o644),
             ({"relay_ipc_mode": "0670"}, 0o670),
+            ({"relay_ipc_mode": "0620"}, 0o620),
         ],
         ids=str,
     )
@@ -201,7 +202,9 @@ except PermissionError:
         return status == 0
 
     @pytest.mark.parametrize(
-        "value", [660, 440, 444, 220, "rw-rw----", "0999", "", -1, True, 0o1000, None], ids=str
+        "value",
+        [660, 440, 444, 400, 500, 220, "rw-rw----", "0999", "", -1, True, 0o1000, None],
+        ids=str,
     )
     def test_wrong_permissions_are_refused(self, site: Site, value: object) -> None:
         site.write(relay_ipc_mode=value)
