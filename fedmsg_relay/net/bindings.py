@@ -1,7 +1,7 @@
-"""The listening sockets of a relay process: made, taken from whoever kept them, handed on, closed.
+"""The listening sockets of a relay process, by endpoint: made or inherited, and closed here alone.
 
-A process owns them from its start to its end.  libzmq and the servers for monitoring work with
-duplicates, so that they can end and begin anew while the addresses go on listening.
+A process owns them from its start to its end.  libzmq and the exporters accept at duplicates, so
+that they can close and open anew while the addresses go on listening.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from fedmsg_relay.net.local import LocalEndpoints
 log = logging.getLogger("fedmsg.relay")
 
 Listeners = dict[Endpoint, socket.socket]
-"""Listening sockets that do not block."""
+"""Non-blocking listening sockets."""
 
 Inherited = dict[str, socket.socket]
-"""Sockets that listen already, by the URI of their endpoint."""
+"""By the URI of the endpoint, sockets that the relay before or systemd has passed on listening."""
 
 
 @dataclass(frozen=True)
 class Bindings:
-    """What a process listens at."""
+    """What a process listens at: of the outbound one group, of the rest every endpoint."""
 
     inbound: Listeners
     outbound: Listeners
@@ -37,17 +37,17 @@ class Bindings:
     prometheus: Listeners
 
     def all(self) -> Iterator[tuple[Endpoint, socket.socket]]:
-        """Each endpoint, and the socket that listens there."""
+        """Yield each endpoint, and the socket that listens there."""
         for listeners in self._groups():
             yield from listeners.items()
 
     def claim(self, settings: Settings) -> None:
-        """Make the socket files ours, with the permissions of the settings, whoever made them."""
+        """Make inherited socket files this process's, with the permissions of ``settings``."""
         for endpoint, listener in self.all():
             listening.claim(endpoint, listener, _mode(endpoint, settings))
 
     def close(self) -> None:
-        """Close every listening socket, and remove its file at ``ipc://``."""
+        """Close every listening socket, and remove its file if it has one."""
         for listeners in self._groups():
             close_listeners(listeners)
 
@@ -64,10 +64,13 @@ def close_listeners(listeners: Listeners) -> None:
 
 
 def bind(local: LocalEndpoints, settings: Settings, inherited: Inherited) -> Bindings:
-    """Listen at everything that is planned; sockets that are used are taken out of ``inherited``.
+    """Listen at every endpoint of ``local``, of outbound at those of the first group that is free.
 
-    Raises :class:`BindError` if no group of outbound is free, or one address of inbound is not;
-    then nothing listens that did not before.  What is optional is left out, with a warning.
+    An inherited socket is used, and taken out of ``inherited``, where there is one.  Monitoring and
+    Prometheus are left out with a warning if they cannot be bound.
+
+    Raises :class:`BindError` if no group of outbound is free, or one endpoint of inbound is not;
+    every socket that was made here is closed then.
     """
     with contextlib.ExitStack() as undo:
 
@@ -84,7 +87,7 @@ def bind(local: LocalEndpoints, settings: Settings, inherited: Inherited) -> Bin
         def listen_if_free(endpoints: Iterable[Endpoint]) -> Listeners:
             try:
                 return listen(endpoints)
-            except BindError as error:  # which names the key
+            except BindError as error:  # names the key
                 log.warning("%s; going without it", error)
                 return {}
 
@@ -113,5 +116,5 @@ def _listen(
 
 
 def _mode(endpoint: Endpoint, settings: Settings) -> int:
-    """The permissions of its file, at ``ipc://``."""
+    """Return the permissions of the socket file, if ``endpoint`` has one."""
     return settings.monitoring_mode if endpoint.key == MONITORING else settings.ipc_mode
