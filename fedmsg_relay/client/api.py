@@ -117,7 +117,7 @@ def _script(depth: int, overrides: Mapping[str, Any]) -> Script:
         script.close()  # closes this process's descriptors; the parent's connections stay open
         script = None
     if script is None:
-        script = _local.scripts[depth] = Script({**loader.load(), **overrides})
+        script = _local.scripts[depth] = Script({**loader.load_shared(), **overrides})
     return script
 
 

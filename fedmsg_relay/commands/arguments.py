@@ -15,7 +15,8 @@ from typing import Any
 from fedmsg_relay.config.loader import Option
 from fedmsg_relay.daemon import startup
 from fedmsg_relay.errors import RelayError, WrongUsage
-from fedmsg_relay.system import logfile, naming
+from fedmsg_relay.system import logwriter, naming
+from fedmsg_relay.system.logfile import LogFile
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -58,8 +59,8 @@ def note(message: str, asked: argparse.Namespace | None, default_path: str) -> N
         from fedmsg.config import defaults  # has been imported; only its own names do here
 
         with contextlib.suppress(RelayError):
-            logfile.LogFile(path).redirect()
-            logfile.configure(defaults)
+            LogFile(path).redirect()
+            logwriter.configure(defaults)
             log.error("%s", message)
 
 

@@ -18,7 +18,7 @@ from fedmsg_relay.config.loader import Option
 from fedmsg_relay.config.sources import Sources
 from fedmsg_relay.daemon import startup
 from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, short
-from fedmsg_relay.system import daemonize, logfile, naming, stdio
+from fedmsg_relay.system import daemonize, logwriter, naming, stdio
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 
@@ -119,10 +119,10 @@ def _run(asked: argparse.Namespace | None) -> int:
         outcome = daemonize.detach(log_file)
         if isinstance(outcome, daemonize.Outcome):
             return _say(outcome.status, outcome.message)
-        tell = outcome
+        report_start = outcome
     else:
-        tell = daemonize.stay(log_file)
-    status = _serve(site, log_file, pidfile_path, tell)
+        report_start = daemonize.stay(log_file)
+    status = _serve(site, log_file, pidfile_path, report_start)
     # Taking Python apart first would take a tenth of a second, and be a gap in the service.
     os._exit(status)
 
@@ -169,13 +169,13 @@ def _say(status: int, message: str) -> int:
 def _test(site: Mapping[str, Any], files: Sources) -> int:
     from fedmsg_relay.commands import configtest  # a start must not wait for it
 
-    logfile.configure(site)
+    logwriter.configure(site)
     for path in files.read:
         print(f"read {path}")
     user = startup.service_user()
     log_path = site["logfile"] or (LOGFILE if user else None)
     configured = settings.read(site)
-    writer = logfile.Writer()
+    writer = logwriter.Writer()
     try:
         lines = list(configtest.test(configured, site["pidfile"] or PIDFILE, log_path, user))
     finally:
@@ -225,19 +225,19 @@ def _serve(
     site: Mapping[str, Any],
     log_file: LogFile | None,
     pidfile_path: str | None,
-    tell: daemonize.Tell,
+    report_start: daemonize.ReportStart,
 ) -> int:
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
     writer = None
     try:
         wrong = _configure_log(site)
-        writer = logfile.Writer()
+        writer = logwriter.Writer()
         startup.serve(
             settings.read(site),
             pidfile=PidFile(pidfile_path) if pidfile_path else None,
             replace=site["replace"],
             log_file=log_file,
-            ready=lambda: tell(0, wrong),
+            ready=lambda: report_start(0, wrong),
         )
     except Exception as raised:  # even a LookupError may come from want of memory
         error = raised if isinstance(raised, RelayError) else short(raised)
@@ -247,7 +247,7 @@ def _serve(
         status = 0 if is_well else error.status
         if log_file is not None:
             log.log(logging.INFO if is_well else logging.ERROR, "%s", error)
-        tell(status, str(error))
+        report_start(status, str(error))
         return status
     else:
         return 0
@@ -259,7 +259,7 @@ def _serve(
 def _configure_log(site: Mapping[str, Any]) -> str:
     """Apply the site's ``logging``; returns what is wrong with it, which stops no relay."""
     try:
-        logfile.configure(site)
+        logwriter.configure(site)
     except ConfigError as error:
         wrong = f"{error}; logging to standard error instead: correct it, and reload the relay"
         log.error("%s", wrong)

@@ -17,7 +17,7 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import NotHere, RelayError
 from fedmsg_relay.net import endpoints, resolver
 from fedmsg_relay.net.endpoints import WILDCARDS, Endpoint
-from fedmsg_relay.net.plan import bindable
+from fedmsg_relay.net.local import local_endpoints
 
 Address = Union[IPv4Address, IPv6Address]
 
@@ -78,10 +78,11 @@ def here_or_elsewhere(settings: Settings, deadline: float) -> Asked:
     """On the host of the relay, all that it binds; elsewhere, what stock peers take."""
     try:
         # A name of the others, which it can go without, is not waited for.
-        plan = bindable(dataclasses.replace(settings, monitoring=(), prometheus=()), deadline)
+        required = dataclasses.replace(settings, monitoring=(), prometheus=())
+        local = local_endpoints(required, deadline)
     except NotHere:
         return _elsewhere(settings, deadline)
-    return Asked(plan.inbound, plan.outbound, settings.inbound_allow, settings.outbound_allow)
+    return Asked(local.inbound, local.outbound, settings.inbound_allow, settings.outbound_allow)
 
 
 def _elsewhere(settings: Settings, deadline: float) -> Asked:

@@ -22,7 +22,7 @@ from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
 from fedmsg_relay.handover.protocol import PROTOCOL, Channel, Message
 from fedmsg_relay.handover.successor import Successor
-from fedmsg_relay.net.bindings import Bindings, let_go
+from fedmsg_relay.net.bindings import Bindings, close_listeners
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.thread import Posted
 from fedmsg_relay.system import memory, systemd
@@ -137,8 +137,8 @@ class MainLoop:
             self._closed()
         elif phase is Phase.DRAIN and not self._hands_over:
             # Nobody is to wait where libzmq does not accept any more.
-            let_go(self._bindings.inbound)
-            let_go(self._bindings.outbound)
+            close_listeners(self._bindings.inbound)
+            close_listeners(self._bindings.outbound)
         elif phase is Phase.CLOSE and not self._hands_over:
             self._role.leave()
 

@@ -49,7 +49,7 @@ class Role:
         for endpoint, listener in self._bindings.all():
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
-                systemd.keep(listener, endpoint.uri)
+                systemd.store(listener, endpoint.uri)
         systemd.notify("READY=1", "WATCHDOG=1")
 
     def resume(self) -> None:
@@ -93,7 +93,7 @@ class Role:
         It is the main process of a systemd service when it hears that we have hung up.
         """
         if self._pidfile is not None:
-            self._pidfile.leave()
+            self._pidfile.disown()
         systemd.notify(f"MAINPID={successor.pid}")
         systemd.barrier()
         return successor.hang_up()

@@ -18,10 +18,11 @@ from collections.abc import Collection
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import protocol
 from fedmsg_relay.handover.protocol import Channel, Gone, Message
-from fedmsg_relay.net.bindings import Given
+from fedmsg_relay.net.bindings import Inherited
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
-from fedmsg_relay.system.pidfile import PidFile, name_of
+from fedmsg_relay.system.naming import name_of
+from fedmsg_relay.system.pidfile import PidFile
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -32,7 +33,7 @@ YOURS_S = 5.0
 """How long a running relay may take to stop accepting."""
 
 ENDING_S = 10.0
-"""How long it may take to tell systemd of its successor, see systemd.BARRIER_S, and to hang up."""
+"""How long it may take to tell systemd of its successor, see systemd.PATIENCE_S, and to hang up."""
 
 AGAIN_S = 0.1
 """How soon to ask again, when told to wait."""
@@ -52,7 +53,7 @@ relay, has ended, nobody accepts for about this long."""
 class Predecessor:
     """A relay that has agreed to hand over, and what it has handed over."""
 
-    def __init__(self, channel: Channel, listeners: Given, offer: Message) -> None:
+    def __init__(self, channel: Channel, listeners: Inherited, offer: Message) -> None:
         self._channel = channel
         self._pidfile_fd, self.door_fd = offer.fds
         self.pid: int = offer.fields["pid"]
@@ -117,7 +118,7 @@ class Predecessor:
             self._channel.send("running")
             self._channel.receive(ENDING_S)  # raises when it has hung up
         self._channel.close()
-        systemd.give_back(self.listeners)  # those that the configuration names no more
+        systemd.discard(self.listeners)  # those that the configuration names no more
 
     def close(self) -> None:
         """Hang up, and close all that it has handed over: it goes on as the relay."""
@@ -179,7 +180,7 @@ def _ask(pidfile: PidFile) -> Predecessor | Message:
     :class:`RelayError` if it refuses.
     """
     channel = protocol.connect(pidfile.path, ANSWER_S)
-    listeners: Given = {}
+    listeners: Inherited = {}
     try:
         channel.send("hello", protocol=protocol.PROTOCOL, cgroup=systemd.control_group())
         while True:

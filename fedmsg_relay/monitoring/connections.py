@@ -14,7 +14,7 @@ import zmq
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.monitoring.peers import Cut, PeerTable
-from fedmsg_relay.net.endpoints import Accepting
+from fedmsg_relay.net.accepted import Accepting
 from fedmsg_relay.relay.socket_monitor import ACCEPT_FAILED, ACCEPTED, DISCONNECTED, ENDED, happened
 from fedmsg_relay.relay.thread import RelayThread
 from fedmsg_relay.system import memory
@@ -185,7 +185,7 @@ class Connections:
             log.debug(line, *values, len(table.connected))
         elif self._comings.allows():
             log.info(line, *values, len(table.connected))
-            if not self._comings.left:
+            if not self._comings.remaining:
                 log.info("no more about consumers for up to a minute")
 
 

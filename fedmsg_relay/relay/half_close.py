@@ -35,8 +35,7 @@ import time
 from collections.abc import Iterator
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.endpoints import Accepting
-from fedmsg_relay.net.listening import borrow, own_sockets
+from fedmsg_relay.net.accepted import Accepting, borrow
 
 PARTING_S = 0.1
 """How long a publisher gets to hang up, for its own work and that of its host."""
@@ -174,8 +173,8 @@ class HalfClose:
 
 
 def _publishers(inbound: Accepting) -> Iterator[socket.socket]:
-    """Every connection that libzmq has accepted and not closed; see :func:`own_sockets`."""
-    return filter(inbound.accepted, own_sockets())
+    """Yield every connection that libzmq has accepted and not closed."""
+    return inbound.connections()
 
 
 def _answering_s(inbound: Accepting) -> float:
