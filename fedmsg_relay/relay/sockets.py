@@ -19,7 +19,8 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.net.bindings import Listeners
 from fedmsg_relay.relay import keepalive, socket_monitor
-from fedmsg_relay.relay.proxy import Announcement, Proxy, Traffic
+from fedmsg_relay.relay.announcement import Announcement
+from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.zmtp import codec
 
 FIRST_THREAD = 1
