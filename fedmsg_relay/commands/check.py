@@ -1,7 +1,7 @@
 """Is the relay up?  Asked from outside, as a script and a consumer would.
 
 A connection to the inbound must receive the relay's subscription, and the announcement of where it
-is bound (:class:`fedmsg_relay.relay.proxy.Announcement`); only its forwarding thread can send both.
+is bound (:mod:`fedmsg_relay.relay.announcement`); only its forwarding thread can send both.
 That must be where the configuration has it, and a connection to the outbound must succeed in ZMTP's
 handshake.  No message is put on the bus.  The answer is one line and an exit status, as the
 `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios want them.
@@ -25,7 +25,7 @@ from fedmsg_relay.commands.targets import Asked
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.net import endpoints, resolver
-from fedmsg_relay.relay.proxy import Announcement
+from fedmsg_relay.relay.announcement import Announcement
 from fedmsg_relay.zmtp import codec, connection
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3

@@ -94,7 +94,7 @@ class MainLoop:
                 elif event is signal.SIGHUP:
                     self._reopen_log()
                 elif event is signal.SIGPROF:  # the process has worked for a while
-                    self._relay.connections.bound_memory()
+                    self._relay.connections.slow_consumers.bound_memory()
                 elif event is signal.SIGUSR1:
                     log.info("SIGUSR1: %s", self._relay.report().totals)
                 elif isinstance(event, signal.Signals):
@@ -213,7 +213,7 @@ class MainLoop:
         for channel, message in successor.attend():
             if message.word == "hello":
                 self._answer(successor, channel, message)
-            elif message.word == "now" and self._relay.connections.gate.shut():
+            elif message.word == "now" and self._relay.gate.shut():
                 successor.let_accept()
             elif message.word == "holding":
                 self._hand_over(channel.pid)
@@ -266,7 +266,7 @@ class MainLoop:
         log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
-            self._relay.connections.gate.reopen()
+            self._relay.gate.reopen()
         elif not self._stops:
             self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)

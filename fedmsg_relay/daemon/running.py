@@ -57,18 +57,17 @@ class RunningRelay:
     ) -> None:
         try:
             self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
-            self.connections = Connections(relay, settings)
+            self.connections = Connections(relay, settings, poller)
         except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
             raise short(error) from error
+        self.gate = relay.gate
         self.entered_at = relay.opened_at
         """When the phase began (monotonic)."""
         self._settings = settings
-        self._poller = poller
         self._closed_at = math.inf
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
         """From :meth:`stop` on."""
-        self.connections.watch(poller)
         self._exporters = Exporters(bindings, poller, self.report)
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
@@ -144,7 +143,7 @@ class RunningRelay:
             self.connections.unwatch()
         elif phase is Phase.CLOSE:
             self._closed_at = time.monotonic()
-            self.connections.watch(self._poller)  # to their end
+            self.connections.watch()  # to their end
             self.be_silent()
         return phase
 

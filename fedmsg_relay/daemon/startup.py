@@ -20,8 +20,7 @@ from fedmsg_relay.handover.predecessor import Predecessor, take_over
 from fedmsg_relay.handover.protocol import Gone
 from fedmsg_relay.net.bindings import Bindings, bind
 from fedmsg_relay.net.local import LocalEndpoints, local_endpoints
-from fedmsg_relay.relay import accept_gate
-from fedmsg_relay.system import systemd
+from fedmsg_relay.system import rlimit, systemd
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.naming import COMMAND, FLUSHING, NAME
 from fedmsg_relay.system.pidfile import PidFile
@@ -77,7 +76,7 @@ def serve(
     asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
     """
     local = checked_endpoints(settings)
-    accept_gate.raise_limit()
+    rlimit.raise_to_hard()
     bindings, predecessor = _bind(local, settings, pidfile, replace)
     try:
         wakeup = Wakeup()

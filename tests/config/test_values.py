@@ -112,7 +112,7 @@ def test_permissions(value: object, mode: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [660, 440, 444, 220, "rw-rw----", "0999", "", -1, True, 0o1000, None, 6.6e2, "o660", "66"],
+    [660, 440, 444, 400, 500, 220, "rw-rw----", "0999", "", -1, True, 0o1000, None, 6.6e2, "66"],
     ids=repr,
 )
 def test_wrong_permissions(value: object) -> None:
