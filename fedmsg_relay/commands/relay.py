@@ -11,10 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__
 from fedmsg_relay.commands import arguments
 from fedmsg_relay.config import loader, settings
-from fedmsg_relay.config.loader import Option
 from fedmsg_relay.config.sources import Sources
 from fedmsg_relay.daemon import startup
 from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, short
@@ -23,53 +21,6 @@ from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 
 log = logging.getLogger("fedmsg.relay")
-
-PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
-LOGFILE = "/var/log/fedmsg/fedmsg-relay.log"
-
-DESCRIPTION = """\
-Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
-
-Both addresses come from the global fedmsg config. Stops on SIGTERM and SIGINT, after passing on
-what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, died,
-or does not answer --status; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL,
-3 UNKNOWN.
-"""
-
-
-def _flag(*names: str, help: str) -> Option:
-    return list(names), {"action": "store_true", "help": help}
-
-
-def _path(name: str, help: str) -> Option:
-    return [name], {"action": "store", "metavar": "PATH", "help": help}
-
-
-OPTIONS: list[Option] = [
-    _flag("--daemon", help="Return once the relay runs in the background."),
-    _path(
-        "--pidfile",
-        f"Run only once for this file. Default: {PIDFILE} with --daemon or --replace, else none.",
-    ),
-    _path("--logfile", f"Default: {LOGFILE} with --daemon, else the console."),
-    _flag(
-        "--replace", help="Ask the relay in the pid file to make way, once all is ready to start."
-    ),
-    _flag("-t", "--test", help="Check the configuration, say what would be bound, and exit."),
-    _flag(
-        "--check",
-        help="Ask the relay that should run whether it does, for Nagios: one line, and the exit"
-        " status 0 OK, 2 CRITICAL or 3 UNKNOWN. --timeout says how long to wait.",
-    ),
-    _flag("--roundtrip", help="With --check: also send a message, and wait for it."),
-    _flag(
-        "--status",
-        help="Show what the relay that runs has done and who is connected, as it says on its"
-        " monitoring socket.",
-    ),
-    _flag("--json", help="With --status: as JSON."),
-    (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
-]
 
 
 def main() -> int:
@@ -83,15 +34,15 @@ def main() -> int:
         # As argparse lets it be abbreviated, where another option begins with "--c".
         if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
             return _check()
-        asked = arguments.early(OPTIONS)
+        asked = arguments.early()
         return _run(asked)
     except RelayError as error:
         _say(error.status, str(error))
-        arguments.note(str(error), asked, LOGFILE)
+        arguments.note(str(error), asked)
         return error.status
     except SystemExit as exits:
         if exits.code == WrongUsage.status:  # argparse has said what is wrong
-            arguments.note(f"wrong usage: {' '.join(sys.argv)}", asked, LOGFILE)
+            arguments.note(f"wrong usage: {' '.join(sys.argv)}", asked)
         raise
     except Exception as error:  # noqa: BLE001 (as in _serve)
         return _say(1, str(short(error)))
@@ -111,9 +62,9 @@ def _run(asked: argparse.Namespace | None) -> int:
     except BrokenPipeError:  # of --print-config and the like: the reader had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    log_path = arguments.log_path(site, LOGFILE)
-    pidfile_path = _pidfile(site)
-    arguments.leave_to_the_service((log_path, pidfile_path), (LOGFILE, PIDFILE))
+    log_path = arguments.log_path(site)
+    pidfile_path = arguments.pidfile_path(site)
+    arguments.leave_to_the_service(log_path, pidfile_path)
     log_file = LogFile(log_path) if log_path else None
     if site["daemon"] and log_file:
         outcome = daemonize.detach(log_file)
@@ -137,7 +88,7 @@ def _sources(asked: argparse.Namespace | None) -> Sources:
 def _load(files: Sources) -> dict[str, Any]:
     """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
     with naming.named_by_psutil():
-        site = loader.load(OPTIONS, DESCRIPTION, files.may_execute)
+        site = loader.load(arguments.OPTIONS, arguments.DESCRIPTION, files.may_execute)
     if not site["config_filename"]:
         for path in files.passed_over:
             print(
@@ -153,13 +104,6 @@ def _load(files: Sources) -> dict[str, Any]:
     return site
 
 
-def _pidfile(site: Mapping[str, Any]) -> str | None:
-    """Its path, absolute, as a daemon leaves the working directory."""
-    is_by_default = site["daemon"] or site["replace"]
-    path = site["pidfile"] or (PIDFILE if is_by_default else None)
-    return os.path.abspath(path) if path else None
-
-
 def _say(status: int, message: str) -> int:
     if message:
         print(f"{naming.NAME}: {message}", file=sys.stderr)
@@ -172,12 +116,13 @@ def _test(site: Mapping[str, Any], files: Sources) -> int:
     logfile.configure(site)
     for path in files.read:
         print(f"read {path}")
-    user = startup.service_user()
-    log_path = site["logfile"] or (LOGFILE if user else None)
+    user = arguments.service_user()
+    log_path = site["logfile"] or (arguments.LOGFILE if user else None)
+    pidfile_path = site["pidfile"] or arguments.PIDFILE
     configured = settings.read(site)
     writer = logfile.Writer()
     try:
-        lines = list(configtest.test(configured, site["pidfile"] or PIDFILE, log_path, user))
+        lines = list(configtest.test(configured, pidfile_path, log_path, user))
     finally:
         writer.finish()  # what it warns of stands before what it says in the end
     print(*lines, sep="\n")
@@ -202,7 +147,7 @@ def _check() -> int:
 
     logging.disable()  # what a start would warn of is not the question
     try:
-        site = _load(_sources(arguments.early(OPTIONS)))
+        site = _load(_sources(arguments.early()))
         timeout_s = settings.timeout_s(site["timeout"])
         status, line = check.check(settings.read(site), site, timeout_s, site["roundtrip"])
     except RelayError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import pwd
 import time
 from collections.abc import Callable
 
@@ -23,28 +22,16 @@ from fedmsg_relay.net.plan import Plan, bindable
 from fedmsg_relay.relay import accept_gate
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.logfile import LogFile
-from fedmsg_relay.system.naming import COMMAND, FLUSHING, NAME
 from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
-
-USER = "fedmsg"
-"""As whom the service runs, where it is installed."""
 
 RESOLVER_PATIENCE_S = 30.0
 """How long a resolver may answer "try again", as it does at boot before the network is up."""
 
 TRIES = 3
 """How often to ask a relay that hands over and then does not: it may have been too busy."""
-
-
-def service_user() -> pwd.struct_passwd | None:
-    """The user that the service runs as; None where it is not installed."""
-    try:
-        return pwd.getpwnam(USER)
-    except KeyError:
-        return None
 
 
 def checked_plan(settings: Settings) -> Plan:
@@ -102,7 +89,7 @@ def _bind(
     for _ in range(TRIES):
         predecessor = None
         if pidfile is not None and replace:
-            predecessor = take_over(pidfile, NAME, (COMMAND, FLUSHING), patience_s)
+            predecessor = take_over(pidfile, patience_s)
         elif pidfile is not None:
             pidfile.take()
         if predecessor is None:

@@ -13,14 +13,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Collection
 
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import protocol
 from fedmsg_relay.handover.protocol import Channel, Gone, Message
 from fedmsg_relay.net.bindings import Given
 from fedmsg_relay.relay.proxy import Traffic
-from fedmsg_relay.system import systemd
+from fedmsg_relay.system import naming, systemd
 from fedmsg_relay.system.pidfile import PidFile, name_of
 
 log = logging.getLogger("fedmsg.relay")
@@ -128,14 +127,11 @@ class Predecessor:
         os.close(self.door_fd)
 
 
-def take_over(
-    pidfile: PidFile, name: str, passing: Collection[str], patience_s: float
-) -> Predecessor | None:
+def take_over(pidfile: PidFile, patience_s: float) -> Predecessor | None:
     """Have the relay of a pid file agree to hand over; None if none runs, and the lock is ours.
 
-    ``name`` is what a relay calls itself in the process list, ``passing`` are the names that its
-    process has before and after that.  A relay of an older version, which cannot hand over, is
-    asked by SIGTERM to stop, and may take ``patience_s`` for that.
+    A relay of an older version, which cannot hand over, is asked by SIGTERM to stop, and may take
+    ``patience_s`` for that.
 
     Raises :class:`RelayError` if the holder of the lock does not answer, refuses, is not a relay,
     or may not be asked.
@@ -148,12 +144,12 @@ def take_over(
             answer = _ask(pidfile)
             if isinstance(answer, Predecessor):
                 return answer
-            if answer.fields["for_s"] > 0:
-                until = time.monotonic() + answer.fields["for_s"] + MARGIN_S
+            if answer > 0:
+                until = time.monotonic() + answer + MARGIN_S
         except Gone:  # it is ending, or hung up on us
             pass
         except (FileNotFoundError, ConnectionRefusedError):
-            if not signalled and _stop_older(pidfile, name, passing):
+            if not signalled and _stop_older(pidfile):
                 signalled = True
                 until = time.monotonic() + patience_s
             pause_s = LOCK_POLL_S
@@ -172,8 +168,8 @@ def take_over(
     return None
 
 
-def _ask(pidfile: PidFile) -> Predecessor | Message:
-    """Say ``hello`` to the holder; returns what it offers, or its ``wait``.
+def _ask(pidfile: PidFile) -> Predecessor | float:
+    """Say ``hello`` to the holder; returns what it offers, or for how many seconds to wait.
 
     Raises OSError if nobody listens or answers there, :class:`Gone` if it hangs up, and
     :class:`RelayError` if it refuses.
@@ -190,7 +186,7 @@ def _ask(pidfile: PidFile) -> Predecessor | Message:
                 raise RelayError(message.fields["why"])
             if message.word == "wait":
                 channel.close()
-                return message
+                return float(message.fields["for_s"])
             if message.word == "offer":
                 return Predecessor(channel, listeners, message)
             for uri, fd in zip(message.fields["uris"], message.fds):
@@ -202,7 +198,7 @@ def _ask(pidfile: PidFile) -> Predecessor | Message:
         raise
 
 
-def _stop_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
+def _stop_older(pidfile: PidFile) -> bool:
     """Ask the holder to stop if it is a relay that cannot hand over; returns whether it is.
 
     A process that is just starting or ending is not.  Raises :class:`RelayError` if it is not a
@@ -210,11 +206,11 @@ def _stop_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
     """
     pid = pidfile.holder()
     called = None if pid is None else name_of(pid)
-    if pid is None or called in passing:
+    if pid is None or called in (naming.COMMAND, naming.FLUSHING):  # before and after it is one
         return False
     if called is None and not _is_hidden(pid):
         return False
-    if called not in (name, None):
+    if called not in (naming.NAME, None):
         raise RelayError(
             f"{pidfile.path} is locked by a process that is not a relay (pid {pid}, see `fuser"
             f" {pidfile.path}`); nothing was touched"
