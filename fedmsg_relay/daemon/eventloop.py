@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from fedmsg_relay.daemon.role import Role
 from fedmsg_relay.daemon.running import RunningRelay
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
-from fedmsg_relay.handover.protocol import PROTOCOL, Channel, Message
+from fedmsg_relay.handover.protocol import Channel
 from fedmsg_relay.handover.successor import Successor
 from fedmsg_relay.net.bindings import Bindings, let_go
 from fedmsg_relay.relay.lifecycle import Phase
@@ -73,7 +72,8 @@ class MainLoop:
         self._trim = Timer(memory.TRIM_EVERY_S)
         self._poller = zmq.Poller()
         self._poller.register(wakeup, zmq.POLLIN)
-        self._role = Role(bindings, settings, pidfile, self._poller)
+        self._successor = Successor(bindings, self._poller)
+        self._role = Role(bindings, settings, pidfile, self._successor)
         self._relay = self._begin(follows=predecessor is not None)
         if predecessor is None:
             self._take_place(None)
@@ -111,10 +111,8 @@ class MainLoop:
 
     def _sleep(self) -> list[object]:
         """Sleep until something happens or is due, do what is due, and return what happened."""
-        due_s = [each.due_s() for each in (self._watchdog, self._trim, self._relay)]
-        due_s.append(self._relay.left_s())
-        if self._role.successor is not None:
-            due_s.append(self._role.successor.due_s())
+        timers = (self._watchdog, self._trim, self._relay, self._successor)
+        due_s = [each.due_s() for each in timers]
         if self._predecessor is not None:
             due_s.append(self._predecessor.due_s())
         self._poller.poll(math.ceil(min(due_s) * 1000))
@@ -154,14 +152,13 @@ class MainLoop:
         if self._stops and time.monotonic() <= self._stops[-1] + ECHO_S:
             return
         self._stops.append(time.monotonic())
-        successor = self._role.successor
-        if successor is not None and successor.pid:
+        if self._successor.pid:
             # One that accepts already follows, and is stopped by itself.
-            self._hands_over |= successor.accepts
+            self._hands_over |= self._successor.accepts
             if self._hands_over:
-                successor.hurry()
+                self._successor.hurry()
             else:
-                successor.dismiss()
+                self._successor.dismiss()
         systemd.notify("STOPPING=1", patience_s=0)
         at_once = len(self._stops) > 1
         what = "without waiting" if at_once else self._relay.report().connections
@@ -207,18 +204,15 @@ class MainLoop:
     # -- to be followed --------------------------------------------------------------------------
 
     def _attend_successor(self) -> None:
-        successor = self._role.successor
-        if successor is None:
-            return
-        for channel, message in successor.attend():
+        for channel, message in self._successor.attend():
             if message.word == "hello":
-                self._answer(successor, channel, message)
+                self._answer(channel)
             elif message.word == "now" and self._relay.connections.gate.shut():
-                successor.let_accept()
+                self._successor.let_accept()
             elif message.word == "holding":
                 self._hand_over(channel.pid)
-            elif message.word == "running" and self._hands_over:
-                self._is_replaced = self._role.forget(successor)
+            elif message.word == "running" and self._relay.phase is Phase.CLOSED:
+                self._is_replaced = self._role.forget()
                 if self._is_replaced:
                     log.info("handed over to pid %d", channel.pid)
                 else:
@@ -226,20 +220,14 @@ class MainLoop:
             else:
                 self._go_on(channel.pid)
 
-    def _answer(self, successor: Successor, channel: Channel, hello: Message) -> None:
-        """Offer a process what it needs to follow this relay, or refuse it or put it off."""
+    def _answer(self, channel: Channel) -> None:
+        """Offer a process what it needs to follow this relay, or put it off."""
         ends_within_s = self._relay.ends_within_s + MARGIN_S
-        is_free = self._relay.phase is Phase.FORWARD and not self._stops and not successor.pid
-        if hello.fields.get("protocol") != PROTOCOL:
-            successor.refuse(channel, "the running relay is of another version; stop it first")
-        elif systemd.is_there() and hello.fields.get("cgroup") != systemd.control_group():
-            ours = f"the running relay (pid {os.getpid()}) is a service of systemd's"
-            successor.refuse(channel, f"{ours}: use `systemctl reload fedmsg-relay`")
-        elif is_free:
-            successor.offer(channel, ends_within_s)
+        if self._relay.phase is Phase.FORWARD and not self._stops and not self._successor.pid:
+            self._successor.offer(channel, ends_within_s)
         else:
             waited_s = time.monotonic() - self._relay.entered_at
-            successor.put_off(channel, ends_within_s + self._settings.hold_s - waited_s)
+            self._successor.put_off(channel, ends_within_s + self._settings.hold_s - waited_s)
 
     def _hand_over(self, pid: int) -> None:
         """Drain and close, as the chosen process accepts and holds."""
@@ -251,18 +239,14 @@ class MainLoop:
 
     def _closed(self) -> None:
         """Let the chosen process be the relay, if there is one, as this one has drained."""
-        successor = self._role.successor
-        if self._hands_over and successor is not None and successor.pid:
-            self._role.give(successor, self._relay.traffic)
+        if self._hands_over and self._successor.pid:
+            self._role.give(self._relay.traffic)
             if self._stops:
-                successor.hurry()
+                self._successor.hurry()
 
     def _go_on(self, pid: int) -> None:
         """Go on as the relay, as the chosen process has gone."""
-        if self._is_replaced:
-            return
-        if self._role.successor is not None:
-            self._role.successor.dismiss()
+        self._successor.dismiss()
         log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:

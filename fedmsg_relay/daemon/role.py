@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import socket
 
-import zmq
-
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
@@ -28,14 +26,16 @@ class Role:
     """The relay's place, to be taken by a process that listens at ``bindings``, given or left."""
 
     def __init__(
-        self, bindings: Bindings, settings: Settings, pidfile: PidFile | None, poller: zmq.Poller
+        self,
+        bindings: Bindings,
+        settings: Settings,
+        pidfile: PidFile | None,
+        successor: Successor,
     ) -> None:
         self._bindings = bindings
         self._settings = settings
         self._pidfile = pidfile
-        self._poller = poller
-        self.successor: Successor | None = None
-        """Who may ask for the place; None without a pid file, or if nobody can listen beside it."""
+        self._successor = successor
 
     def take(self, predecessor: Predecessor | None) -> None:
         """Become the relay, after ``predecessor`` if there is one; others may then ask for it."""
@@ -80,30 +80,28 @@ class Role:
                 error.strerror,
             )
         else:
-            self.successor = Successor(door, pidfile, self._bindings, self._poller)
+            self._successor.listen(door, pidfile)
 
-    def give(self, successor: Successor, traffic: Traffic) -> None:
+    def give(self, traffic: Traffic) -> None:
         """Let the chosen process be the relay; ``traffic`` is what has passed until now."""
         set_name(FLUSHING)
-        successor.say("drained", traffic=traffic)
+        self._successor.say("drained", traffic=traffic)
 
-    def forget(self, successor: Successor) -> bool:
+    def forget(self) -> bool:
         """Leave the place to the chosen process, which has the pid file; False if it has died.
 
         It is the main process of a systemd service when it hears that we have hung up.
         """
         if self._pidfile is not None:
             self._pidfile.leave()
-        systemd.notify(f"MAINPID={successor.pid}")
+        systemd.notify(f"MAINPID={self._successor.pid}")
         systemd.barrier()
-        return successor.hang_up()
+        return self._successor.hang_up()
 
     def leave(self) -> None:
         """Be the relay no more, before the consumers have everything: the next need not wait."""
         self._bindings.close()
-        if self.successor is not None:
-            self.successor.close()
-            self.successor = None
+        self._successor.close()
         if self._pidfile is not None:
             self._pidfile.release()
         set_name(FLUSHING)

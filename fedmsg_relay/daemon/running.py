@@ -98,8 +98,8 @@ class RunningRelay:
         return self._relay.traffic()
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` must run next."""
-        return min(self.connections.due_s(), self._exporters.due_s())
+        """Seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
+        return min(self.connections.due_s(), self._exporters.due_s(), self._left_s())
 
     def attend(self) -> bool:
         """Read the socket monitors, and publish the reports that are due.
@@ -162,13 +162,15 @@ class RunningRelay:
         self._give_up_at = min(self._give_up_at, time.monotonic() + self.ends_within_s)
         self._relay.stop()
 
-    def left_s(self) -> float:
-        """Seconds until a relay that was asked to stop must have ended; infinite before that."""
+    def _left_s(self) -> float:
+        """Seconds until a relay that was asked to stop must have ended; infinite if none must."""
+        if self.phase is Phase.CLOSED:
+            return math.inf
         return max(0.0, self._give_up_at - time.monotonic())
 
     def check_that_it_stops(self) -> None:
         """Raise :class:`Died` if the relay was asked to stop and has not ended in time."""
-        if self.left_s() == 0 and self.phase is not Phase.CLOSED:
+        if self._left_s() == 0:
             raise Died(
                 f"the relay was {self.phase.value} and has not stopped within"
                 f" {self.ends_within_s:g} s, twice relay_drain and zmq_linger: its thread hangs;"

@@ -34,24 +34,27 @@ GONE = Message("gone", {})
 
 
 class Successor:
-    """Whoever connects to ``door`` to take over; one of these processes may be chosen.
+    """Whoever connects to take over, from :meth:`listen` on; one of these processes may be chosen.
 
-    Offers it ``bindings`` and the lock of ``pidfile``.
+    Offers it ``bindings``.
     """
 
-    def __init__(
-        self, door: Door, pidfile: PidFile, bindings: Bindings, poller: zmq.Poller
-    ) -> None:
-        self._door = door
-        self._pidfile = pidfile
+    def __init__(self, bindings: Bindings, poller: zmq.Poller) -> None:
         self._bindings = bindings
         self._poller = poller
+        self._door: Door | None = None
+        self._fds: list[int] = []  # for an offer: the locked pid file, and the door
         self._asking: dict[Channel, float] = {}  # until when each may say hello (monotonic)
         self._chosen: Channel | None = None
         self._until = math.inf  # monotonic, for its next word
         self.accepts = False
         """Whether the chosen process accepts in place of this one."""
-        poller.register(door, zmq.POLLIN)
+
+    def listen(self, door: Door, pidfile: PidFile) -> None:
+        """Accept whoever connects to ``door``, to offer it the lock of ``pidfile`` as well."""
+        self._door = door
+        self._fds = [pidfile.fileno(), door.fileno()]
+        self._poller.register(door, zmq.POLLIN)
 
     @property
     def pid(self) -> int | None:
@@ -63,8 +66,11 @@ class Successor:
         return max(0.0, min(self._until, *self._asking.values(), math.inf) - time.monotonic())
 
     def attend(self) -> Iterator[tuple[Channel, Message]]:
-        """Accept who connects; every word that has come, and :data:`GONE` of the chosen process."""
-        while (channel := self._door.accept()) is not None:
+        """Accept who connects; every word that has come, and :data:`GONE` of the chosen process.
+
+        Whoever says ``hello`` and cannot take over is refused.
+        """
+        while self._door is not None and (channel := self._door.accept()) is not None:
             self._asking[channel] = time.monotonic() + HELLO_S
             self._poller.register(channel, zmq.POLLIN)
         for channel, until in list(self._asking.items()):
@@ -72,10 +78,12 @@ class Successor:
             if message is not None:
                 del self._asking[channel]
                 self._poller.unregister(channel)
-                if message.word == "hello":
-                    yield channel, message
-                else:
+                if message.word != "hello":
                     channel.close()
+                elif why := _why_refused(message):
+                    _last_word(channel, "refuse", why=why)
+                else:
+                    yield channel, message
         while self._chosen is not None:
             message = _heard(self._chosen, self._until)
             if message is None:
@@ -88,10 +96,6 @@ class Successor:
     def put_off(self, channel: Channel, for_s: float) -> None:
         """Tell a process to ask again, for ``for_s`` seconds at most, and hang up."""
         _last_word(channel, "wait", for_s=for_s)
-
-    def refuse(self, channel: Channel, why: str) -> None:
-        """Tell a process that it cannot take over and ``why``, and hang up."""
-        _last_word(channel, "refuse", why=why)
 
     def offer(self, channel: Channel, ends_within_s: float) -> None:
         """Choose a process, and send it the listening sockets, the pid file and the door.
@@ -110,7 +114,7 @@ class Successor:
             self.say("listeners", [s.fileno() for _, s in part], uris=[uri for uri, _ in part])
         self.say(
             "offer",
-            [self._pidfile.fileno(), self._door.fileno()],
+            self._fds,
             pid=os.getpid(),
             ends_within_s=ends_within_s,
             systemd=systemd.environment(),
@@ -164,8 +168,22 @@ class Successor:
             self._poller.unregister(channel)
             channel.close()
         self._asking.clear()
-        self._poller.unregister(self._door)
-        self._door.close()
+        if self._door is not None:
+            self._poller.unregister(self._door)
+            self._door.close()
+            self._door = None
+
+
+def _why_refused(hello: Message) -> str | None:
+    """Why the process that says ``hello`` cannot take over; None if it can."""
+    if hello.fields.get("protocol") != protocol.PROTOCOL:
+        return "the running relay is of another version; stop it first"
+    if systemd.is_there() and hello.fields.get("cgroup") != systemd.control_group():
+        return (
+            f"the running relay (pid {os.getpid()}) is a service of systemd's:"
+            " use `systemctl reload fedmsg-relay`"
+        )
+    return None
 
 
 def _heard(channel: Channel, until: float) -> Message | None:
