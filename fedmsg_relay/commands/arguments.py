@@ -1,6 +1,8 @@
-"""The options of the command line before the configuration is known, and what they must not say.
+"""The options of ``fedmsg-relay``, and what can be known of them before the configuration.
 
-A start that is refused before there is a configuration has a line in its log, too.
+Owns the table of options, the default paths and the name of the service's user.  fedmsg's loader
+parses the command line together with the configuration; until then :func:`early` has what is known,
+so that a start which fails before that has a line in its log as well.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
 LOGFILE = "/var/log/fedmsg/fedmsg-relay.log"
 
 USER = "fedmsg"
-"""As whom the service runs, where it is installed."""
+"""The user that the service runs as, where it is installed."""
 
 DESCRIPTION = """\
 Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
@@ -72,45 +74,48 @@ OPTIONS: list[Option] = [
 
 
 def early() -> argparse.Namespace | None:
-    """The command line, as far as it can be known before the configuration is; None if wrong."""
+    """Parse the command line for what can be known before the configuration; None if wrong."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     for names, kwargs in OPTIONS:
         if kwargs["action"] != "version":
             parser.add_argument(*names, **kwargs)
-    parser.add_argument("-h", "--help", "--version", action="store_true", dest="asks_of_us")
+    parser.add_argument("-h", "--help", "--version", action="store_true", dest="asks_for_help")
     parser.add_argument("--config-filename")
     with contextlib.suppress(argparse.ArgumentError, SystemExit), open(os.devnull, "w") as nowhere:
-        with contextlib.redirect_stderr(nowhere):  # what is wrong is said when all is known
+        with contextlib.redirect_stderr(nowhere):  # fedmsg's loader reports wrong usage
             return parser.parse_known_args()[0]
     return None
 
 
 def is_start(options: argparse.Namespace) -> bool:
     """Whether the command line asks for a relay."""
-    return not (options.test or options.check or options.status or options.asks_of_us)
+    return not (options.test or options.check or options.status or options.asks_for_help)
 
 
 def log_path(options: Mapping[str, Any]) -> str | None:
-    """The file that a start with these options logs to; None if that is the console."""
+    """Return the file that a start with ``options`` logs to; None if that is the console."""
     path: str | None = options["logfile"]
     return path or (LOGFILE if options["daemon"] else None)
 
 
 def pidfile_path(options: Mapping[str, Any]) -> str | None:
-    """Its path, absolute, as a daemon leaves the working directory."""
+    """Return the path of the pid file for ``options``, None if there is to be none.
+
+    The path is absolute, as a daemon leaves the working directory.
+    """
     is_by_default = options["daemon"] or options["replace"]
     path = options["pidfile"] or (PIDFILE if is_by_default else None)
     return os.path.abspath(path) if path else None
 
 
 def note(message: str, options: argparse.Namespace | None) -> None:
-    """Write ``message`` to the log file that the command line names, if it is that of a start."""
+    """Write ``message`` to the log file that ``options`` name, if they ask for a start."""
     if options is None or not is_start(options):
         return
     path = log_path(vars(options))
-    # A file that root would make there is of no use to the service.
+    # The service could not write to a file that root made there.
     if path and (path != LOGFILE or os.geteuid() != 0 or os.path.exists(path)):
-        from fedmsg.config import defaults  # has been imported; only its own names do here
+        from fedmsg.config import defaults  # imported already: costs nothing
 
         with contextlib.suppress(RelayError):
             logfile.LogFile(path).redirect()
@@ -119,7 +124,7 @@ def note(message: str, options: argparse.Namespace | None) -> None:
 
 
 def service_user() -> pwd.struct_passwd | None:
-    """The user that the service runs as; None where it is not installed."""
+    """Return the user that the service runs as; None where it is not installed."""
     try:
         return pwd.getpwnam(USER)
     except KeyError:
@@ -127,9 +132,9 @@ def service_user() -> pwd.struct_passwd | None:
 
 
 def leave_to_the_service(*paths: str | None) -> None:
-    """Raise :class:`WrongUsage` if root would start a relay with the files of the service.
+    """Raise :class:`WrongUsage` if root would start a relay with a file of the service.
 
-    It could neither stop that relay nor use its files; and no init would know of it.
+    The service could neither stop that relay nor write to its files, and no init would know of it.
     """
     if os.geteuid() != 0 or service_user() is None:
         return

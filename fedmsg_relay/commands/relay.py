@@ -1,4 +1,7 @@
-"""Words on the command line -> one action -> exit status."""
+"""``fedmsg-relay``: the words on the command line -> one action -> the exit status.
+
+Prints every error as one line, without a traceback.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from fedmsg_relay.commands import arguments
 from fedmsg_relay.config import loader, settings
 from fedmsg_relay.config.sources import Sources
 from fedmsg_relay.daemon import startup
-from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, short
+from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, shortage
 from fedmsg_relay.system import daemonize, logfile, naming, stdio
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
@@ -25,41 +28,41 @@ log = logging.getLogger("fedmsg.relay")
 
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
-    sys.argv[0] = naming.NAME  # what usage messages call us
-    for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
+    sys.argv[0] = naming.NAME  # argparse puts it into usage messages
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # until the main loop catches them
         signal.signal(number, signal.SIG_IGN)
     stdio.fill()
-    asked = None  # not known yet
+    options = None  # not known yet
     try:
-        # As argparse lets it be abbreviated, where another option begins with "--c".
+        # argparse takes abbreviations; another option begins with "--c".
         if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
             return _check()
-        asked = arguments.early()
-        return _run(asked)
+        options = arguments.early()
+        return _run(options)
     except RelayError as error:
         _say(error.status, str(error))
-        arguments.note(str(error), asked)
+        arguments.note(str(error), options)
         return error.status
     except SystemExit as exits:
-        if exits.code == WrongUsage.status:  # argparse has said what is wrong
-            arguments.note(f"wrong usage: {' '.join(sys.argv)}", asked)
+        if exits.code == WrongUsage.status:  # argparse has printed what is wrong
+            arguments.note(f"wrong usage: {' '.join(sys.argv)}", options)
         raise
     except Exception as error:  # noqa: BLE001 (as in _serve)
-        return _say(1, str(short(error)))
+        return _say(1, str(shortage(error)))
     except KeyboardInterrupt:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
 
-def _run(asked: argparse.Namespace | None) -> int:
+def _run(options: argparse.Namespace | None) -> int:
     """Test the configuration, ask for the status, or be the relay; returns the exit status."""
-    files = _sources(asked)
+    files = _sources(options)
     try:
         site = _load(files)
         if site["test"]:
             return _test(site, files)
         if site["status"]:
             return _status(site)
-    except BrokenPipeError:  # of --print-config and the like: the reader had enough
+    except BrokenPipeError:  # the reader of --print-config and the like has closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     log_path = arguments.log_path(site)
@@ -74,19 +77,25 @@ def _run(asked: argparse.Namespace | None) -> int:
     else:
         tell = daemonize.stay(log_file)
     status = _serve(site, log_file, pidfile_path, tell)
-    # Taking Python apart first would take a tenth of a second, and be a gap in the service.
+    # Python's teardown would take 0.1 s, which would be a gap in the service.
     os._exit(status)
 
 
-def _sources(asked: argparse.Namespace | None) -> Sources:
-    """A start reads what scripts read; who only asks executes nothing that others have written."""
-    if asked is None:
+def _sources(options: argparse.Namespace | None) -> Sources:
+    """Return which config files count: for a start those that scripts read, else no others' files.
+
+    Config files are Python: a command that only asks executes none that another user can write.
+    """
+    if options is None:
         return Sources(only_own=True)
-    return Sources(only_own=not arguments.is_start(asked), named=asked.config_filename)
+    return Sources(only_own=not arguments.is_start(options), named=options.config_filename)
 
 
 def _load(files: Sources) -> dict[str, Any]:
-    """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
+    """Load the configuration, with the options in it.
+
+    Raises :class:`RelayError`, and SystemExit where argparse does.
+    """
     with naming.named_by_psutil():
         site = loader.load(arguments.OPTIONS, arguments.DESCRIPTION, files.may_execute)
     if not site["config_filename"]:
@@ -111,7 +120,7 @@ def _say(status: int, message: str) -> int:
 
 
 def _test(site: Mapping[str, Any], files: Sources) -> int:
-    from fedmsg_relay.commands import configtest  # a start must not wait for it
+    from fedmsg_relay.commands import configtest  # not imported for a start, which should be quick
 
     logfile.configure(site)
     for path in files.read:
@@ -124,15 +133,15 @@ def _test(site: Mapping[str, Any], files: Sources) -> int:
     try:
         lines = list(configtest.test(configured, pidfile_path, log_path, user))
     finally:
-        writer.finish()  # what it warns of stands before what it says in the end
+        writer.finish()  # so that the warnings come before the answer
     print(*lines, sep="\n")
     return 0
 
 
 def _status(site: Mapping[str, Any]) -> int:
-    from fedmsg_relay.commands import status  # a start must not wait for it
+    from fedmsg_relay.commands import status  # not imported for a start, which should be quick
 
-    logging.disable()  # what a start would warn of is not the question
+    logging.disable()  # warnings about a start do not concern --status
     report = status.ask(settings.read(site), settings.timeout_s(site["timeout"]))
     if site["json"]:
         print(json.dumps(report, indent=2))
@@ -142,25 +151,25 @@ def _status(site: Mapping[str, Any]) -> int:
 
 
 def _check() -> int:
-    """Ask the relay, and answer as Nagios wants to be answered."""
-    from fedmsg_relay.commands import check  # a start must not wait for it
+    """Ask whether the relay forwards; print one line and return the status as a Nagios plugin."""
+    from fedmsg_relay.commands import check  # not imported for a start, which should be quick
 
-    logging.disable()  # what a start would warn of is not the question
+    logging.disable()  # warnings about a start do not concern --check
     try:
         site = _load(_sources(arguments.early()))
         timeout_s = settings.timeout_s(site["timeout"])
         status, line = check.check(settings.read(site), site, timeout_s, site["roundtrip"])
     except RelayError as error:
         status, line = check.UNKNOWN, f"UNKNOWN - {error}"
-    except Exception as error:  # noqa: BLE001 (with a traceback it would be a mere warning)
+    except Exception as error:  # noqa: BLE001 (Python's status for a traceback is 1, a warning)
         status, line = check.UNKNOWN, f"UNKNOWN - {error!r}"
     except SystemExit as exits:
-        if exits.code == WrongUsage.status:  # which would mean critical
+        if exits.code == WrongUsage.status:  # 2, to Nagios CRITICAL
             return check.UNKNOWN
         raise
     try:
         print(f"FEDMSG-RELAY {line}", flush=True)
-    except (OSError, UnicodeError):  # nobody can be told
+    except (OSError, UnicodeError):  # stdout takes nothing; Python's exit must not try again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return check.UNKNOWN
     return status
@@ -184,10 +193,10 @@ def _serve(
             log_file=log_file,
             ready=lambda: tell(0, wrong),
         )
-    except Exception as raised:  # even a LookupError may come from want of memory
-        error = raised if isinstance(raised, RelayError) else short(raised)
+    except Exception as raised:  # a shortage of memory may show as any type
+        error = raised if isinstance(raised, RelayError) else shortage(raised)
         log.debug("raised by", exc_info=True)
-        # That a relay runs is all that --daemon promises.
+        # --daemon promises that a relay runs, and one does.
         is_well = site["daemon"] and isinstance(error, AlreadyRunning)
         status = 0 if is_well else error.status
         if log_file is not None:
@@ -202,7 +211,7 @@ def _serve(
 
 
 def _configure_log(site: Mapping[str, Any]) -> str:
-    """Apply the site's ``logging``; returns what is wrong with it, which stops no relay."""
+    """Apply the site's ``logging``; return what is wrong with it, which is no reason not to run."""
     try:
         logfile.configure(site)
     except ConfigError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fedmsg_relay.config.settings import MONITORING, Settings
-from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
+from fedmsg_relay.errors import BindError, ConfigError, NoLocalAddress, RelayError
 from fedmsg_relay.net import endpoints
 from fedmsg_relay.net.endpoints import Endpoint
 from fedmsg_relay.system import unix
@@ -112,7 +112,7 @@ def _clash(some: Iterable[Endpoint], others: Iterable[Endpoint]) -> str | None:
 def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
     groups = _local(key, addresses, deadline)
     if not groups:
-        raise NotHere(
+        raise NoLocalAddress(
             f"{key} = {list(addresses)}: none is an address of this host;"
             " add one that is, or run the relay where they are"
         )
