@@ -75,7 +75,10 @@ The relay's own:
 ``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
     When the relay's resident memory is above this, the consumer that is furthest behind is
     disconnected.
-``relay_prometheus`` (``"HOST:PORT"`` or a port of 127.0.0.1; default: none)
-    Where Prometheus finds the counters, at ``http://HOST:PORT/metrics``.  Takes the package
-    prometheus-client.  If the port cannot be bound, the relay goes without, as above.
+``relay_http`` (``"HOST:PORT"`` or a port of 127.0.0.1; default: none)
+    Where the relay shows its status over HTTP, to whoever reaches the port: ``/`` is a page,
+    ``/healthz`` for load balancers, ``/metrics`` for Prometheus (needs the package
+    prometheus-client), ``/status.json`` what ``--status --json`` prints.  Asked for by HOST, a name
+    of this host, ``localhost`` or the numeric address.  If the port cannot be bound, the relay goes
+    without, as above.
 """

@@ -1,8 +1,8 @@
 """When a relay publishes its status, and where.
 
-Owns the monitoring socket, the HTTP server for Prometheus, systemd's status line and the totals in
-the log.  Never stops the relay: if one of the first two cannot serve, or fails later, the relay
-logs that and forwards without it.
+Owns the monitoring socket, the HTTP server, systemd's status line and the totals in the log.  Never
+stops the relay: if one of the first two cannot serve, or fails later, the relay logs that and
+forwards without it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 
 import zmq
 
-from fedmsg_relay.config.settings import MONITORING
+from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.monitoring.moksha import MonitoringSocket
 from fedmsg_relay.monitoring.stats import Report
 from fedmsg_relay.net.bindings import Bindings, close_listeners
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
+from fedmsg_relay.web.history import History, Snapshot
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -34,6 +35,10 @@ STATUS_EVERY_S = 5.0
 SERVE_EVERY_S = 5.0
 """Time between two reports for HTTP."""
 
+FRESH_S = 0.9
+"""Age up to which a report is as good as a new one; while somebody asks for an older one, the main
+thread makes one in every such time, and a page that asks each second always gets another."""
+
 STALE_S = 2 * SERVE_EVERY_S + 2.0
 """Age of the oldest report that is served over HTTP; an older one means that the main thread
 hangs."""
@@ -42,16 +47,25 @@ hangs."""
 class Exporters:
     """The exporters of one relay, which listen at ``bindings``; the listening sockets stay open.
 
-    ``report`` makes a report; only the main thread calls it.
+    ``report`` makes a report; only the main thread calls it.  ``wake`` has the main thread run
+    :meth:`attend`; any thread may call it.
     """
 
     def __init__(
-        self, bindings: Bindings, poller: zmq.Poller, report: Callable[[], Report]
+        self,
+        bindings: Bindings,
+        settings: Settings,
+        poller: zmq.Poller,
+        report: Callable[[], Report],
+        wake: Callable[[], None],
     ) -> None:
         self._make_report = report
-        self._newest = (time.monotonic(), report())  # with its time; other threads read this
+        self._wake = wake
+        self._history = History()
+        self._is_wanted = False  # whether somebody has asked for a newer report than there is
+        self._newest = self._dated_report()  # other threads read this
         self._bindings = bindings
-        self._serve_every_s = SERVE_EVERY_S if bindings.prometheus else math.inf
+        self._serve_every_s = SERVE_EVERY_S if bindings.http else math.inf
         self._served = Timer(self._serve_every_s)
         self._totals = Timer(TOTALS_EVERY_S)
         # Not before refresh(): during a hand-over systemd listens to the predecessor.
@@ -64,12 +78,14 @@ class Exporters:
             with _going_without(MONITORING):
                 self._monitoring = MonitoringSocket(bindings.monitoring.values())
                 poller.register(self._monitoring, zmq.POLLIN)
-        for listener in bindings.prometheus.values():
-            with _going_without("relay_prometheus"):
-                # Not before a site wants it: prometheus-client may not be installed.
-                from fedmsg_relay.web.metrics import MetricsServer
+        if bindings.http:
+            with _going_without("relay_http"):
+                # Not before a site wants it: what the page takes is not loaded at once.
+                from fedmsg_relay.web import port
 
-                self._listening.callback(MetricsServer(listener, self.newest).close)
+                hosts = (uri[len("tcp://") :].rpartition(":")[0] for uri in settings.http)
+                server = port.serve(bindings.http.values(), hosts, self.newest, self._snapshot)
+                self._listening.callback(server.close)
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""
@@ -85,24 +101,38 @@ class Exporters:
             self.refresh()
         if self._totals.is_due():
             log.info("%s", self._report().totals)
-        if self._served.is_due():
+        if self._served.is_due() or self._is_wanted:
             self._report()
 
     def _report(self) -> Report:
         """Make a report, which :meth:`newest` then returns."""
-        report = self._make_report()
-        self._newest = (time.monotonic(), report)
+        self._is_wanted = False
+        self._newest = _, report = self._dated_report()
         self._served = Timer(self._serve_every_s)
         return report
 
+    def _dated_report(self) -> tuple[float, Report]:
+        report = self._make_report()
+        now = time.monotonic()
+        self._history.add(report, now)
+        return now, report
+
+    def _snapshot(self) -> Snapshot:
+        """Return what has passed until the newest report; for any thread."""
+        return self._history.snapshot
+
     def newest(self) -> Report:
-        """Return the newest report; for any thread.
+        """Return the newest report, and have the next one made if it is not fresh; for any thread.
 
         Raises TimeoutError if that report is older than :data:`STALE_S`.
         """
         made_at, report = self._newest
-        if time.monotonic() > made_at + STALE_S:
-            raise TimeoutError("the main thread hangs")
+        age_s = time.monotonic() - made_at
+        if age_s > FRESH_S and not self._is_wanted:
+            self._is_wanted = True
+            self._wake()
+        if age_s > STALE_S:
+            raise TimeoutError(f"its main thread has made no report for {age_s:.0f} s")
         return report
 
     def _attend_monitoring(self, monitoring: MonitoringSocket) -> None:
@@ -138,6 +168,7 @@ class Exporters:
         """Leave ``before``, what another relay had passed on, out of all rates."""
         sent_at, frames = self._sent
         self._sent = sent_at, frames + before.frames_out
+        self._history.follow(before)
         if self._monitoring:
             self._monitoring.follow(before)
 
@@ -160,5 +191,5 @@ class Exporters:
 def _going_without(key: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError) as error:
         log.warning("%s: %s; going without it", key, error)

@@ -72,7 +72,7 @@ class RunningRelay:
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
         """See :func:`ends_within_s`."""
-        self._exporters = Exporters(bindings, poller, self.report)
+        self._exporters = Exporters(bindings, settings, poller, self.report, wakeup.wake)
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,

@@ -20,6 +20,9 @@ HUNG = "hung"
 STATES = (*(phase.value for phase in Phase), HUNG)
 """The phases of a relay, and that it does nothing though it should."""
 
+STARTED_AT = round(time.time(), 3)
+"""When the process started, or nearly: the first thing a relay does is to load its modules."""
+
 BEHIND_S = 3.0
 """A backlog is what has waited for so long without a moment in which nothing waited: of a bus that
 is busy something waits at any time, and of a hold as well."""
@@ -77,6 +80,8 @@ class Report:
     """One of :data:`STATES`."""
     took_over: bool
     """Whether the relay follows another process, so that its hold is a part of a hand-over."""
+    started_at: float
+    """When the process started, in seconds since 1970."""
     uptime_s: float
     inbound: list[str]
     """The addresses that are bound."""
@@ -150,6 +155,7 @@ def report(relay: RelayThread, connections: Connections) -> Report:
         pid=os.getpid(),
         state=relay.phase.value if is_alive else HUNG,
         took_over=relay.follows,
+        started_at=STARTED_AT,
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
         inbound=[endpoint.uri for endpoint in relay.inbound],
         outbound=[endpoint.uri for endpoint in relay.outbound],

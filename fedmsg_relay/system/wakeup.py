@@ -46,6 +46,10 @@ class Wakeup:
     def post(self, event: object) -> None:
         """Add an event, from any thread; never blocks."""
         self._posted.put(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the main thread without an event, from any thread; never blocks."""
         with contextlib.suppress(BlockingIOError):  # full: awake it is in any case
             self._writer.send(b"\0")
 
@@ -53,7 +57,7 @@ class Wakeup:
         """All that has happened since the last call."""
         with contextlib.suppress(BlockingIOError):
             for number in self._reader.recv(4096):
-                if number:  # 0 is something posted
+                if number:  # 0 is no signal
                     yield signal.Signals(number)
         with contextlib.suppress(queue.Empty):
             while True:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedmsg_relay.relay.accept_gate import SHORT
+from fedmsg_relay.system.rlimit import SHORT
 from fedmsg_relay.system.throttle import Throttle
 
 log = logging.getLogger("fedmsg.relay")

@@ -187,7 +187,7 @@ class TestWhatItCanGoWithout:
         assert " go without it" in output or "; going without it" in output
 
     @pytest.mark.parametrize("option", ["--test", None])
-    @pytest.mark.parametrize("key", ["moksha.monitoring.socket", "relay_prometheus"])
+    @pytest.mark.parametrize("key", ["moksha.monitoring.socket", "relay_http"])
     def test_an_address_that_the_relay_needs_itself(
         self, site: Site, option: str | None, key: str
     ) -> None:

@@ -222,7 +222,7 @@ def monitored(site: Site, _relay: Process) -> Iterator[str]:
         root.mkdir()
         before = _speed(root / "before")
         port, socket = free_port(), f"ipc://{root}/monitoring.socket"
-        config = {"moksha.monitoring.socket": socket, "relay_prometheus": port}
+        config = {"moksha.monitoring.socket": socket, "relay_http": port}
         with_it = _speed(root / "with", f"http://127.0.0.1:{port}/metrics", **config)
         after = _speed(root / "after")
         ratios.append(with_it / statistics.mean((before, after)))

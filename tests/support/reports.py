@@ -20,6 +20,7 @@ REPORT = Report(
     pid=4711,
     state="forwarding",
     took_over=False,
+    started_at=1795578000.0,
     uptime_s=11520.5,
     inbound=["tcp://127.0.0.1:2003"],
     outbound=["tcp://127.0.0.1:4001"],
