@@ -41,7 +41,7 @@ PAUSE_S = 0.5
 """How long to accept nobody when descriptors are short, and none is ours to free."""
 
 SAY_EVERY_S = 3600.0
-"""How often the log may say that an answer could not be made."""
+"""How often the log may say that something failed, which nothing should."""
 
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -93,14 +93,32 @@ class HttpServer:
     def _serve(self) -> None:
         with self._selector:
             while self._listeners or self._connections:
-                for key, _ in self._selector.select(self._due_s()):
-                    if key.fileobj is self._there:
-                        self._leave()
-                    elif key.data is None:
-                        self._accept(key.fileobj)
-                    else:
-                        self._advance(key.data)
-                self._attend_to_time()
+                try:
+                    self._attend()
+                except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on)
+                    self._complain("serving failed", error)
+                    time.sleep(PAUSE_S)  # on this thread, which has nothing else to do
+
+    def _attend(self) -> None:
+        """Wait for what is next, and do it."""
+        for key, _ in self._selector.select(self._due_s()):
+            if key.fileobj is self._there:
+                self._leave()
+            elif key.data is None:
+                self._accept(key.fileobj)
+            else:
+                self._advance(key.data)
+        now = time.monotonic()
+        for connection in list(self._connections.values()):
+            if connection.until > now:
+                break
+            self._end(connection)
+        if now >= self._resume_at:
+            self._accept_from_now()
+
+    def _complain(self, what: str, error: Exception) -> None:
+        if self._failures.allows():
+            log.error("relay_http: %s: %r; the relay forwards all the same", what, error)
 
     def _leave(self) -> None:
         self._pause(math.inf)
@@ -117,24 +135,16 @@ class HttpServer:
         self._resume_at = time.monotonic() + for_s
 
     def _accept_from_now(self) -> None:
-        self._resume_at = math.inf
         for listener in self._listeners:
-            self._selector.register(listener, _READ)
+            if listener not in self._selector.get_map():  # as after a failure
+                self._selector.register(listener, _READ)
+        self._resume_at = math.inf
 
     def _due_s(self) -> float | None:
-        """Seconds until :meth:`_attend_to_time` must run next; None is never."""
+        """Seconds until a connection or a pause ends; None if there is neither."""
         oldest = next(iter(self._connections.values()), None)
         due_at = min(self._resume_at, oldest.until if oldest else math.inf)
         return max(0.0, due_at - time.monotonic()) if math.isfinite(due_at) else None
-
-    def _attend_to_time(self) -> None:
-        now = time.monotonic()
-        for connection in list(self._connections.values()):
-            if connection.until > now:
-                break
-            self._end(connection)
-        if now >= self._resume_at:
-            self._accept_from_now()
 
     def _accept(self, listener: Any) -> None:
         if len(self._connections) >= self._maximum:
@@ -145,10 +155,14 @@ class HttpServer:
             if error.errno in SHORT and not self._end_oldest():
                 self._pause(PAUSE_S)
             return
-        accepted.setblocking(False)
-        connection = _Connection(accepted, time.monotonic() + CONNECTION_S, self._talk(accepted))
-        self._connections[accepted] = connection
-        self._selector.register(accepted, _READ, connection)
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(accepted)
+            accepted.setblocking(False)
+            until = time.monotonic() + CONNECTION_S
+            connection = _Connection(accepted, until, self._talk(accepted))
+            self._selector.register(accepted, _READ, connection)
+            self._connections[accepted] = connection
+            undo.pop_all()
         self._advance(connection)
 
     def _advance(self, connection: _Connection) -> None:
@@ -157,12 +171,11 @@ class HttpServer:
             return
         try:
             awaited = next(connection.talk)
-        except (StopIteration, OSError):  # the client has hung up, or vanished
-            self._end(connection)
-        else:
             if awaited != connection.awaited:
                 connection.awaited = awaited
                 self._selector.modify(connection.socket, awaited, connection)
+        except (StopIteration, OSError):  # the client has hung up, or vanished
+            self._end(connection)
 
     def _end_oldest(self) -> bool:
         """Disconnect who has been there for longest; False if there is nobody."""
@@ -200,9 +213,8 @@ class HttpServer:
     def _response(self, head: bytes, here: str) -> bytes:
         try:
             return self._answer(head, here)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on, and says so)
-            if self._failures.allows():
-                log.error("relay_http: a request could not be answered: %r", error)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on)
+            self._complain("a request could not be answered", error)
             return FAILED
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import box
 import pytest
-from harness import Process, Site, free_port, wait_for
+from harness import Process, Site, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 WITHOUT_CLIENT = """
@@ -26,12 +21,6 @@ from fedmsg_relay.commands.relay import main
 sys.exit(main())
 """
 """A relay without the package."""
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with Site(tmp_path, relay_http=free_port()) as made:
-        yield made
 
 
 def scrape(site: Site) -> str:
@@ -122,96 +111,6 @@ def test_a_relay_that_holds_is_not_forwarding(site: Site) -> None:
     site.write(relay_hold=600)
     site.relay(until="holding")
     assert metrics(site)["fedmsg_relay_forwarding",] == 0
-
-
-def test_a_port_alone_is_one_of_loopback(site: Site) -> None:
-    site.relay()
-    port = site.config["relay_http"]
-    with socket.socket() as elsewhere:
-        assert elsewhere.connect_ex(("127.0.0.2", port)) != 0
-    with socket.socket(socket.AF_INET6) as elsewhere:
-        assert elsewhere.connect_ex(("::1", port)) != 0
-
-
-@pytest.mark.parametrize("host", ["127.0.0.2", "[::1]"])
-def test_a_host_can_be_chosen(site: Site, host: str) -> None:
-    port = site.config["relay_http"]
-    site.write(relay_http=f"{host}:{port}")
-    site.relay()
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=20) as answer:
-        assert b"fedmsg_relay_forwarding 1" in answer.read()
-
-
-def test_it_is_off_by_default(site: Site) -> None:
-    box.require("ss")
-    del site.config["relay_http"]
-    site.write()
-    relay = site.relay()
-    found = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    own = [line.split()[3] for line in found.splitlines() if f"pid={relay.pid}," in line]
-    assert sorted(own) == sorted(uri[len("tcp://") :] for uri in (site.inbound, site.outbound))
-
-
-def test_a_relay_forwards_without_it(site: Site) -> None:
-    port = site.config["relay_http"]
-    with socket.create_server(("127.0.0.1", port)):
-        relay = relay_with_traffic(site)
-        assert f"relay_http: cannot bind tcp://127.0.0.1:{port}" in relay.output
-        assert "going without it" in relay.output
-
-
-def test_the_next_relay_takes_it_over(site: Site) -> None:
-    first = site.relay("--pidfile", "pid")
-    metrics(site)
-    second = site.relay("--pidfile", "pid", "--replace")
-    assert first.wait() == 0
-    assert "going without" not in second.output
-    assert metrics(site)["fedmsg_relay_forwarding",] == 1
-
-
-def test_who_asks_nothing_holds_nothing_up(site: Site) -> None:
-    relay = site.relay()
-    with contextlib.ExitStack() as stack:
-        for _ in range(30):  # more than there are threads
-            address = "127.0.0.1", site.config["relay_http"]
-            rude = stack.enter_context(socket.create_connection(address))
-        rude.sendall(b"\xff" * 100_000)
-        assert metrics(site)["fedmsg_relay_forwarding",] == 1
-    assert "Traceback" not in relay.output
-    with socket.create_connection(("127.0.0.1", site.config["relay_http"])):
-        assert relay.end() == 0
-
-
-def test_who_asks_for_ever_holds_nothing_up_for_ever(site: Site) -> None:
-    site.relay()
-    address = "127.0.0.1", site.config["relay_http"]
-    over = threading.Event()
-    with contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection(address)) for _ in range(30)]
-
-        def ask() -> None:
-            while not over.wait(0.5):
-                for each in slow:
-                    with contextlib.suppress(ConnectionError):
-                        each.sendall(b"G")
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        try:
-            assert metrics(site)["fedmsg_relay_forwarding",] == 1
-        finally:
-            over.set()
-            asking.join()
-
-
-@pytest.mark.parametrize(
-    "value", ["localhost", "9411/metrics", 0, 65536, True, [9411], "a b:1", "::1:9411"]
-)
-def test_a_wrong_address_is_refused(site: Site, value: object) -> None:
-    site.write(relay_http=value)
-    refused = site.refused()
-    assert refused.returncode == 6
-    assert f"relay_http = {value!r}: must be " in refused.stderr
 
 
 def test_a_package_that_is_too_old_ends_no_relay(site: Site) -> None:
