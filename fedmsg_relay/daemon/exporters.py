@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -36,8 +37,12 @@ SERVE_EVERY_S = 5.0
 """Time between two reports for HTTP."""
 
 FRESH_S = 0.9
-"""Age up to which a report is as good as a new one; while somebody asks for an older one, the main
-thread makes one in every such time, and a page that asks each second always gets another."""
+"""Age of the oldest report that is served over HTTP if the main thread has time to make another; a
+page that asks each second always gets a new one."""
+
+PATIENCE_S = 1.0
+"""How long a request waits for the main thread to make a report, which takes milliseconds, or half
+a second if libzmq's proxy hangs."""
 
 STALE_S = 2 * SERVE_EVERY_S + 2.0
 """Age of the oldest report that is served over HTTP; an older one means that the main thread
@@ -62,7 +67,9 @@ class Exporters:
         self._make_report = report
         self._wake = wake
         self._history = History()
-        self._is_wanted = False  # whether somebody has asked for a newer report than there is
+        self._is_wanted = False  # whether a request waits for another report, or has waited
+        self._is_late = False  # whether a request has waited in vain since the newest report
+        self._made = threading.Event()  # since the last request that waited
         self._newest = self._dated_report()  # other threads read this
         self._bindings = bindings
         self._serve_every_s = SERVE_EVERY_S if bindings.http else math.inf
@@ -106,8 +113,9 @@ class Exporters:
 
     def _report(self) -> Report:
         """Make a report, which :meth:`newest` then returns."""
-        self._is_wanted = False
         self._newest = _, report = self._dated_report()
+        self._is_wanted = self._is_late = False
+        self._made.set()
         self._served = Timer(self._serve_every_s)
         return report
 
@@ -122,18 +130,23 @@ class Exporters:
         return self._history.snapshot
 
     def newest(self) -> Report:
-        """Return the newest report, and have the next one made if it is not fresh; for any thread.
+        """Return a fresh report, or the newest there is; for the thread of the server.
 
-        Raises TimeoutError if that report is older than :data:`STALE_S`.
+        Waits :data:`PATIENCE_S` at most, and not again before the main thread has made a report.
+        Raises TimeoutError if the newest report is older than :data:`STALE_S`.
         """
-        made_at, report = self._newest
-        age_s = time.monotonic() - made_at
-        if age_s > FRESH_S and not self._is_wanted:
+        if self._age_s() > FRESH_S and not self._is_late:
+            self._made.clear()
             self._is_wanted = True
             self._wake()
+            self._is_late = not self._made.wait(PATIENCE_S)
+        age_s = self._age_s()
         if age_s > STALE_S:
             raise TimeoutError(f"its main thread has made no report for {age_s:.0f} s")
-        return report
+        return self._newest[1]
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._newest[0]
 
     def _attend_monitoring(self, monitoring: MonitoringSocket) -> None:
         try:

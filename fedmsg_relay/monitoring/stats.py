@@ -1,6 +1,6 @@
 """How the relay is: the counters, under the names that every reader of them has.
 
-The monitoring socket, ``--status``, Prometheus, systemd and the log all read one :class:`Report`.
+The monitoring socket, ``--status``, HTTP, systemd and the log all read one :class:`Report`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lines of what passed during the last ten minutes, as SVG with its labels in HTML around it."""
+"""A line chart of the last ten minutes: SVG, with its labels as HTML around it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fedmsg_relay.web.history import SPAN_S
 HEIGHT = 100
 
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-"""Where an axis may end, times a power of the base."""
+"""Where an axis may end, in units that are powers of the base."""
 
 Series = Sequence[tuple[float, float]]
-"""Of each sample: how many seconds ago, and the value; oldest first."""
+"""Pairs of an age in seconds and a value, oldest first."""
 
 
 def render(title: str, into: Series, out: Series, text: Callable[[float], str], base: int) -> str:
-    """Two lines with the same axes, of what came in and what went out.
+    """Return a chart of two series with the same axes.
 
-    ``text`` formats a value for people, in units that are powers of ``base``.
+    ``text`` formats a value, in units that are powers of ``base``.
     """
     top = axis_end(max((value for _, value in (*into, *out)), default=0), base)
     summary = f"{title} over the last ten minutes, on an axis from 0 to {text(top)}"
@@ -41,7 +41,7 @@ def render(title: str, into: Series, out: Series, text: Callable[[float], str], 
 
 
 def axis_end(most: float, base: int) -> float:
-    """The round number at which an axis ends that has ``most`` on it."""
+    """Return the smallest round number that is at least ``most``."""
     unit = 1.0
     while most > unit * base:
         unit *= base

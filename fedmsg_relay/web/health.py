@@ -1,4 +1,4 @@
-"""Whether a load balancer may send publishers and consumers to this relay."""
+"""Whether a load balancer should send publishers and consumers to this relay."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from fedmsg_relay.relay.lifecycle import Phase
 
 
 def judge(report: Report) -> tuple[bool, str]:
-    """Whether the relay is fit for use, and a line that says why.
+    """Return whether the relay is healthy, and a line with the reason.
 
-    It is while it forwards.  During a hand-over the new relay holds what the old one's consumers
-    are to get next, and nobody is to be led elsewhere for that; after a cold start they are.
+    A relay that forwards is healthy.  A relay that holds is healthy only after a hand-over: a load
+    balancer must not fail over at each reload.
     """
     if report.is_forwarding:
         return True, "OK - forwarding"
     if report.state in (Phase.OPEN.value, Phase.HOLD.value):
         if report.took_over:
             return True, f"OK - {report.state}: taking over from another relay process"
-        return False, f"not forwarding - {report.state}: consumers are to come back first"
+        return False, f"not forwarding - {report.state}: waiting for consumers to come back"
     if report.state == HUNG:
         return False, "not forwarding - hung: libzmq's proxy does not answer"
     return False, f"not forwarding - {report.state}: the relay was asked to stop"

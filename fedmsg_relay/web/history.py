@@ -1,6 +1,6 @@
-"""What has passed during the last ten minutes: a sample every five seconds, and the rates.
+"""Traffic of the last ten minutes: a sample every five seconds, and the rates between them.
 
-The main thread adds each report that it makes; the server's thread reads an immutable snapshot.
+The main thread adds each report; the server's thread reads an immutable snapshot.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from fedmsg_relay.monitoring.stats import Report
 from fedmsg_relay.relay.proxy import Traffic
 
 SAMPLE_EVERY_S = 5.0
-"""Reports come more often while somebody looks."""
+"""Reports are more frequent while clients ask for them."""
 
 SPAN_S = 600.0
 
 EARLY_S = 0.2
-"""How much earlier a sample may be: reports are made on time, give or take the main thread's
-work."""
+"""How much earlier a sample may be taken, as reports are not made to the millisecond."""
 
 SAMPLES_MAX = int(SPAN_S / (SAMPLE_EVERY_S - EARLY_S)) + 1
 
 RATE_OVER_S = SAMPLE_EVERY_S / 2
-"""Over how long a rate is taken at least, so that it is not of a moment."""
+"""Shortest time over which a rate is taken; over less than that, rates jump."""
 
 
 class Point(NamedTuple):
-    """What had passed at a time."""
+    """The traffic until a moment."""
 
     at: float
     """Monotonic."""
@@ -35,10 +34,10 @@ class Point(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """What passed in a second, on average since the point before."""
+    """Traffic a second, between two points."""
 
     at: float
-    """Monotonic: the end of that time."""
+    """The moment of the second point (monotonic)."""
     frames_in: float
     bytes_in: float
     frames_out: float
@@ -54,9 +53,9 @@ class Snapshot:
 
     @property
     def rates(self) -> list[Rate]:
-        """The rates between the samples, oldest first; the last is that of the last few seconds.
+        """The rates between the samples, oldest first, and at the end that of the last seconds.
 
-        There is none yet of a relay that has just started.
+        Empty right after the start.
         """
         rates = [_rate(one, other) for one, other in zip(self.samples, self.samples[1:])]
         if self.newest is not None:
@@ -68,13 +67,13 @@ class Snapshot:
 
 
 class History:
-    """Remembers samples; :attr:`snapshot` is for any thread, all else for the main one."""
+    """The samples of a relay.  :attr:`snapshot` is for any thread, the methods for the main one."""
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()
 
     def add(self, report: Report, at: float) -> None:
-        """Take in a report that was made ``at`` (monotonic)."""
+        """Add a report that was made ``at`` (monotonic)."""
         point = Point(
             at, Traffic(report.frames_in, report.bytes_in, report.frames_out, report.bytes_out)
         )
@@ -85,7 +84,7 @@ class History:
         self.snapshot = Snapshot(samples, point)
 
     def follow(self, before: Traffic) -> None:
-        """Count what another relay had passed on as passed before the first sample."""
+        """Leave ``before``, what another relay had passed on, out of all rates."""
         newest = self.snapshot.newest
         self.snapshot = Snapshot(
             tuple(_after(before, sample) for sample in self.snapshot.samples),

@@ -1,7 +1,7 @@
-"""The report as a page: complete without its script, which asks for the page again and again.
+"""The report as an HTML page.
 
-Nothing on it comes from elsewhere, and nothing can be changed there.  What peers determine, their
-addresses, is escaped as all else.
+The page is complete without its script, which loads the page each second and shows what differs.
+Loads nothing from elsewhere; escapes every text that is not from this module.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ POLICY = (
     " connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none';"
     " form-action 'none'"
 )
-"""What a browser may load for the page; the picture is the page's icon."""
+"""The Content-Security-Policy.  ``img-src`` is for the icon."""
 
 MARKS = {Phase.FORWARD.value: "good", HUNG: "bad", Phase.CLOSED.value: "bad"}
-"""How a state is marked; all others are in between."""
+"""Classes of states; every other state is "fair"."""
 
 COLOURS = {"good": "#1a9c5b", "fair": "#d08a00", "bad": "#d6453d"}
-"""Of the icon."""
+"""Colours of the icon, by class."""
 
 COUNTERS = (
     ("connected", "connected now"),
@@ -56,7 +56,7 @@ COUNTERS = (
 
 
 def render(report: Report, history: Snapshot) -> str:
-    """The page of a report; its newest point is the newest of ``history``."""
+    """Return the page; the newest point of ``history`` is that of ``report``."""
     host = socket.gethostname()
     at = time.time() - (time.monotonic() - history.newest.at if history.newest else 0)
     mark = MARKS.get(report.state, "fair")
@@ -161,9 +161,9 @@ def _counters(report: Report) -> str:
         for field, name in COUNTERS
     )
     rest = (
-        '<p class="note">An allow list refused some; stalled, unreachable or over memory, the relay'
+        '<p class="note">Refused: by an allow list. Stalled, unreachable, over memory: disconnected'
+        " by the relay.</p>"
     )
-    rest += " has disconnected them.</p>"
     return _table("Connections since the start", ("", "publishers", "consumers"), rows, rest)
 
 
@@ -171,13 +171,13 @@ def _traffic(report: Report) -> str:
     rows = [
         ("frames", count(report.frames_in), count(report.frames_out)),
         ("bytes", size(report.bytes_in), size(report.bytes_out)),
-        ("messages held", count(report.held), ""),
+        ("messages held at the start", count(report.held), ""),
     ]
     return _table("Passed on", ("", "in", "out"), rows)
 
 
 def _peers(title: str, side: SideReport, at: float) -> str:
-    """The peers that are furthest behind, and those that have been there for longest."""
+    """Return a table of peers: first those with most unsent bytes, then the oldest."""
     peers = sorted(side.peers, key=lambda peer: (-peer.waiting_bytes, -peer.for_s))[:PEERS_SHOWN]
     rows = ((peer.address, _waiting(peer), *_times(peer, at)) for peer in peers)
     rest = ""
@@ -207,7 +207,7 @@ def _table(
     rest: str = "",
     kind: str = "counters",
 ) -> str:
-    """A table whose first column names the row; cells of nothing are muted."""
+    """Return a table whose first column names the row; zeros are muted."""
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(f"<tr>{_cells(*row)}</tr>" for row in rows)
     table = f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>" if body else ""

@@ -1,4 +1,4 @@
-"""The HTTP port of a relay: a server, and what is at which path."""
+"""The HTTP port of a relay: the server and its routes, put together."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ def serve(
     newest: Callable[[], Report],
     history: Callable[[], Snapshot],
 ) -> HttpServer:
-    """Serve at ``listeners``, which are asked for as ``hosts``, until the server is closed.
+    """Serve the status at ``listeners`` until the server is closed.
 
-    ``newest`` and ``history`` are those of :class:`Routes`.  Raises OSError or RuntimeError.
+    ``hosts`` are names of this host beyond those that the system knows.  ``newest`` and ``history``
+    are those of :class:`Routes`.  Raises OSError or RuntimeError.
     """
     routes = Routes(HostNames(hosts), newest, history, _metrics())
-    # A quarter of the descriptors that no peer of the relay gets.
+    # The monitoring socket takes up to a half of what is reserved.
     return HttpServer(listeners, routes.answer, min(CONNECTIONS_MAX, reserved() // 4))
 
 
 def _metrics() -> Metrics | None:
     try:
-        from fedmsg_relay.web.metrics import render  # needs a package
-    except ModuleNotFoundError:  # a start has said so
+        from fedmsg_relay.web.metrics import render  # needs prometheus-client
+    except ModuleNotFoundError:  # checked_endpoints() has logged a warning
         return None
     except ImportError as error:
         log.warning("relay_http: going without /metrics: %s", error)

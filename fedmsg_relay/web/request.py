@@ -1,5 +1,6 @@
-"""HTTP's requests and responses, as far as a server needs them that shows one thing: no body comes,
-nothing is changed, and a connection is for one request.
+"""Requests and responses of HTTP/1.0 and 1.1, for GET and HEAD, one for each connection.
+
+Owns the check of the Host field.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _HOST = re.compile(r"(?P<name>\[[\da-fA-F:.]+\]|[\w.-]+)(?::\d{0,5})?", re.ASCII
 
 
 class Refused(Exception):
-    """A request is not answered with what it asks for; says with which status, and why."""
+    """The request gets an error: ``status``, with the message as body and ``headers`` beside."""
 
     def __init__(self, status: HTTPStatus, why: str, *headers: tuple[str, str]) -> None:
         super().__init__(why)
@@ -39,19 +40,19 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks for."""
+    """A request, parsed."""
 
     method: str
     path: str
     host: str | None
-    """As :func:`canonical`; HTTP/1.0 need not say it."""
+    """In the form of :func:`canonical`; HTTP/1.0 does not require it."""
     accept: str
-    """The field ``Accept``; empty if there is none."""
+    """The field ``Accept``; empty if it is missing."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What a client is answered."""
+    """A response."""
 
     status: HTTPStatus
     body: bytes
@@ -59,7 +60,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
     def encode(self, common: Iterable[tuple[str, str]], with_body: bool = True) -> bytes:
-        """The response as sent, with the fields in ``common`` beside its own."""
+        """Return the bytes to send, with the header fields in ``common`` beside its own."""
         fields = (
             ("Date", formatdate(usegmt=True)),
             ("Content-Type", self.content_type),
@@ -75,7 +76,7 @@ class Response:
 
 
 def parse(received: bytes) -> Request:
-    """What the head of a request says, or what has come of it.  Raises :class:`Refused`."""
+    """Parse the head of a request.  Raises :class:`Refused` if it is malformed or incomplete."""
     text = received.decode("latin-1")
     end = _END.search(text)
     first, *lines = re.split(r"\r?\n", text[: end.start()] if end else text)
@@ -101,7 +102,7 @@ def parse(received: bytes) -> Request:
 
 
 def _host(in_line: str | None, in_field: list[str], is_required: bool) -> str | None:
-    """The host that is asked; a browser always says it.  Raises :class:`Refused`."""
+    """Return the host of a request.  Raises :class:`Refused` if it is malformed or missing."""
     if len(in_field) > 1 or (is_required and not in_field):
         raise Refused(HTTPStatus.BAD_REQUEST, "there must be one Host field")
     for host in [in_line, *in_field]:
@@ -113,7 +114,7 @@ def _host(in_line: str | None, in_field: list[str], is_required: bool) -> str | 
 
 
 def canonical(host: str) -> str:
-    """A name or numeric address in its one form: ``[::0001]`` is ``::1``."""
+    """Return the one form of a name or a numeric address: of ``[::0001]`` that is ``::1``."""
     host = host.strip("[]").partition("%")[0]
     try:
         address = ipaddress.ip_address(host)
@@ -124,23 +125,23 @@ def canonical(host: str) -> str:
 
 
 class HostNames:
-    """The names under which this host is asked for a page.
+    """The names of this host that a request may have in its Host field.
 
-    A page elsewhere can have its own name lead to this host (DNS rebinding), and a browser then
-    lets it read the answers: what is asked for under a name that is not ours is refused.
+    Any site can point its own name to this host (DNS rebinding); a browser then lets the site's
+    pages read the responses.  So a request with any other name is refused.
     """
 
     def __init__(self, configured: Iterable[str] = ()) -> None:
         ours = ("localhost", "127.0.0.1", "::1", socket.gethostname(), *configured)
         self._names = frozenset(map(canonical, ours))
-        # A name server may take its time, and nobody waits for it.
+        # On a thread of its own: a name server may be slow.
         threading.Thread(target=self._learn, name="own name", daemon=True).start()
 
     def _learn(self) -> None:
         self._names |= {canonical(socket.getfqdn())}
 
     def check(self, host: str | None, here: str) -> None:
-        """Raise :class:`Refused` if ``host`` is not ours; ``here`` is the connection's address."""
+        """Raise :class:`Refused` for a foreign host; ``here`` is the local numeric address."""
         if host is not None and host not in self._names and host != canonical(here):
             ours = f"{socket.gethostname()}, localhost or {canonical(here)}"
             raise Refused(

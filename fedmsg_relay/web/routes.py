@@ -1,12 +1,10 @@
-"""What is at which path: the page, the health, the report, the metrics.
+"""From a path to its response: the page, the health, the report, the metrics.
 
-All that is answered is made from the newest report, once for each report, however often it is asked
-for: who asks cannot make the relay work much.
+A response is rendered once for each report, however many clients ask for it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from http import HTTPStatus
@@ -25,18 +23,18 @@ COMMON = (
 )
 
 MADE_MAX = 16
-"""How many bodies are kept; what counts of an ``Accept`` is little, but it may say anything."""
+"""Responses to keep.  A client can send any number of different ``Accept`` fields."""
 
 Metrics = Callable[[Report, str], tuple[bytes, str]]
-"""From a report and a request's ``Accept`` to a body and its content type."""
+"""Takes a report and the field ``Accept``; returns a body and its content type."""
 
 
 class Routes:
-    """Answers requests, for the thread of a server.
+    """Answers requests; for one thread.
 
-    ``newest`` returns the newest report; it raises TimeoutError if the relay's main thread hangs.
-    ``history`` returns what has passed until then.  ``metrics`` is None where the package for them
-    is not installed.
+    ``newest`` returns the newest report, or raises TimeoutError if the relay's main thread hangs;
+    ``history`` returns the rates until that report.  ``metrics`` is None if the package
+    prometheus-client is not installed.
     """
 
     def __init__(
@@ -56,11 +54,11 @@ class Routes:
             "/status.json": self._status,
             "/metrics": self._exposition,
         }
-        self._of: Report | None = None  # from which was made what is in _made
-        self._made: dict[tuple[str, str], Response] = {}  # by path, and Accept where that counts
+        self._of: Report | None = None  # the report of _made
+        self._made: dict[tuple[str, str], Response] = {}  # by path and, for metrics, Accept
 
     def answer(self, received: bytes, here: str) -> bytes:
-        """The response to a request that came in at the numeric address ``here``."""
+        """Return the response to a request; ``here`` is the local numeric address."""
         method = ""
         try:
             request = parse(received)
@@ -107,7 +105,7 @@ class Routes:
         return Response(status, f"{line}\n".encode())
 
     def _status(self, report: Report, _: Request) -> Response:
-        body = json.dumps(dataclasses.asdict(report))
+        body = json.dumps(report, default=vars)
         return Response(HTTPStatus.OK, body.encode(), "application/json; charset=utf-8")
 
     def _exposition(self, report: Report, request: Request) -> Response:

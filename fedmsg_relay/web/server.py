@@ -1,13 +1,13 @@
-"""An HTTP server for the few who want to know the relay's status: one thread, bounded in all.
+"""An HTTP server for the relay's status: one thread, and a bound for all that clients can take.
 
-A connection is for one request: what comes after a hand-over is answered by the next relay.  A
-connection costs a descriptor and no thread, and lasts :data:`CONNECTION_S` at most, however its
-client drips.  Where there are as many as may be, the oldest makes room for a new one: who asks and
-reads at once is always served.  Nothing is written to the log for a request.
+A connection serves one request, so that after a hand-over the next request reaches the next relay.
+A connection costs a descriptor and no thread, and ends after :data:`CONNECTION_S` even if its
+client goes on sending a byte at a time.  At the maximum the oldest connection is closed for a new
+one, so that a client which asks and reads at once is always served.  Requests are not logged.
 
-Ours rather than waitress 3.0.2, which disconnects idle clients alone, lets those that drip keep all
-others out at its limit, and spins when descriptors run out: subclasses of its server and channel
-that hold what this module promises are longer than this module, and need five threads more.
+waitress 3.0.2 does not hold these bounds: it disconnects idle clients only, so that at its limit of
+connections 200 clients that send a byte a second keep out all others, and it spins when descriptors
+are short.  Subclasses of its server and its channel that hold them are more code than this module.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from fedmsg_relay.system.throttle import Throttle
 log = logging.getLogger("fedmsg.relay")
 
 CONNECTION_S = 10.0
-"""How long a connection may last: Prometheus waits as long, and a phone takes the page in that."""
+"""How long a connection may last.  Prometheus waits as long by default, and a slow phone can load
+the page within that time."""
 
 CONNECTIONS_MAX = 100
 
 HEAD_MAX = 8192
-"""Bytes of a request up to the end of its header, as most servers have it."""
+"""Bytes of a request's head; most servers have this limit."""
 
 PAUSE_S = 0.5
-"""How long to accept nobody when descriptors are short, and none is ours to free."""
+"""How long not to accept when descriptors are short and no connection can be closed."""
 
 SAY_EVERY_S = 3600.0
-"""How often the log may say that something failed, which nothing should."""
+"""Time between two errors in the log."""
 
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -50,15 +51,15 @@ _BEGINNING = re.compile(rb"(?:[A-Z]|\Z)")
 _END = re.compile(rb"\r?\n\r?\n")
 
 Answer = Callable[[bytes, str], bytes]
-"""From the head of a request, and the numeric address at which it came in, to the whole response.
-Of a head that is too long, or of something else than HTTP, the answer is given what has come."""
+"""Takes the head of a request and the numeric local address of its connection; returns the whole
+response.  If the head is too long or not HTTP, the argument is what has been received."""
 
 
 class HttpServer:
-    """Accepts at ``listeners``, which do not block, and answers with what ``answer`` returns.
+    """Serves clients that connect to ``listeners``, which are non-blocking.
 
-    ``answer`` is called by the thread of this server, and must not wait.  ``listeners`` stay open
-    when this is closed.  Another process may accept at the same sockets meanwhile.
+    The server's thread calls ``answer``, and serves no other client until it returns.
+    ``listeners`` stay open when the server is closed; another process may accept there too.
 
     Raises OSError or RuntimeError if the server cannot be made.
     """
@@ -72,21 +73,21 @@ class HttpServer:
         self._answer = answer
         self._maximum = max(1, connections_max)
         self._connections: dict[socket.socket, _Connection] = {}  # the oldest first
-        self._resume_at = math.inf  # monotonic; finite while nobody is accepted for a moment
+        self._resume_at = math.inf  # monotonic; finite during a pause
         self._failures = Throttle(SAY_EVERY_S)
         with contextlib.ExitStack() as undo:
             self._here, self._there = map(undo.enter_context, socket.socketpair())
             self._selector = undo.enter_context(selectors.EpollSelector())
             self._selector.register(self._there, _READ)
-            # Of its own: epoll goes on reporting a socket that is closed here, but not elsewhere.
+            # Duplicates: epoll goes on reporting a socket that is closed in this process alone.
             self._listeners = [undo.enter_context(each.dup()) for each in listeners]
             self._accept_from_now()
             threading.Thread(target=self._serve, name="http", daemon=True).start()
             undo.pop_all()
 
     def close(self) -> None:
-        """Accept nobody any more; who is being answered still is."""
-        self._here.close()  # which wakes the thread
+        """Stop accepting; clients that are connected are still answered."""
+        self._here.close()  # wakes the thread
 
     # -- on the thread of the server -------------------------------------------------------------
 
@@ -97,10 +98,10 @@ class HttpServer:
                     self._attend()
                 except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on)
                     self._complain("serving failed", error)
-                    time.sleep(PAUSE_S)  # on this thread, which has nothing else to do
+                    time.sleep(PAUSE_S)
 
     def _attend(self) -> None:
-        """Wait for what is next, and do it."""
+        """Wait for the next event or deadline, and act on it."""
         for key, _ in self._selector.select(self._due_s()):
             if key.fileobj is self._there:
                 self._leave()
@@ -128,7 +129,7 @@ class HttpServer:
             self._listeners.pop().close()
 
     def _pause(self, for_s: float) -> None:
-        """Accept nobody for a while."""
+        """Stop accepting for ``for_s`` seconds."""
         if math.isinf(self._resume_at):
             for listener in self._listeners:
                 self._selector.unregister(listener)
@@ -151,7 +152,7 @@ class HttpServer:
             self._end_oldest()
         try:
             accepted, _ = listener.accept()
-        except OSError as error:  # another process was quicker, or the client has gone
+        except OSError as error:  # another process was quicker, or the client has disconnected
             if error.errno in SHORT and not self._end_oldest():
                 self._pause(PAUSE_S)
             return
@@ -166,7 +167,7 @@ class HttpServer:
         self._advance(connection)
 
     def _advance(self, connection: _Connection) -> None:
-        """Go on with a connection for which there is something to do, if it was not ended."""
+        """Continue a connection that is ready, if it was not ended by an earlier event."""
         if connection.socket not in self._connections:
             return
         try:
@@ -174,11 +175,11 @@ class HttpServer:
             if awaited != connection.awaited:
                 connection.awaited = awaited
                 self._selector.modify(connection.socket, awaited, connection)
-        except (StopIteration, OSError):  # the client has hung up, or vanished
+        except (StopIteration, OSError):  # served, or the client has disconnected
             self._end(connection)
 
     def _end_oldest(self) -> bool:
-        """Disconnect who has been there for longest; False if there is nobody."""
+        """Close the oldest connection; return False if there is none."""
         for connection in self._connections.values():
             self._end(connection)
             return True
@@ -190,7 +191,7 @@ class HttpServer:
         connection.socket.close()
 
     def _talk(self, connection: socket.socket) -> Iterator[int]:
-        """Serve a client; yields what to wait for.  Raises OSError if the client has gone."""
+        """Serve a client; yield the events to wait for.  Raises OSError if the client is gone."""
         here = str(connection.getsockname()[0])
         head = b""
         while _BEGINNING.match(head) and len(head) <= HEAD_MAX and not _END.search(head):
@@ -203,7 +204,7 @@ class HttpServer:
         while unsent:
             yield _WRITE
             unsent = unsent[connection.send(unsent) :]
-        # A close with something unread would reset the connection, and the client lose the answer.
+        # Closing a socket with unread data resets the connection, and the client loses the answer.
         connection.shutdown(socket.SHUT_WR)
         while True:
             yield _READ
@@ -220,11 +221,11 @@ class HttpServer:
 
 @dataclass
 class _Connection:
-    """A client, from when it was accepted."""
+    """The connection of a client."""
 
     socket: socket.socket
     until: float
-    """Monotonic: when it is ended at the latest."""
+    """When the connection ends at the latest (monotonic)."""
     talk: Iterator[int]
-    """Goes on when there is what it has yielded last."""
+    """The rest of :meth:`HttpServer._talk`."""
     awaited: int = _READ

@@ -215,7 +215,7 @@ def many_messages(site: Site, relay: Process) -> Iterator[str]:
 
 
 def monitored(site: Site, _relay: Process) -> Iterator[str]:
-    """Relays whose monitoring socket and Prometheus are read, in turn with some without either"""
+    """Relays whose monitoring socket and HTTP port are read, in turn with some without either"""
     ratios, noise = [], []
     for number in range(ROUNDS):
         root = site.root / str(number)

@@ -225,7 +225,7 @@ def test_the_status_is_the_report(port: Port) -> None:
         ("forwarding", True, 200, "OK - forwarding"),
         ("starting", False, 503, "not forwarding - starting"),
         ("starting", True, 200, "OK - starting: taking over"),
-        ("holding", False, 503, "not forwarding - holding: consumers are to come back first"),
+        ("holding", False, 503, "not forwarding - holding: waiting for consumers to come back"),
         ("holding", True, 200, "OK - holding: taking over"),
         ("draining", True, 503, "not forwarding - draining"),
         ("flushing", False, 503, "not forwarding - flushing"),
