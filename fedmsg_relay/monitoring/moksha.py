@@ -17,7 +17,6 @@ from collections.abc import Iterable
 
 from fedmsg_relay.monitoring.pubserver import Broadcast
 from fedmsg_relay.monitoring.stats import Report
-from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import rlimit
 from fedmsg_relay.system.wakeup import Timer
 
@@ -38,16 +37,17 @@ SUBSCRIBERS_MAX = 100
 class MonitoringSocket:
     """A PUB at ``listeners``, which stay open when it is closed."""
 
-    def __init__(self, listeners: Iterable[socket.socket]) -> None:
+    def __init__(self, listeners: Iterable[socket.socket], report: Report) -> None:
+        """What ``report`` has counted counts as reported."""
         self._every = Timer(EVERY_S)
         self._due_at = self._sent_at = time.monotonic()  # the first is at once
-        self._frames = (0, 0)  # in and out, at the last report
+        self._frames = (report.frames_in, report.frames_out)  # at the last report
         self._broadcast = Broadcast(list(listeners), min(SUBSCRIBERS_MAX, rlimit.reserved() // 2))
 
-    def follow(self, before: Traffic) -> None:
-        """What another relay had passed on counts as reported."""
-        frames_in, frames_out = self._frames
-        self._frames = frames_in + before.frames_in, frames_out + before.frames_out
+    def skip(self, frames_in: int, frames_out: int) -> None:
+        """Count frames of a predecessor as reported."""
+        reported_in, reported_out = self._frames
+        self._frames = reported_in + frames_in, reported_out + frames_out
 
     def fileno(self) -> int:
         """To be polled for :meth:`attend`."""

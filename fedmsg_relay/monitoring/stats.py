@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fedmsg_relay import __version__
 from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.peers import Peer, PeerTable
+from fedmsg_relay.monitoring.totals import PeerTotals, Totals
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.thread import RelayThread
 
@@ -68,7 +69,7 @@ class SideReport:
 class Report:
     """All that is counted from the start of the process until now.
 
-    Frames and bytes are counted on over hand-overs.
+    What is counted goes on over hand-overs, and over restarts of a systemd service.
     """
 
     version: str
@@ -85,7 +86,9 @@ class Report:
     """Each once, however many consumers there are."""
     bytes_out: int
     held: int
-    """Messages kept during the hold, in all; while it forwards, none of them waits."""
+    """Messages kept during holds, in all."""
+    holding: int
+    """Messages that a hold keeps now."""
     behind_bytes: int
     """What the kernel has for the consumer that is furthest behind, of those for whom something has
     waited for :data:`BEHIND_S`."""
@@ -108,7 +111,7 @@ class Report:
         bytes.
         """
         if self.state in (Phase.OPEN.value, Phase.HOLD.value):
-            return self.held if self.uptime_s >= BEHIND_S else 0
+            return self.holding if self.uptime_s >= BEHIND_S else 0
         on_the_wire = self.bytes_out + 2 * self.frames_out
         return math.ceil(self.behind_bytes / max(on_the_wire, 1) * self.frames_out / 2)
 
@@ -132,8 +135,27 @@ class Report:
         return f"{self.forwarded}; {self.connections}"
 
 
-def report(relay: RelayThread, connections: Connections) -> Report:
-    """The relay's status now.
+def totals(relay: RelayThread, connections: Connections) -> Totals:
+    """What a relay has counted itself."""
+    return Totals(
+        **relay.traffic()._asdict(),
+        held=relay.status.held,
+        publishers=_peer_totals(connections.publishers),
+        consumers=_peer_totals(connections.consumers),
+    )
+
+
+def _peer_totals(table: PeerTable) -> PeerTotals:
+    return PeerTotals(
+        accepted=table.accepted,
+        refused=table.refused,
+        handshakes_failed=table.handshakes_failed,
+        **{reason.value: count for reason, count in table.disconnected.items()},
+    )
+
+
+def report(relay: RelayThread, connections: Connections, before: Totals) -> Report:
+    """The relay's status now; ``before`` are the totals of those that the relay follows.
 
     If its proxy hangs, that takes :data:`fedmsg_relay.relay.thread.ANSWER_MS`.
     """
@@ -143,6 +165,8 @@ def report(relay: RelayThread, connections: Connections) -> Report:
     waiting = [
         p.waiting for p in connections.consumers.connected.values() if p.behind_since <= since
     ]
+    counted = before + totals(relay, connections)
+    is_holding = relay.phase in (Phase.OPEN, Phase.HOLD)
     return Report(
         version=__version__,
         pid=os.getpid(),
@@ -150,22 +174,23 @@ def report(relay: RelayThread, connections: Connections) -> Report:
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
         inbound=[endpoint.uri for endpoint in relay.inbound],
         outbound=[endpoint.uri for endpoint in relay.outbound],
-        held=relay.status.held,
+        frames_in=counted.frames_in,
+        bytes_in=counted.bytes_in,
+        frames_out=counted.frames_out,
+        bytes_out=counted.bytes_out,
+        held=counted.held,
+        holding=relay.status.held if is_holding else 0,
         behind_bytes=max(waiting, default=0),
-        publishers=_side(connections.publishers),
-        consumers=_side(connections.consumers),
-        **relay.traffic()._asdict(),
+        publishers=_side(connections.publishers, counted.publishers),
+        consumers=_side(connections.consumers, counted.consumers),
     )
 
 
-def _side(table: PeerTable) -> SideReport:
+def _side(table: PeerTable, counted: PeerTotals) -> SideReport:
     peers = list(table.connected.values())
     return SideReport(
         connected=len(peers),
-        accepted=table.accepted,
-        refused=table.refused,
-        handshakes_failed=table.handshakes_failed,
-        **{reason.value: count for reason, count in table.disconnected.items()},
+        **asdict(counted),
         peers=[_peer(peer) for peer in peers[:PEERS_MAX]],
     )
 

@@ -36,7 +36,7 @@ class RelayThread:
 
     ``post`` is called with every :class:`Posted` event, by the relay's thread; :attr:`status` is
     the status of the last one that was given to :meth:`take`.  A relay that ``follows`` another,
-    which drains, holds what comes in until :meth:`follow` says that the other has ended.
+    which drains, holds what comes in until :meth:`end_hold` is called.
 
     Raises OSError, MemoryError, RuntimeError, or a :class:`RelayError` if nothing can be bound.
     """
@@ -49,7 +49,6 @@ class RelayThread:
         follows: bool,
     ) -> None:
         self._settings = settings
-        self._before = Traffic()  # of those that it follows
         now = time.monotonic()
         self._orders = Orders(math.inf if follows else now + settings.hold_s)
         self._relay = Relay(
@@ -96,9 +95,8 @@ class RelayThread:
         # A pause comes first, or frames pass between the count and the end.
         self._proxy.command(b"PAUSE", b"STATISTICS", b"TERMINATE")
 
-    def follow(self, before: Traffic) -> None:
-        """Go on where another has ended, when consumers are back; ``before`` is what had passed."""
-        self._before = before
+    def end_hold(self) -> None:
+        """Go over to forwarding in ``relay_hold``, when consumers are back from the predecessor."""
         self._orders.hold_until = time.monotonic() + self._settings.hold_s
 
     def is_alive(self) -> bool:
@@ -119,8 +117,7 @@ class RelayThread:
     def traffic(self) -> Traffic:
         """What had passed when the proxy was asked last, and at the last status; all at the end."""
         self._proxy.read_answers()
-        parts = (self._before, self.status.traffic, self._proxy.traffic)
-        return Traffic(*map(sum, zip(*parts)))
+        return Traffic(*map(sum, zip(self.status.traffic, self._proxy.traffic)))
 
     def end(self) -> None:
         """Free what is left, at the end of all :attr:`events`; :attr:`phase` is then closed."""

@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PATIENCE_S = 5.0
@@ -56,9 +56,7 @@ def has_started(pid: int) -> bool:
         return False
 
 
-def notify(
-    *lines: str, sockets: Iterable[socket.socket] = (), patience_s: float = PATIENCE_S
-) -> None:
+def notify(*lines: str, fds: Iterable[int] = (), patience_s: float = PATIENCE_S) -> None:
     """Tell systemd, for example ``READY=1``; never fails.
 
     Waits up to ``patience_s`` for room in systemd's queue, which takes about ten of these; 0 is
@@ -70,25 +68,35 @@ def notify(
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.settimeout(patience_s)
         sender.connect("\0" + address[1:] if address[0] == "@" else address)
-        socket.send_fds(sender, ["\n".join(lines).encode()], [s.fileno() for s in sockets])
+        socket.send_fds(sender, ["\n".join(lines).encode()], list(fds))
 
 
 def store(listener: socket.socket, uri: str) -> None:
     """Leave a socket with systemd until it is given back, or the service stops."""
-    notify("FDSTORE=1", _fd_name(uri), sockets=[listener])
+    store_file(listener.fileno(), uri)
+
+
+def store_file(fd: int, name: str) -> None:
+    """Leave a descriptor with systemd as ``name``, until it is discarded or the service stops."""
+    notify("FDSTORE=1", _fd_name(name), fds=[fd])
+
+
+def discard_file(name: str) -> None:
+    """Have systemd close what it keeps as ``name``."""
+    notify("FDSTOREREMOVE=1", _fd_name(name))
 
 
 def discard(listeners: dict[str, socket.socket]) -> None:
     """The opposite of :func:`keep`; returns when the sockets are closed, here and there."""
     for uri, listener in listeners.items():
         listener.close()
-        notify("FDSTOREREMOVE=1", _fd_name(uri))
+        discard_file(uri)
     if listeners:
         barrier()
 
 
-def _fd_name(uri: str) -> str:
-    return f"FDNAME={uri.replace(':', STANDS_FOR_COLON)}"
+def _fd_name(name: str) -> str:
+    return f"FDNAME={name.replace(':', STANDS_FOR_COLON)}"
 
 
 def barrier() -> None:
@@ -98,7 +106,7 @@ def barrier() -> None:
     reader, writer = socket.socketpair()
     with reader:
         with writer:
-            notify("BARRIER=1", sockets=[writer])
+            notify("BARRIER=1", fds=[writer.fileno()])
         reader.settimeout(PATIENCE_S)
         with contextlib.suppress(TimeoutError):
             reader.recv(1)  # ends when systemd, which takes one after the other, has closed its end
@@ -106,14 +114,21 @@ def barrier() -> None:
 
 def stored() -> dict[str, socket.socket]:
     """The sockets that an earlier process of this service has left with systemd, by their URI."""
+    return {name: socket.socket(fileno=fd) for name, fd in _stored() if "://" in name}
+
+
+def stored_file(name: str) -> int | None:
+    """The descriptor that an earlier process of this service has left as ``name``; None if none."""
+    return dict(_stored()).get(name)
+
+
+def _stored() -> Iterator[tuple[str, int]]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return {}
+        return
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    found = {}
     for fd, name in zip(range(FIRST_FD, FIRST_FD + int(os.environ["LISTEN_FDS"])), names):
         os.set_inheritable(fd, False)
-        found[name.replace(STANDS_FOR_COLON, ":")] = socket.socket(fileno=fd)
-    return found
+        yield name.replace(STANDS_FOR_COLON, ":"), fd
 
 
 def watchdog_s() -> float:
