@@ -15,7 +15,7 @@ import zmq
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.monitoring.peers import PeerTable
 from fedmsg_relay.monitoring.slow_consumers import SlowConsumers
-from fedmsg_relay.net.endpoints import Accepting
+from fedmsg_relay.net.accepted import Accepting
 from fedmsg_relay.relay import socket_monitor
 from fedmsg_relay.relay.thread import RelayThread
 from fedmsg_relay.system.throttle import Throttle
@@ -130,7 +130,7 @@ class Connections:
             log.debug(line, *values, len(table.connected))
         elif self._consumer_lines.allows():
             log.info(line, *values, len(table.connected))
-            if not self._consumer_lines.left:
+            if not self._consumer_lines.remaining:
                 log.info("no more about consumers for up to a minute")
 
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.endpoints import Accepting
-from fedmsg_relay.net.listening import borrow
+from fedmsg_relay.net.accepted import Accepting, borrow
 from fedmsg_relay.zmtp import codec
 
 UNKNOWN = "unknown (already disconnected)"

@@ -35,11 +35,9 @@ import os
 import socket
 import termios
 import time
-from collections.abc import Iterator
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.endpoints import Accepting
-from fedmsg_relay.net.listening import borrow, own_sockets
+from fedmsg_relay.net.accepted import Accepting, borrow
 
 HANG_UP_S = 0.1
 """Seconds that a publisher gets to hang up, for its own work and that of its host."""
@@ -158,7 +156,7 @@ class HalfClose:
         if len(self._connected) < before:
             self._since = min(now, self._half_close_at + ALL_HANG_UP_S)
         if not self._connected:
-            for connection in _publishers(self._inbound):
+            for connection in self._inbound.connections():
                 with contextlib.suppress(OSError):  # libzmq has closed the descriptor meanwhile
                     self._connected.append(_Connection(connection))
             self._since = min(self._since, now)
@@ -173,21 +171,16 @@ class HalfClose:
         sending = 0
         if self._connected or math.isinf(self._since):
             for_s = max(HANG_UP_S, time.monotonic() - self._began_at)
-            for connection in _publishers(self._inbound):
+            for connection in self._inbound.connections():
                 with contextlib.suppress(OSError):  # closed meanwhile, or ipc: no TCP_INFO
                     sending += _has_unread(connection) or _has_received(connection, for_s)
         return sending
 
 
-def _publishers(inbound: Accepting) -> Iterator[socket.socket]:
-    """Yield each connection that libzmq has accepted and not closed; see :func:`own_sockets`."""
-    return filter(inbound.accepted, own_sockets())
-
-
 def _answering_s(inbound: Accepting) -> float:
     """Return the seconds for the first step; 0 if no publisher is connected."""
     answering_s = 0.0
-    for connection in _publishers(inbound):
+    for connection in inbound.connections():
         answering_s = max(answering_s, ANSWERING_S)
         with contextlib.suppress(OSError):  # closed meanwhile, or ipc: no TCP_INFO
             round_trips_s = 2 * tcp_info.read(connection).rtt / 1e6

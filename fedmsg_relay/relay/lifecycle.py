@@ -22,8 +22,8 @@ from typing import Any
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import Died
+from fedmsg_relay.net.accepted import Accepting
 from fedmsg_relay.net.bindings import Bindings
-from fedmsg_relay.net.endpoints import Accepting
 from fedmsg_relay.relay.accept_gate import AcceptGate
 from fedmsg_relay.relay.half_close import HalfClose
 from fedmsg_relay.relay.proxy import Traffic

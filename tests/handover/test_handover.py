@@ -22,8 +22,8 @@ from daemons import Daemon, alive, names
 from handovers import Bus
 from harness import RELAY, TRACES, Process, Site, free_port, listens, wait_for
 
-PACKAGE = Path(__file__).parent.parent / "fedmsg_relay"
-AT_STEP = (sys.executable, Path(__file__).with_name("at_step.py"))
+PACKAGE = Path(__file__).parents[2] / "fedmsg_relay"
+AT_STEP = (sys.executable, Path(__file__).parents[1] / "support" / "at_step.py")
 
 NEW = (
     ("sends", "hello"),

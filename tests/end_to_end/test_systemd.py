@@ -8,10 +8,9 @@ from pathlib import Path
 import box
 import pytest
 from harness import wait_for
-from test_service import LOG, PIDFILE, PYTHON, TAKE_PORT, break_config, loses_nothing
+from service import LOG, PIDFILE, PYTHON, TAKE_PORT, UNIT, break_config, loses_nothing, show
 
 BUSY = "for i in 1 2 3 4; do sh -c 'while :; do :; done' >/dev/null 2>&1 & done"
-UNIT = "/etc/systemd/system/fedmsg-relay.service"
 CONSUMER = (
     "import time, zmq; s = zmq.Context().socket(zmq.SUB); s.connect('tcp://127.0.0.1:4001');"
     " time.sleep(60)"
@@ -22,10 +21,6 @@ CONSUMER = (
 def machine(installed: Path, tmp_path: Path) -> Iterator[box.Box]:
     with box.SystemdBox(installed, root=tmp_path) as made:
         yield made
-
-
-def show(machine: box.Box, name: str) -> str:
-    return machine.check(f"systemctl show --value -p {name} fedmsg-relay").strip()
 
 
 def test_a_start_returns_when_the_relay_is_bound(machine: box.Box) -> None:
@@ -39,6 +34,21 @@ def test_a_start_returns_when_the_relay_is_bound(machine: box.Box) -> None:
     machine.check("service fedmsg-relay stop")
     assert show(machine, "Result") == "success"
     assert machine.run("service fedmsg-relay status").returncode == 3
+
+
+def test_a_start_makes_the_directories_that_are_missing(machine: box.Box) -> None:
+    """As at boot, when there is nothing in /run."""
+    machine.check("rm -rf /run/fedmsg /var/log/fedmsg; service fedmsg-relay start")
+    made = machine.check("stat -c '%a %U:%G' /run/fedmsg /var/log/fedmsg")
+    assert made == "2775 fedmsg:fedmsg\n755 fedmsg:fedmsg\n"
+    machine.check("chmod 770 /run/fedmsg; service fedmsg-relay restart")
+    assert machine.check("stat -c %a /run/fedmsg") == "2770\n", "another program's mode is kept"
+
+
+def test_a_start_that_cannot_make_them_says_so(machine: box.Box) -> None:
+    machine.check("rm -rf /run/fedmsg; : >/run/fedmsg")
+    assert machine.run("service fedmsg-relay start").returncode != 0
+    assert machine.run("pgrep -u fedmsg").stdout == ""
 
 
 def test_the_init_script_hands_over(machine: box.Box) -> None:
@@ -274,9 +284,18 @@ def test_the_unit_is_sound_and_closed(machine: box.Box) -> None:
     machine.check(f"systemd-analyze security --offline=true --threshold=20 {UNIT}")
 
 
+def test_it_goes_before_other_services(machine: box.Box) -> None:
+    """Which takes effect where systemd has the controller of processor time."""
+    machine.check("service fedmsg-relay start")
+    assert show(machine, "CPUWeight") == "1000"
+    if "cpu" in machine.check("cat /sys/fs/cgroup/cgroup.controllers").split():
+        weight = machine.check("cat /sys/fs/cgroup/system.slice/fedmsg-relay.service/cpu.weight")
+        assert weight.strip() == "1000"
+
+
 def test_uninstall(machine: box.Box) -> None:
     machine.check("service fedmsg-relay start; systemctl enable fedmsg-relay")
-    machine.check(f"cd {Path(__file__).parent.parent}; make uninstall")
+    machine.check(f"cd {Path(__file__).parents[2]}; make uninstall")
     assert machine.run("ls -d /usr/local/lib/fedmsg-relay").stdout == ""
     assert machine.run("systemctl cat fedmsg-relay").returncode != 0
 

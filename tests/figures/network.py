@@ -1,4 +1,4 @@
-"""Figures of networks and of memory: see figures.py."""
+"""Figures of networks and of memory: see __main__.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from typing import Any
 import box
 import load
 import zmtp
-from figure import Failed
 from harness import RELAY, Process, Site, wait_for
 from network import BAD, HERE, THERE, Network, publish
+
+from figures import Failed
 
 OUTAGES_S = (1, 17, 20, 60, 300)
 PATIENT = (60, 60, 10)
@@ -33,7 +34,7 @@ MEMORY_MAX = 512 * 2**20
 RESTARTS = 6
 LOSSY_SHARE = 0.01
 """Of the messages over a network that loses segments: where that of a script which has ended is
-lost, and the relay tells it at that moment that it forwards, the kernel sends it no more."""
+lost, and the relay writes to the script before it has come again, the kernel sends it no more."""
 
 
 def outages(site: Site, _relay: Process) -> Iterator[str]:
