@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fedmsg_relay.config.settings import MONITORING, Settings
-from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
+from fedmsg_relay.errors import BindError, ConfigError, NoLocalAddress, RelayError
 from fedmsg_relay.net import endpoints
 from fedmsg_relay.net.endpoints import Endpoint
 from fedmsg_relay.system import unix
@@ -120,7 +120,7 @@ def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tup
     """Return the local endpoints of each address.  Raises :class:`ConfigError` if none is."""
     groups = _local(key, addresses, deadline)
     if not groups:
-        raise NotHere(
+        raise NoLocalAddress(
             f"{key} = {list(addresses)}: none is an address of this host;"
             " add one that is, or run the relay where they are"
         )

@@ -153,7 +153,9 @@ class HalfClose:
         if len(self._connected) < before:
             self._since = min(now, self._answered_at + PARTINGS_S)
         if not self._connected:
-            self._connected = _connections(self._inbound)
+            for connection in _publishers(self._inbound):
+                with contextlib.suppress(OSError):  # libzmq has closed the descriptor meanwhile
+                    self._connected.append(_Connection(connection))
             self._since = min(self._since, now)
         return sum(not each.is_late(self._since) for each in self._connected)
 
@@ -186,15 +188,6 @@ def _answering_s(inbound: Accepting) -> float:
             round_trips_s = 2 * tcp_info.read(connection).rtt / 1e6
             answering_s = max(answering_s, ANSWERING_S + round_trips_s)
     return min(answering_s, ANSWERING_MAX_S)
-
-
-def _connections(inbound: Accepting) -> list[_Connection]:
-    """Half-close every connection whose publisher has its subscription, and return them all."""
-    found = []
-    for connection in _publishers(inbound):
-        with contextlib.suppress(OSError):
-            found.append(_Connection(connection))
-    return found
 
 
 def _has_unread(connection: socket.socket) -> bool:

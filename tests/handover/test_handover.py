@@ -22,8 +22,8 @@ from daemons import Daemon, alive, names
 from handovers import Bus
 from harness import RELAY, TRACES, Process, Site, free_port, listens, wait_for
 
-PACKAGE = Path(__file__).parent.parent / "fedmsg_relay"
-AT_STEP = (sys.executable, Path(__file__).with_name("at_step.py"))
+PACKAGE = Path(__file__).parents[2] / "fedmsg_relay"
+AT_STEP = (sys.executable, Path(__file__).parents[1] / "support" / "at_step.py")
 
 NEW = (
     ("sends", "hello"),
@@ -402,7 +402,7 @@ class TestTrouble:
         assert alive(daemon.pid)
         forwards(site)
 
-    @pytest.mark.parametrize("module", ["proxy", "cli"])
+    @pytest.mark.parametrize("module", ["relay/proxy", "commands/relay"])
     def test_a_new_version_that_cannot_be_imported(
         self, site: Site, daemon: Daemon, module: str
     ) -> None:

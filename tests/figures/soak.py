@@ -1,6 +1,6 @@
 """Everything at once, for long: what a relay has to live through in years, in minutes.
 
-    SOAK_SECONDS=300 SEED=1 python tests/soak.py
+    SOAK_SECONDS=300 SEED=1 make soak
 
 A publisher at full speed and scripts that come and go; consumers that are healthy, slow, stopped
 and vanishing; rude peers of every kind and outsiders on both ports; and a relay that is restarted,
@@ -101,7 +101,9 @@ class Soak:
         pidfile = self.site.root / "pid"
         pidfile.touch()
         relay = self.site.start(*RELAY, "--pidfile", pidfile, "--logfile", log, *options)
-        wait_for(lambda: pidfile.read_text() == f"{relay.pid}\n", "the relay's pid in its file")
+        wait_for(
+            lambda: pidfile.read_text().split() == [str(relay.pid)], "the relay's pid in its file"
+        )
         wait_for(lambda: listens(self.site.outbound), "the relay")
         return relay
 

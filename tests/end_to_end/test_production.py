@@ -13,8 +13,7 @@ import box
 import production
 import pytest
 from harness import RELAY, Site, wait_for
-from test_service import LOG, TAKE_PORT, pid
-from test_systemd import UNIT, show
+from service import LOG, TAKE_PORT, UNIT, pid, show
 
 LIB = "/usr/local/lib/fedmsg-relay/bin"
 COMMAND = f"{LIB}/python -I -m fedmsg_relay"
@@ -207,7 +206,7 @@ class TestTheNeighbours:
     def test_an_installation_leaves_the_mode_of_their_logs(self, installed: Path) -> None:
         with box.Box(installed, network="host") as machine:
             machine.check("chmod 2770 /var/log/fedmsg")
-            project = Path(__file__).parent.parent
+            project = Path(__file__).parents[2]
             machine.check(f"cd {project}; make install PYTHON={box.INTERPRETER}", timeout_s=100)
             assert machine.check("stat -c %a /var/log/fedmsg") == "2770\n"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from harness import BIN, Site
 
-EXAMPLES = Path(__file__).parent.parent / "etc" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "etc" / "examples"
 
 
 class Repository:

@@ -8,10 +8,9 @@ from pathlib import Path
 import box
 import pytest
 from harness import wait_for
-from test_service import LOG, PIDFILE, PYTHON, TAKE_PORT, break_config, loses_nothing
+from service import LOG, PIDFILE, PYTHON, TAKE_PORT, UNIT, break_config, loses_nothing, show
 
 BUSY = "for i in 1 2 3 4; do sh -c 'while :; do :; done' >/dev/null 2>&1 & done"
-UNIT = "/etc/systemd/system/fedmsg-relay.service"
 CONSUMER = (
     "import time, zmq; s = zmq.Context().socket(zmq.SUB); s.connect('tcp://127.0.0.1:4001');"
     " time.sleep(60)"
@@ -22,10 +21,6 @@ CONSUMER = (
 def machine(installed: Path, tmp_path: Path) -> Iterator[box.Box]:
     with box.SystemdBox(installed, root=tmp_path) as made:
         yield made
-
-
-def show(machine: box.Box, name: str) -> str:
-    return machine.check(f"systemctl show --value -p {name} fedmsg-relay").strip()
 
 
 def test_a_start_returns_when_the_relay_is_bound(machine: box.Box) -> None:
@@ -300,7 +295,7 @@ def test_it_goes_before_other_services(machine: box.Box) -> None:
 
 def test_uninstall(machine: box.Box) -> None:
     machine.check("service fedmsg-relay start; systemctl enable fedmsg-relay")
-    machine.check(f"cd {Path(__file__).parent.parent}; make uninstall")
+    machine.check(f"cd {Path(__file__).parents[2]}; make uninstall")
     assert machine.run("ls -d /usr/local/lib/fedmsg-relay").stdout == ""
     assert machine.run("systemctl cat fedmsg-relay").returncode != 0
 

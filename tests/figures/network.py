@@ -1,4 +1,4 @@
-"""Figures of networks and of memory: see figures.py."""
+"""Figures of networks and of memory: see __main__.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from typing import Any
 import box
 import load
 import zmtp
-from figure import Failed
 from harness import RELAY, Process, Site, wait_for
 from network import BAD, HERE, THERE, Network, publish
+
+from figures import Failed
 
 OUTAGES_S = (1, 17, 20, 60, 300)
 PATIENT = (60, 60, 10)

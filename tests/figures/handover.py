@@ -1,4 +1,4 @@
-"""Figures of hand-overs: see figures.py."""
+"""Figures of hand-overs: see __main__.py."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 import load
 import zmq
 import zmtp
-from figure import Failed
 from handovers import CONSUMERS, Bus
 from harness import DEADLINE_S, Process, Site, free_port, wait_for
+
+from figures import Failed
 
 HANDOVERS = 1000
 TELL_EVERY = 100

@@ -1,6 +1,6 @@
 """Count what is lost while a relay is restarted again and again on a busy bus.
 
-    python tests/restarts.py [--restarts N] [--rate R] [...] -- service fedmsg-relay restart
+    python tests/support/restarts.py [--restarts N] [--rate R] [...] -- service fedmsg-relay restart
 
 R times a second a script's worth of stock fedmsg runs: init with ``active=True``, which sleeps
 ``post_init_sleep``, publish, destroy.  Each is a ``FedMsgContext`` with sockets of its own; only

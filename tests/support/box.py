@@ -102,7 +102,7 @@ def install(layer: Path) -> None:
     # The interpreter may lie where the service's user may not go, such as under /root.
     opened = " ".join(f"'{parent}'" for parent in INTERPRETER.parents)
     script = f"""
-        cd '{HERE.parent}'
+        cd '{HERE.parents[1]}'
         chmod o+x {opened}
         make install PYTHON='{INTERPRETER}'
     """

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+TESTS = Path(__file__).parents[1]
 PEERS = ("relay", "relay:io_threads=2", "loop")
 MEASURES = ("start", "rest", "throughput", "latency", "fanout", "publishers")
 
@@ -17,7 +18,7 @@ def test_quick_run(tmp_path: Path) -> None:
     options = ["--quick", "--peers", ",".join(PEERS), "--json", result, "--plots", tmp_path]
     done = subprocess.run(
         [sys.executable, "-m", "bench", *options, *MEASURES],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS}/support"},
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""What figures have in common: see figures.py."""
+"""What figures have in common: see __main__.py."""
 
 
 class Failed(Exception):

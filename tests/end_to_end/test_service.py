@@ -5,27 +5,17 @@ What holds under systemd as well is in test_systemd.py again, with systemd as th
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import box
 import pytest
 from harness import wait_for
+from service import LOG, PIDFILE, TAKE_PORT, break_config, loses_nothing, pid
 
-PROJECT = Path(__file__).parent.parent
-PYTHON = sys.executable
-PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
-LOG = "/var/log/fedmsg/fedmsg-relay.log"
+PROJECT = Path(__file__).parents[2]
 ARGUMENTS = f"tr '\\0' ' ' < /proc/$(cat {PIDFILE})/cmdline"
-TAKE_PORT = f"""
-    {PYTHON} -c 'import socket, time; s = socket.create_server(("", 2003)); time.sleep(600)' \\
-        >/dev/null 2>&1 &
-    until ss -ltn | grep -q :2003; do sleep 0.1; done
-"""
-WRONG = "config = {'relay_hold': 'long'}"  # to the relay; scripts do not mind
 
 
 @pytest.fixture
@@ -34,32 +24,8 @@ def machine(installed: Path) -> Iterator[box.Box]:
         yield made
 
 
-def pid(machine: box.Box) -> str:
-    return machine.check(f"cat {PIDFILE}").strip()
-
-
 def kill(machine: box.Box, process: str) -> None:
     machine.check(f"kill -9 {process}; while test -d /proc/{process}; do sleep 0.1; done")
-
-
-def break_config(machine: box.Box) -> None:
-    machine.check(f'echo "{WRONG}" > /etc/fedmsg.d/wrong.py')
-
-
-def loses_nothing(
-    machine: box.Box, command: str, restarts: int = 1, attempts: int = 1
-) -> dict[str, object]:
-    """Run a command that restarts the relay while scripts publish; returns what was counted."""
-    for _ in range(attempts):
-        done = machine.run(
-            f"cd /; {PYTHON} {PROJECT}/tests/restarts.py --restarts {restarts} -- {command}",
-            timeout_s=60 + 5 * restarts,
-        )
-        assert done.stdout, done.stderr
-        counted: dict[str, object] = json.loads(done.stdout)
-        if counted["lost"] == [0] * 5:
-            return counted
-    raise AssertionError((counted, done.stderr))
 
 
 class TestActions:

@@ -1,4 +1,4 @@
-"""Figures of what the relay bears: see figures.py."""
+"""Figures of what the relay bears: see __main__.py."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import Any
 import load
 import rude
 import zmtp
-from figure import Failed
 from harness import Process, Site, free_port, wait_for
+
+from figures import Failed
 
 STOPPED_MESSAGES = 1_000_000
 RUDE_CONNECTIONS = 10_000

@@ -7,11 +7,19 @@ import os
 import re
 import stat
 import tempfile
+from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 import zmtp
-from harness import RELAY, Site, free_port, wait_for
+from harness import DEADLINE_S, RELAY, Site, free_port, wait_for
+
+from fedmsg_relay.config import allowlist, settings
+from fedmsg_relay.errors import ConfigError
+from fedmsg_relay.net import listening, local
+from fedmsg_relay.relay import socket_monitor
+from fedmsg_relay.relay.sockets import Sockets
 
 # Where the relay listens, whom it lets in, from where somebody connects, and whether he gets in.
 CASES = [
@@ -51,7 +59,69 @@ def refused(address: str, source: str) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("host", "allow", "source", "gets_in"), CASES, ids=str)
+@pytest.fixture
+def sockets(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """The two sockets of a relay, in this process: where they are bound, for a host and a list."""
+    host, allow = request.param
+    ports = free_port(), free_port()
+    inbound, outbound = (f"tcp://{host}:{port}" for port in ports)
+    read = settings.read(
+        {
+            "relay_inbound": inbound,
+            "endpoints": {"relay_outbound": outbound},
+            "relay_inbound_allow": allow,
+            "relay_outbound_allow": allow,
+        }
+    )
+    there = local.local_endpoints(read, deadline=0)
+    made = Sockets(read)
+    try:
+        with contextlib.ExitStack() as stack:
+            sides = (
+                {
+                    e: stack.enter_context(listening.listen(e, read.ipc_mode, beside=()))
+                    for e in side
+                }
+                for side in (there.outbound[0], there.inbound)
+            )
+            made.bind(*sides)
+            yield inbound, outbound
+    finally:
+        made.close(linger_ms=0)
+        made.proxy.end()
+        for events in made.events.values():
+            while socket_monitor.ENDED not in dict(socket_monitor.read(events)):
+                assert events.poll(DEADLINE_S * 1000)
+            events.close()
+        made.terminate()
+
+
+def reached(bound: str, source: str) -> str:
+    """Where somebody connects who comes from ``source``."""
+    return f"tcp://{'[::1]' if ':' in source else '127.0.0.1'}:{bound.rpartition(':')[2]}"
+
+
+@pytest.mark.parametrize(
+    ("sockets", "source", "gets_in"),
+    [((host, allow), source, gets_in) for host, allow, source, gets_in in CASES],
+    indirect=["sockets"],
+    ids=str,
+)
+def test_libzmq_lets_in_whom_the_list_allows(
+    sockets: tuple[str, str], source: str, gets_in: bool
+) -> None:
+    for bound in sockets:
+        with zmtp.connect(reached(bound, source), source) as connection:
+            with contextlib.suppress(ConnectionError):
+                # Its greeting, or the end.
+                assert connection.recv(1) == (b"\xff" if gets_in else b"")
+
+
+@pytest.mark.parametrize(
+    ("host", "allow", "source", "gets_in"),
+    [CASES[i] for i in (0, 1, 7, 8, 14, 16, 17, 23)],
+    ids=str,
+)
 def test_nobody_gets_in_but_those_who_are_allowed(
     site: Site, host: str, allow: list[str], source: str, gets_in: bool
 ) -> None:
@@ -115,24 +185,67 @@ def test_refusals_are_counted_and_do_not_fill_the_log(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("127.0.0.1", ["127.0.0.1/32"]),
+        (["10.0.0.0/8", "::1"], ["10.0.0.0/8", "::1/128"]),
+        (("127.0.0.0/255.0.0.0",), ["127.0.0.0/8"]),
+        (["::ffff:127.0.0.2"], ["127.0.0.2/32"]),
+        (["::ffff:10.0.0.0/104"], ["10.0.0.0/8"]),
+        (["::/0"], ["::/0"]),
+    ],
+    ids=str,
+)
+def test_a_list_of_networks(value: object, found: list[str]) -> None:
+    assert list(map(str, allowlist.networks("k", value))) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([], "k = []: must be a list of addresses and networks, and not empty; leave it out to"),
+        (None, "k = None: must be a list"),
+        ({"10.0.0.1": True}, "k = {'10.0.0.1': True}: must be a list"),
+        (["10.0.0.1", "scripts.example.com"], "k: 'scripts.example.com': not an address"),
+        (["localhost"], "k: 'localhost': not an address"),
+        (["10.0.0.1/8"], "k: '10.0.0.1/8': not an address or a network"),
+        (["10.0.0.0/33"], "k: '10.0.0.0/33': not an address"),
+        (["10.0.0"], "k: '10.0.0': not an address"),
+        (["[::1]"], "k: '[::1]': not an address"),
+        (["fe80::1%lo"], "k: 'fe80::1%lo': not an address"),
+        ([""], "k: '': not an address"),
+        ([167772161], "k: 167772161: not an address"),
+    ],
+    ids=str,
+)
+def test_what_is_no_list_of_networks(value: object, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        allowlist.networks("k", value)
+    assert str(refused.value).startswith(says)
+
+
+def test_a_filter_of_ipv4_counts_on_both_kinds_of_sockets() -> None:
+    """libzmq makes an IPv6 address of one, and leaves the length of the prefix as it was."""
+    found = allowlist.filters(allowlist.networks("k", ["10.0.0.0/8"]))
+    assert list(found) == [(0, "10.0.0.0/8"), (1, "::ffff:10.0.0.0/104")]
+
+
+def test_all_of_ipv6_is_not_all_of_ipv4() -> None:
+    parts = [ip_network(part) for ipv6, part in allowlist.filters((ip_network("::/0"),)) if ipv6]
+    assert not any(part.overlaps(allowlist.MAPPED) for part in parts)
+    assert sum(part.num_addresses for part in parts) == 2**128 - 2**32
+
+
+@pytest.mark.parametrize(
     ("value", "says"),
     [
         ([], "relay_inbound_allow = []: must be a list"),
-        (None, "relay_inbound_allow = None: must be a list"),
-        ({"10.0.0.1": True}, "relay_inbound_allow = {'10.0.0.1': True}: must be a list"),
         (["10.0.0.1", "scripts.example.com"], "relay_inbound_allow: 'scripts.example.com': not an"),
-        (["localhost"], "relay_inbound_allow: 'localhost': not an address"),
-        (["10.0.0.1/8"], "relay_inbound_allow: '10.0.0.1/8': not an address or a network"),
-        (["10.0.0.0/33"], "relay_inbound_allow: '10.0.0.0/33': not an address"),
-        (["10.0.0"], "relay_inbound_allow: '10.0.0': not an address"),
-        (["[::1]"], "relay_inbound_allow: '[::1]': not an address"),
-        (["fe80::1%lo"], "relay_inbound_allow: 'fe80::1%lo': not an address"),
-        ([""], "relay_inbound_allow: '': not an address"),
         ([167772161], "relay_inbound_allow: 167772161: not an address"),
     ],
     ids=str,
 )
-def test_a_wrong_list_is_refused(site: Site, value: object, says: str) -> None:
+def test_a_relay_with_a_wrong_list_does_not_start(site: Site, value: object, says: str) -> None:
     site.write(relay_inbound_allow=value)
     result = site.refused()
     assert result.returncode == 6
@@ -149,16 +262,7 @@ class TestSocketFiles:
 
     @pytest.mark.parametrize(
         ("config", "mode"),
-        [
-            ({}, 0o660),
-            ({"relay_ipc_mode": "0606"}, 0o606),
-            ({"relay_ipc_mode": "600"}, 0o600),
-            ({"relay_ipc_mode": 0o666}, 0o666),
-            ({"relay_ipc_mode": 0o660}, 0o660),
-            ({"relay_ipc_mode": 0o644}, 0o644),
-            ({"relay_ipc_mode": "0670"}, 0o670),
-            ({"relay_ipc_mode": "0620"}, 0o620),
-        ],
+        [({}, 0o660), ({"relay_ipc_mode": "0606"}, 0o606), ({"relay_ipc_mode": 0o644}, 0o644)],
         ids=str,
     )
     @pytest.mark.parametrize("umask", [0o000, 0o077], ids=oct)
@@ -200,14 +304,3 @@ except PermissionError:
         status = site.run("python", "-c", script).returncode
         assert status in (0, 77)
         return status == 0
-
-    @pytest.mark.parametrize(
-        "value",
-        [660, 440, 444, 400, 500, 220, "rw-rw----", "0999", "", -1, True, 0o1000, None],
-        ids=str,
-    )
-    def test_wrong_permissions_are_refused(self, site: Site, value: object) -> None:
-        site.write(relay_ipc_mode=value)
-        result = site.refused()
-        assert result.returncode == 6
-        assert f"relay_ipc_mode = {value!r}: must be permissions" in result.stderr

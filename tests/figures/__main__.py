@@ -1,7 +1,7 @@
 """Show with figures what is promised: that nobody can bring the relay down, or make it forget a
 message, and that a script knows what became of its own.
 
-    python tests/figures.py [NAME...]        (all of them take some minutes)
+    make figures [ARGS="NAME..."]        (all of them take some minutes)
 
 Each figure has a relay of its own, with the settings that it has by default, on loopback.  Prints a
 table as it goes; exits 0 only if everything that is promised here held.
@@ -16,28 +16,25 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import bounds_figures
-import handover_figures
-import network_figures
-import script_figures
-from figure import Failed
 from harness import Process, Site
 
+from figures import Failed, bounds, handover, network, script
+
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
-    bounds_figures.stopped_consumer,
-    bounds_figures.slow_consumer,
-    bounds_figures.rude_connections,
-    bounds_figures.subscriptions,
-    bounds_figures.crowd,
-    bounds_figures.many_messages,
-    bounds_figures.monitored,
-    network_figures.outages,
-    network_figures.memory_bound,
-    network_figures.latency,
-    handover_figures.handovers,
-    handover_figures.many_addresses,
-    script_figures.one_line,
-    script_figures.thousand_scripts,
+    bounds.stopped_consumer,
+    bounds.slow_consumer,
+    bounds.rude_connections,
+    bounds.subscriptions,
+    bounds.crowd,
+    bounds.many_messages,
+    bounds.monitored,
+    network.outages,
+    network.memory_bound,
+    network.latency,
+    handover.handovers,
+    handover.many_addresses,
+    script.one_line,
+    script.thousand_scripts,
 )
 
 

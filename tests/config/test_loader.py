@@ -5,97 +5,75 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import RELAY, Site, wait_for
 
-WRONG = {
-    "relay_inbound": [None, 2003, "", [], {}, [2003], b"tcp://127.0.0.1:2003"],
-    "relay_hold": ["1.5", -1, None, True, float("inf"), 10**400],
-    "relay_unreachable_timeout": ["900", -1, float("inf")],
-    "relay_memory_max": [1, 2**28 - 1, -1, 512e6, "512M", True, None],
-    "relay_drain": ["5", -0.1, float("nan")],
-    "io_threads": [0, 1.0, True, 65, "two"],
-    "high_water_mark": [-1, None, False, 1.5],
-    "zmq_linger": [-1, 0.5],
-    "zmq_reconnect_ivl_max": [-1, "1000"],
-    "zmq_tcp_keepalive": [2, "1", -2],
-    "zmq_tcp_keepalive_cnt": ["3", True, 0, 128],
-    "zmq_tcp_keepalive_idle": [0.5, -2, 0, 32768],
-    "zmq_tcp_keepalive_intvl": ["5", None],
-    "zmq_enabled": [False, None, 0],
-    "endpoints": [None, [], "tcp://127.0.0.1:4001"],
-    "relay_hodl": [1.5],
+from fedmsg_relay.config import loader
+from fedmsg_relay.errors import ConfigError
+
+BROKEN = {
+    "config = = {}": "site.py:1: SyntaxError",
+    "\nimport nowhere\nconfig = {}": "site.py:2: ModuleNotFoundError",
+    "\n\nconfig = {'a': 1 / 0}": "site.py:3: ZeroDivisionError",
+    "raise SystemExit(0)": "site.py:1: SystemExit",
+    "confg = {}": "site.py: it must define a dictionary named 'config'",
+    "config = ['relay_inbound']": "site.py: it must define a dictionary named 'config'",
+    "config = open('/nowhere').read()": "No such file or directory: '/nowhere'",
+    "raise OSError('no database')": "site.py: no database",
+    "config = {'a': '\udcff'}": "site.py: 'utf-8' codec can't decode",
 }
+"""What a config file may be, and what is said of it."""
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [(key, value) for key, values in WRONG.items() for value in values],
-    ids=lambda part: str(part)[:40],
-)
-def test_a_wrong_value_is_refused_by_name(site: Site, key: str, value: Any) -> None:
-    preamble = "inf, nan = float('inf'), float('nan')\n"
-    site.config[key] = value
-    site.write(preamble + f"config = {site.config!r}\n")
-    refused = site.refused()
-    assert refused.returncode == 6
-    assert key in refused.stderr
-    # Of endpoints it is fedmsg that speaks, and of a missing value there is none to show.
-    if key in ("endpoints", "relay_hodl") or value is None:
-        return
-    assert repr(value) in refused.stderr
+@pytest.fixture
+def load(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """The loader, of a process that was started in the site's directory with some options."""
+    monkeypatch.chdir(site.root)
+    monkeypatch.setenv("HOME", str(site.root))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+
+    def load(*options: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["fedmsg-relay", *options])
+        return loader.load([], "")
+
+    return load
 
 
-def test_a_wrong_relay_outbound_is_named(site: Site) -> None:
-    site.write(endpoints={"relay_outbound": [4001]})
-    refused = site.refused()
-    assert refused.returncode == 6
-    assert "endpoints['relay_outbound'] = [4001]: must be" in refused.stderr
+def test_it_reads_what_every_fedmsg_command_reads(site: Site, load: Any) -> None:
+    (site.path.parent / "zz.py").write_text(
+        "config = {'relay_drain': 7, 'endpoints': {'a': ['b']}}"
+    )
+    config = load("--io-threads", "3")
+    assert config["relay_inbound"] == site.inbound
+    assert config["endpoints"] == {"relay_outbound": [site.outbound], "a": ["b"]}
+    assert (config["relay_drain"], config["io_threads"]) == (7, 3)
+    assert config["zmq_linger"] == 1000  # fedmsg's own default
 
 
-@pytest.mark.parametrize("key", ["relay_inbound", "endpoints"])
-def test_a_missing_address_says_where_it_belongs(site: Site, key: str) -> None:
-    del site.config[key]
-    site.write()
-    refused = site.refused()
-    assert refused.returncode == 6
-    assert re.search(r"relay_(inbound|outbound).*: not set; .*/etc/fedmsg\.d", refused.stderr)
+def test_it_does_without_endpoints(site: Site, load: Any) -> None:
+    del site.config["endpoints"]
+    site.write(relay_outbound=site.outbound)
+    assert load()["endpoints"] == {}
 
 
-def test_no_configuration_at_all(site: Site) -> None:
-    site.path.unlink()
-    refused = site.refused()
-    assert refused.returncode == 6
-    assert "relay_inbound: not set; it belongs in a file in /etc/fedmsg.d" in refused.stderr
-
-
-def test_a_typo_is_met_with_the_right_word(site: Site) -> None:
-    site.write(relay_inbond="tcp://127.0.0.1:2003")
-    assert "did you mean 'relay_inbound'?" in site.refused().stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("config = = {}", "site.py:1: SyntaxError"),
-        ("\nimport nowhere\nconfig = {}", "site.py:2: ModuleNotFoundError"),
-        ("\n\nconfig = {'a': 1 / 0}", "site.py:3: ZeroDivisionError"),
-        ("raise SystemExit(0)", "site.py:1: SystemExit"),
-        ("confg = {}", "site.py: it must define a dictionary named 'config'"),
-        ("config = ['relay_inbound']", "site.py: it must define a dictionary named 'config'"),
-        ("config = open('/nowhere').read()", "No such file or directory: '/nowhere'"),
-        ("raise OSError('no database')", "site.py: no database"),
-        ("config = {'a': '\udcff'}", "site.py: 'utf-8' codec can't decode"),
-    ],
-)
-def test_a_broken_file_is_named_with_its_line(site: Site, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "says"), BROKEN.items(), ids=repr)
+def test_a_broken_file_is_named_with_its_line(site: Site, load: Any, text: str, says: str) -> None:
     site.path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match=f"^cannot load the configuration: .*{re.escape(says)}"):
+        load()
+
+
+@pytest.mark.parametrize("text", ["config = = {}", "raise SystemExit(0)", "confg = {}"])
+def test_a_relay_with_a_broken_file_does_not_start(site: Site, text: str) -> None:
+    site.path.write_text(text)
     refused = site.refused()
     assert refused.returncode == 6
-    assert said in refused.stderr
+    assert BROKEN[text] in refused.stderr
 
 
 def test_an_unreadable_file_is_not_passed_over(site: Site) -> None:
@@ -190,18 +168,6 @@ def test_the_sites_logging_applies(site: Site, name: str) -> None:
     assert "SITE fedmsg.relay fedmsg-relay " in log.read_text()
     assert relay.end() == 0
     assert relay.output == ""
-
-
-def test_the_addresses_that_are_installed() -> None:
-    """People and scripts look for them: two on loopback, inbound first, in double quotes."""
-    text = (Path(__file__).parent.parent / "etc" / "fedmsg.d" / "relay.py").read_text()
-    addresses = ["tcp://127.0.0.1:2003", "tcp://127.0.0.1:4001"]
-    assert re.findall(r'"(tcp://[^"]*)"', text) == addresses
-    assert re.findall(r"tcp://[\w.:]*", text) == addresses
-    variables: dict[str, Any] = {}
-    exec(text, variables)
-    config = variables["config"]
-    assert [config["relay_inbound"], *config["endpoints"]["relay_outbound"]] == addresses
 
 
 class TestForeignDirectories:

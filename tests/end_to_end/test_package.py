@@ -8,7 +8,7 @@ import sys
 import venv
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 
 def test_in_a_fresh_environment_the_command_is_ours(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import Site
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider")
 
 DIES = """
@@ -47,7 +47,7 @@ def run_pytest(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [*command, f"--rootdir={tmp_path}", f"--basetemp={tmp_path}/temp"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS}/support"},
         capture_output=True,
         text=True,
         check=False,
@@ -90,7 +90,7 @@ def test_inherited_signals_do_not_matter(tmp_path: Path) -> None:
         *("sh", "-c", "trap '' INT HUP TERM QUIT USR1; exec \"$@\"", "sh"),
         *(sys.executable, "-c", block),
         *PYTEST,
-        *(str(HERE / "test_daemon.py"), "-k", "nobody_waits or hangup or takes_its_pid"),
+        *(str(TESTS / "daemon/test_startup.py"), "-k", "nobody_waits or hangup or takes_its_pid"),
     )
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout

@@ -1,4 +1,4 @@
-"""Figures of the script's side, beside the stock tool: see figures.py."""
+"""Figures of the script's side, beside the stock tool: see __main__.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from figure import Failed
 from harness import BIN, Process, Site, Subscriber, wait_for
+
+from figures import Failed
 
 STOCK, OURS = "fedmsg-logger", "fedmsg-relay-publish"
 
