@@ -32,7 +32,6 @@ import os
 import socket
 import termios
 import time
-from collections.abc import Iterator
 
 from fedmsg_relay.net import tcp_info
 from fedmsg_relay.net.accepted import Accepting, borrow
@@ -153,7 +152,7 @@ class HalfClose:
         if len(self._connected) < before:
             self._since = min(now, self._answered_at + PARTINGS_S)
         if not self._connected:
-            for connection in _publishers(self._inbound):
+            for connection in self._inbound.connections():
                 with contextlib.suppress(OSError):  # libzmq has closed the descriptor meanwhile
                     self._connected.append(_Connection(connection))
             self._since = min(self._since, now)
@@ -168,21 +167,16 @@ class HalfClose:
         sending = 0
         if self._connected or math.isinf(self._since):
             for_s = max(PARTING_S, time.monotonic() - self._asked_at)
-            for connection in _publishers(self._inbound):
+            for connection in self._inbound.connections():
                 with contextlib.suppress(OSError):  # closed meanwhile, or local: no TCP_INFO
                     sending += _has_unread(connection) or _has_received(connection, for_s)
         return sending
 
 
-def _publishers(inbound: Accepting) -> Iterator[socket.socket]:
-    """Yield every connection that libzmq has accepted and not closed."""
-    return inbound.connections()
-
-
 def _answering_s(inbound: Accepting) -> float:
     """Seconds to wait before the half-close; 0 if nobody is connected."""
     answering_s = 0.0
-    for connection in _publishers(inbound):
+    for connection in inbound.connections():
         answering_s = max(answering_s, ANSWERING_S)
         with contextlib.suppress(OSError):  # closed meanwhile, or local: no TCP_INFO
             round_trips_s = 2 * tcp_info.read(connection).rtt / 1e6
