@@ -23,7 +23,7 @@ hub = [
 ]
 
 # Other implementations of ZeroMQ's sockets.
-others = ["gevent", "aiozmq"]
+others = ["gevent", "aiozmq", "txZMQ"]
 
 # The types of Grafana's dashboards.
 grafana = ["grafana-foundation-sdk==0.0.21; python_version >= '3.11'"]
@@ -69,7 +69,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fedmsg-relay = fedmsg_relay.__main__:main",
-            "fedmsg-relay-publish = fedmsg_relay.commands.publish:main",
+            "fedmsg-relay-publish = fedmsg_relay.commands.publish_start:main",
         ]
     },
     classifiers=[
