@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Most tests wait most of the time, so that there may be more of them at once than processors.
 JOBS ?= 4
+# What tests, figures and the benchmark import.
+TESTS = tests:tests/support
 CONFIG = --config-filename etc/fedmsg.d/relay.py
 
 .PHONY: run demo test soak figures bench lint clean install uninstall
@@ -15,26 +17,26 @@ run: $(VENV)/.run
 	@exec $(BIN)/fedmsg-relay $(CONFIG)
 
 demo: $(VENV)/.run
-	@$(BIN)/python tests/demo.py
+	@PYTHONPATH=$(TESTS) $(BIN)/python tests/demo.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS)
 
 soak: $(VENV)/.test
-	$(BIN)/python tests/soak.py
+	PYTHONPATH=$(TESTS) $(BIN)/python -m figures.soak
 
 figures: $(VENV)/.test
-	$(BIN)/python tests/figures.py $(ARGS)
+	PYTHONPATH=$(TESTS) $(BIN)/python -m figures $(ARGS)
 
 bench: $(VENV)/.bench $(VENV)/upstream
-	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+	PYTHONPATH=$(TESTS) $(BIN)/python -m bench $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall tests/box.sh .ci/run
+	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall tests/support/box.sh .ci/run
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "fedmsg_relay"
 
 
 @pytest.mark.parametrize(
-    "module", PACKAGE.rglob("*.py"), ids=lambda path: str(path.relative_to(PACKAGE))
+    "module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
 def test_no_module_is_too_long(module: Path) -> None:
     lines = len(module.read_text().splitlines())

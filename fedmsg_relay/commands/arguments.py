@@ -18,7 +18,8 @@ from typing import Any
 from fedmsg_relay import __version__
 from fedmsg_relay.config.loader import Option
 from fedmsg_relay.errors import RelayError, WrongUsage
-from fedmsg_relay.system import logfile, naming
+from fedmsg_relay.system import logwriter, naming
+from fedmsg_relay.system.logfile import LogFile
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -118,8 +119,8 @@ def note(message: str, options: argparse.Namespace | None) -> None:
         from fedmsg.config import defaults  # imported already: costs nothing
 
         with contextlib.suppress(RelayError):
-            logfile.LogFile(path).redirect()
-            logfile.configure(defaults)
+            LogFile(path).redirect()
+            logwriter.configure(defaults)
             log.error("%s", message)
 
 

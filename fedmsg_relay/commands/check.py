@@ -1,10 +1,10 @@
 """``--check``: whether the relay forwards, asked from outside, as a script and a consumer would.
 
 A connection to the inbound must receive the relay's subscription, and the announcement of where the
-relay is bound (:class:`fedmsg_relay.relay.proxy.Announcement`).  Only a relay's forwarding thread
-can send both.  The announced addresses must be those of the configuration, and a connection to the
-outbound must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.
-The answer is one line and an exit status, as the `plugin guidelines
+relay is bound (:mod:`fedmsg_relay.relay.announcement`).  Only a relay's forwarding thread can send
+both.  The announced addresses must be those of the configuration, and a connection to the outbound
+must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.  The
+answer is one line and an exit status, as the `plugin guidelines
 <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios ask for.
 """
 
@@ -26,7 +26,7 @@ from fedmsg_relay.commands.targets import Target
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.net import endpoints, resolver
-from fedmsg_relay.relay.proxy import Announcement
+from fedmsg_relay.relay.announcement import Announcement
 from fedmsg_relay.zmtp import codec, connection
 
 OK, CRITICAL, UNKNOWN = 0, 2, 3  # the exit statuses of Nagios plugins

@@ -28,7 +28,7 @@ def test(
 
     Raises :class:`fedmsg_relay.errors.RelayError` as a start would.
     """
-    plan = startup.checked_plan(settings)
+    local = startup.checked_endpoints(settings)
     holder = pidfile.named(pidfile_path)
 
     def check(group: Iterable[Endpoint]) -> None:
@@ -37,22 +37,22 @@ def test(
                 listening.check_file(endpoint, holder)
                 _warn_of_directory(f"{endpoint.key}: {endpoint.uri}", path, user)
 
-    check(plan.inbound)
-    _, errors = plan.first_outbound(check)
+    check(local.inbound)
+    _, errors = local.first_outbound(check)
     for error in errors:
         log.warning("%s; the next address would be used", error)
     try:
-        check(plan.monitoring)
+        check(local.monitoring)
     except BindError as error:
         log.warning("%s; the relay would go without it", error)
     if log_path is not None:
         _warn_of_directory(f"the log file {log_path}", os.path.abspath(log_path), user)
 
-    for endpoint in plan.inbound:
+    for endpoint in local.inbound:
         yield f"relay_inbound: {endpoint.uri}"
-    for group in plan.outbound:
+    for group in local.outbound:
         yield f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}"
-    for endpoint in plan.monitoring + plan.prometheus:
+    for endpoint in local.monitoring + local.prometheus:
         yield f"{endpoint.key}: {endpoint.uri}"
     yield "configuration OK"
 

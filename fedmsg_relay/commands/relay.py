@@ -19,7 +19,7 @@ from fedmsg_relay.config import loader, settings
 from fedmsg_relay.config.sources import Sources
 from fedmsg_relay.daemon import startup
 from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, shortage
-from fedmsg_relay.system import daemonize, logfile, naming, stdio
+from fedmsg_relay.system import daemonize, logwriter, naming, stdio
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 
@@ -73,10 +73,10 @@ def _run(options: argparse.Namespace | None) -> int:
         outcome = daemonize.detach(log_file)
         if isinstance(outcome, daemonize.Outcome):
             return _say(outcome.status, outcome.message)
-        tell = outcome
+        report_start = outcome
     else:
-        tell = daemonize.stay(log_file)
-    status = _serve(site, log_file, pidfile_path, tell)
+        report_start = daemonize.stay(log_file)
+    status = _serve(site, log_file, pidfile_path, report_start)
     # Python's teardown would take 0.1 s, which would be a gap in the service.
     os._exit(status)
 
@@ -122,14 +122,14 @@ def _say(status: int, message: str) -> int:
 def _test(site: Mapping[str, Any], files: Sources) -> int:
     from fedmsg_relay.commands import configtest  # not imported for a start, which should be quick
 
-    logfile.configure(site)
+    logwriter.configure(site)
     for path in files.read:
         print(f"read {path}")
     user = arguments.service_user()
     log_path = site["logfile"] or (arguments.LOGFILE if user else None)
     pidfile_path = site["pidfile"] or arguments.PIDFILE
     configured = settings.read(site)
-    writer = logfile.Writer()
+    writer = logwriter.Writer()
     try:
         lines = list(configtest.test(configured, pidfile_path, log_path, user))
     finally:
@@ -179,19 +179,19 @@ def _serve(
     site: Mapping[str, Any],
     log_file: LogFile | None,
     pidfile_path: str | None,
-    tell: daemonize.Tell,
+    report_start: daemonize.ReportStart,
 ) -> int:
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
     writer = None
     try:
         wrong = _configure_log(site)
-        writer = logfile.Writer()
+        writer = logwriter.Writer()
         startup.serve(
             settings.read(site),
             pidfile=PidFile(pidfile_path) if pidfile_path else None,
             replace=site["replace"],
             log_file=log_file,
-            ready=lambda: tell(0, wrong),
+            ready=lambda: report_start(0, wrong),
         )
     except Exception as raised:  # a shortage of memory may show as any type
         error = raised if isinstance(raised, RelayError) else shortage(raised)
@@ -201,7 +201,7 @@ def _serve(
         status = 0 if is_well else error.status
         if log_file is not None:
             log.log(logging.INFO if is_well else logging.ERROR, "%s", error)
-        tell(status, str(error))
+        report_start(status, str(error))
         return status
     else:
         return 0
@@ -213,7 +213,7 @@ def _serve(
 def _configure_log(site: Mapping[str, Any]) -> str:
     """Apply the site's ``logging``; return what is wrong with it, which is no reason not to run."""
     try:
-        logfile.configure(site)
+        logwriter.configure(site)
     except ConfigError as error:
         wrong = f"{error}; logging to standard error instead: correct it, and reload the relay"
         log.error("%s", wrong)

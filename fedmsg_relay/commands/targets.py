@@ -21,7 +21,7 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import NoLocalAddress, RelayError
 from fedmsg_relay.net import endpoints, resolver
 from fedmsg_relay.net.endpoints import WILDCARDS, Endpoint
-from fedmsg_relay.net.plan import bindable
+from fedmsg_relay.net.local import local_endpoints
 
 IPAddress = Union[IPv4Address, IPv6Address]
 
@@ -92,10 +92,11 @@ def find(settings: Settings, deadline: float) -> Target:
     """
     try:
         # Without the keys whose addresses are not asked, so that no name of theirs is waited for.
-        plan = bindable(dataclasses.replace(settings, monitoring=(), prometheus=()), deadline)
+        required = dataclasses.replace(settings, monitoring=(), prometheus=())
+        local = local_endpoints(required, deadline)
     except NoLocalAddress:
         return _elsewhere(settings, deadline)
-    return Target(plan.inbound, plan.outbound, settings.inbound_allow, settings.outbound_allow)
+    return Target(local.inbound, local.outbound, settings.inbound_allow, settings.outbound_allow)
 
 
 def _elsewhere(settings: Settings, deadline: float) -> Target:

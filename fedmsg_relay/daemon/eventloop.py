@@ -22,7 +22,7 @@ from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
 from fedmsg_relay.handover.protocol import Channel
 from fedmsg_relay.handover.successor import Successor
-from fedmsg_relay.net.bindings import Bindings, let_go
+from fedmsg_relay.net.bindings import Bindings, close_listeners
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.thread import Posted
 from fedmsg_relay.system import memory, systemd
@@ -101,7 +101,7 @@ class MainLoop:
                 elif event is signal.SIGHUP:
                     self._reopen_log()
                 elif event is signal.SIGPROF:  # see memory.Bound
-                    self._relay.connections.bound_memory()
+                    self._relay.connections.slow_consumers.bound_memory()
                 elif event is signal.SIGUSR1:
                     log.info("SIGUSR1: %s", self._relay.report().totals)
                 elif isinstance(event, signal.Signals):
@@ -142,8 +142,8 @@ class MainLoop:
             self._closed()
         elif phase is Phase.DRAIN and not self._hands_over:
             # A peer that connects now would wait in a queue from which nothing accepts.
-            let_go(self._bindings.inbound)
-            let_go(self._bindings.outbound)
+            close_listeners(self._bindings.inbound)
+            close_listeners(self._bindings.outbound)
         elif phase is Phase.CLOSE and not self._hands_over:
             self._role.leave()
 
@@ -214,7 +214,7 @@ class MainLoop:
         for channel, message in self._successor.attend():
             if message.word == "hello":
                 self._answer(channel)
-            elif message.word == "now" and self._relay.connections.gate.shut():
+            elif message.word == "now" and self._relay.gate.shut():
                 self._successor.let_accept()
             elif message.word == "holding":
                 self._hand_over(channel.pid)
@@ -257,7 +257,7 @@ class MainLoop:
         log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
-            self._relay.connections.gate.reopen()
+            self._relay.gate.reopen()
         elif not self._stops:
             self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)

@@ -18,7 +18,7 @@ import zmq
 from fedmsg_relay.config.settings import MONITORING
 from fedmsg_relay.monitoring.moksha import MonitoringSocket
 from fedmsg_relay.monitoring.stats import Report
-from fedmsg_relay.net.bindings import Bindings, let_go
+from fedmsg_relay.net.bindings import Bindings, close_listeners
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
@@ -112,7 +112,7 @@ class Exporters:
                 monitoring.publish(self._report())
         except Exception as error:  # noqa: BLE001 (whatever it is, the relay must go on)
             self._close_monitoring()
-            let_go(self._bindings.monitoring)
+            close_listeners(self._bindings.monitoring)
             log.error(
                 "%s: closed, as serving it failed: %r; the relay forwards without it until it is"
                 " reloaded",

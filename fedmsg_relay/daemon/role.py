@@ -58,7 +58,7 @@ class Role:
         for endpoint, listener in self._bindings.all():
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
-                systemd.keep(listener, endpoint.uri)
+                systemd.store(listener, endpoint.uri)
         systemd.notify("READY=1", "WATCHDOG=1")
 
     def resume(self) -> None:
@@ -103,7 +103,7 @@ class Role:
         for the main process of the service.
         """
         if self._pidfile is not None:
-            self._pidfile.leave()
+            self._pidfile.disown()
         systemd.notify(f"MAINPID={self._successor.pid}")
         systemd.barrier()
         return self._successor.hang_up()

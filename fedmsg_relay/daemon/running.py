@@ -61,18 +61,17 @@ class RunningRelay:
     ) -> None:
         try:
             self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
-            self.connections = Connections(relay, settings)
+            self.connections = Connections(relay, settings, poller)
         except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
             raise shortage(error) from error
+        self.gate = relay.gate
         self.entered_at = relay.opened_at
         """When the current phase began (monotonic)."""
         self._settings = settings
-        self._poller = poller
         self._closed_at = math.inf
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
         """See :func:`ends_within_s`."""
-        self.connections.watch(poller)
         self._exporters = Exporters(bindings, poller, self.report)
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
@@ -148,7 +147,7 @@ class RunningRelay:
             self.connections.unwatch()
         elif phase is Phase.CLOSE:
             self._closed_at = time.monotonic()
-            self.connections.watch(self._poller)  # until every connection has ended
+            self.connections.watch()  # until every connection has ended
             self.be_silent()
         return phase
 

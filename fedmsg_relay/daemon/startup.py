@@ -20,9 +20,8 @@ from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.handover.predecessor import Predecessor, take_over
 from fedmsg_relay.handover.protocol import Gone
 from fedmsg_relay.net.bindings import Bindings, bind
-from fedmsg_relay.net.plan import Plan, bindable
-from fedmsg_relay.relay import accept_gate
-from fedmsg_relay.system import systemd
+from fedmsg_relay.net.local import LocalEndpoints, local_endpoints
+from fedmsg_relay.system import rlimit, systemd
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Wakeup
@@ -37,7 +36,7 @@ TRIES = 3
 been too busy."""
 
 
-def checked_plan(settings: Settings) -> Plan:
+def checked_endpoints(settings: Settings) -> LocalEndpoints:
     """What a start would bind.  Raises :class:`ConfigError` for what cannot be, or is missing."""
     if not os.path.isdir("/proc/self/fd"):
         raise RelayError(
@@ -50,7 +49,7 @@ def checked_plan(settings: Settings) -> Plan:
             "relay_prometheus: the Python package prometheus-client is not installed;"
             " install it beside the relay with pip, or remove the key"
         )
-    return bindable(settings, time.monotonic() + RESOLVER_PATIENCE_S)
+    return local_endpoints(settings, time.monotonic() + RESOLVER_PATIENCE_S)
 
 
 def serve(
@@ -66,9 +65,9 @@ def serve(
     ``ready`` is called when this process is the relay.  With ``replace`` the relay that holds the
     pid file is asked to hand over.  Raises :class:`RelayError` if the relay cannot start or dies.
     """
-    plan = checked_plan(settings)
-    accept_gate.raise_limit()
-    bindings, predecessor = _bind(plan, settings, pidfile, replace)
+    local = checked_endpoints(settings)
+    rlimit.raise_to_hard()
+    bindings, predecessor = _bind(local, settings, pidfile, replace)
     try:
         wakeup = Wakeup()
         with wakeup.catching(*SIGNALS):
@@ -80,9 +79,9 @@ def serve(
 
 
 def _bind(
-    plan: Plan, settings: Settings, pidfile: PidFile | None, replace: bool
+    local: LocalEndpoints, settings: Settings, pidfile: PidFile | None, replace: bool
 ) -> tuple[Bindings, Predecessor | None]:
-    """Listen at everything that is planned, beside the relay that is to be replaced or without one.
+    """Listen at every endpoint, beside the relay that is to be replaced or without one.
 
     Sockets that listen already are taken from that relay, or from systemd.
     """
@@ -96,9 +95,9 @@ def _bind(
         elif pidfile is not None:
             pidfile.take()
         if predecessor is None:
-            return _bind_alone(plan, settings, pidfile), None
+            return _bind_alone(local, settings, pidfile), None
         try:
-            bindings = bind(plan, settings, predecessor.listeners)
+            bindings = bind(local, settings, predecessor.listeners)
         except BaseException:
             predecessor.close()
             raise
@@ -113,19 +112,19 @@ def _bind(
     raise RelayError(f"{reason}; it goes on, and its log may say why")
 
 
-def _bind_alone(plan: Plan, settings: Settings, pidfile: PidFile | None) -> Bindings:
-    kept = systemd.kept()
+def _bind_alone(local: LocalEndpoints, settings: Settings, pidfile: PidFile | None) -> Bindings:
+    stored = systemd.stored()
     try:
-        bindings = bind(plan, settings, kept)
+        bindings = bind(local, settings, stored)
     except BaseException:
         if pidfile is not None:
             pidfile.release()
         raise
-    systemd.give_back(kept)
-    if pidfile is not None and pidfile.left is not None:
+    systemd.discard(stored)
+    if pidfile is not None and pidfile.crashed is not None:
         log.warning(
             "the relay that ran before (pid %d) ended without stopping;"
             " what it had in memory is lost",
-            pidfile.left,
+            pidfile.crashed,
         )
     return bindings

@@ -17,10 +17,11 @@ import time
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import protocol
 from fedmsg_relay.handover.protocol import Channel, Gone, Message
-from fedmsg_relay.net.bindings import Given
+from fedmsg_relay.net.bindings import Inherited
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import naming, systemd
-from fedmsg_relay.system.pidfile import PidFile, name_of
+from fedmsg_relay.system.naming import name_of
+from fedmsg_relay.system.pidfile import PidFile
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -32,7 +33,7 @@ YOURS_S = 5.0
 
 HANG_UP_S = 10.0
 """How long a replaced relay may take to send systemd the new main pid and to hang up.  The first
-takes up to systemd.BARRIER_S."""
+takes up to systemd.PATIENCE_S."""
 
 ASK_EVERY_S = 0.1
 """Time between two attempts to take over, while the running relay says ``wait``."""
@@ -52,7 +53,7 @@ that holder, an older relay, has ended, no relay accepts for about this long."""
 class Predecessor:
     """A relay that has offered to hand over, with the descriptors that came with the offer."""
 
-    def __init__(self, channel: Channel, listeners: Given, offer: Message) -> None:
+    def __init__(self, channel: Channel, listeners: Inherited, offer: Message) -> None:
         self._channel = channel
         self._pidfile_fd, self.handover_fd = offer.fds
         self.pid: int = offer.fields["pid"]
@@ -124,7 +125,7 @@ class Predecessor:
             self._channel.send("running")
             self._channel.receive(HANG_UP_S)  # raises Gone when the relay hangs up
         self._channel.close()
-        systemd.give_back(self.listeners)  # those left over, which the configuration does not name
+        systemd.discard(self.listeners)  # those left over, which the configuration does not name
 
     def close(self) -> None:
         """Hang up, and close the offered descriptors: the predecessor stays the relay."""
@@ -183,7 +184,7 @@ def _ask(pidfile: PidFile) -> Predecessor | float:
     :class:`RelayError` if it refuses.
     """
     channel = protocol.connect(pidfile.path, ANSWER_S)
-    listeners: Given = {}
+    listeners: Inherited = {}
     try:
         channel.send("hello", protocol=protocol.PROTOCOL, cgroup=systemd.control_group())
         while True:
