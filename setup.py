@@ -23,7 +23,7 @@ hub = [
 ]
 
 # Other implementations of ZeroMQ's sockets.
-others = ["gevent", "aiozmq"]
+others = ["gevent", "aiozmq", "txZMQ"]
 
 # Plots of the benchmark.
 bench = ["matplotlib>=3.5"]
@@ -65,7 +65,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fedmsg-relay = fedmsg_relay.__main__:main",
-            "fedmsg-relay-publish = fedmsg_relay.commands.publish:main",
+            "fedmsg-relay-publish = fedmsg_relay.commands.publish_start:main",
         ]
     },
     classifiers=[

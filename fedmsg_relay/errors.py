@@ -1,8 +1,8 @@
-"""What can go wrong, and the exit status that says so.
+"""What can go wrong, and the exit status for it.
 
 Every failure that an administrator can cause or cure is a :class:`RelayError`: one line that says
-what was being done, with which value of which key, and what to do next.  ``cli`` prints that line
-and exits with :attr:`RelayError.status`; nothing else in the package ends the process.
+what was being done, with which value of which key, and what to do next.  A command prints that line
+and exits with :attr:`RelayError.status`.
 """
 
 from __future__ import annotations
@@ -11,49 +11,58 @@ import traceback
 
 
 class RelayError(Exception):
-    """The relay did not do what it was asked; the message is one line for the administrator."""
+    """A command could not do what it was asked to; the message is one line for its user.
+
+    The base of all errors here, and raised itself where none of the others fits.
+    """
 
     status = 1
 
 
 class WrongUsage(RelayError):
-    """Options that do not go together; the status is the one that argparse gives to wrong usage."""
+    """Options that do not go together, or not for this user; the status is argparse's."""
 
     status = 2
 
 
 class BindError(RelayError):
-    """An address of this host could not be bound: it is in use, or not permitted."""
+    """An address of this host cannot be bound: it is in use, or not permitted.
+
+    Free the address, or configure another one.
+    """
 
 
 class AlreadyRunning(RelayError):
-    """Another process holds the pid file."""
+    """Another process holds the pid file; stop that, or start with ``--replace``."""
 
 
 class Died(RelayError):
-    """The forwarding thread ended without having been asked to."""
+    """The relay's thread ended without having been asked to, or did not end when asked to.
+
+    Start the relay again.
+    """
 
 
 class ConfigError(RelayError):
     """The configuration is missing, unreadable or wrong; the message names the key and the value.
 
-    The status is the one that LSB init scripts give to "program is not configured".
+    The status is LSB's for init scripts: "program is not configured".
     """
 
     status = 6
 
 
 class RelayUnavailable(RelayError):
-    """No relay has taken what was published, as far as can be known; sysexits.h has the status.
+    """No relay is known to have taken what was published; publish it again later.
 
-    Constructed with :attr:`reason`.
+    Constructed with :attr:`reason`.  The status is EX_UNAVAILABLE of <sysexits.h>.
     """
 
     status = 69
 
     @property
     def reason(self) -> str:
-        """Why not, without the words "message not sent"."""
+        """The message without the words "message not sent"."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -61,25 +70,33 @@ class RelayUnavailable(RelayError):
 
 
 class MessageTooLarge(RelayUnavailable):
-    """A message was not sent, as no relay would take it; sysexits.h has the status (EX_DATAERR)."""
+    """A message was not sent, as no relay would take it: it is larger than the limit.
+
+    The status is EX_DATAERR of <sysexits.h>.
+    """
 
     status = 65
 
 
 class NotConfirmed(RelayUnavailable):
-    """A message was taken by a relay, but not seen on the bus; or it was not sent, as nothing would
-    have been seen."""
+    """A relay took the message, but it was not seen on the bus in time.
+
+    Also raised before a message is sent, if the bus cannot be watched.
+    """
 
     def __str__(self) -> str:
         return f"message not confirmed: {self.reason}"
 
 
-class NotHere(ConfigError):
-    """None of the addresses of a key is of this host; ``--check`` asks them all the same."""
+class NoLocalAddress(ConfigError):
+    """None of a key's addresses is of this host, so a relay cannot run here; ``--check`` can."""
 
 
-def short(error: Exception) -> RelayError:
-    """What to say of an error that comes from want of something, as far as can be told."""
+def shortage(error: Exception) -> RelayError:
+    """Return the error for the administrator when memory, threads or descriptors ran out.
+
+    ``error`` may be of any type: libzmq and Python show a shortage in many ways.
+    """
     what = str(error)
     if not isinstance(error, OSError) and type(error).__name__ != "ZMQError":
         _, line, function, _ = traceback.extract_tb(error.__traceback__)[-1]

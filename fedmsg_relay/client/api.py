@@ -1,23 +1,25 @@
-"""The script's side: :func:`publish`, as ``fedmsg.publish``, but it knows what became of a message.
+"""The script's side: :func:`publish`, as ``fedmsg.publish``, but with an error if the relay has not
+taken the message.
 
-What a message is (envelope, ``msg_id``, signature, topic) is the affair of fedmsg's own context;
-the link below it is replaced.  There is no sleep, as a message is sent once the relay is known to
-receive it, and at exit nothing is left to do, as :func:`publish` returns when the relay has it.
+fedmsg's own context makes the message (envelope, ``msg_id``, signature, topic); this package
+replaces the socket below.  There is no sleep, as a message is sent once the relay is known to
+receive it, and nothing is left to do at exit, as :func:`publish` returns when the relay has the
+message.
 
-Where it may be called:
+:func:`publish` may be called:
 
-- In any number of threads, from their first moment on.  As with stock fedmsg, each has a connection
-  and a counter (``i``) of its own, and the configuration that counts is that of its first message.
-  The connection ends with the thread.  A daemon thread that is in the middle of it when the process
-  exits is cut off, and its message may or may not be on the bus.
-- In a coroutine it would hold up the event loop: ``await asyncio.to_thread(publish, ...)``.
-- After a fork, and in ``multiprocessing``, the child makes a connection of its own, where stock
-  fedmsg shares one with its parent and fails.
-- In a signal handler, also in one that interrupts another ``publish``: its message is published
-  before the handler returns, over a connection of its own, and the interrupted one then goes on.
-  Only imports must not be interrupted by one: that of this module, at the latest when ``publish``
-  is looked up, and that of what signs, at the first signed message.
-- With all of stdin, stdout and stderr closed, and as long as four descriptors are free.
+- In any number of threads, from their first moment on.  As with stock fedmsg, each thread has its
+  own connection and counter (``i``), and uses the configuration of its first message.  The
+  connection ends with the thread.  A process that exits cuts off daemon threads within
+  :func:`publish`; their messages may or may not be on the bus.
+- From a coroutine, by ``await asyncio.to_thread(publish, ...)``: a direct call blocks the loop.
+- After a fork, and in ``multiprocessing``: the child makes its own connection, where stock fedmsg
+  shares the parent's and fails.
+- In a signal handler, even while it interrupts another ``publish``: the handler's message is
+  published before the handler returns, over its own connection, and the interrupted ``publish``
+  goes on.  A handler must not publish while it interrupts an import: of this module, at the latest
+  when ``publish`` is looked up, or of the modules that sign, at the first signed message.
+- With all of stdin, stdout and stderr closed, and with only four free descriptors.
 """
 
 from __future__ import annotations
@@ -29,16 +31,13 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedmsg_relay.client.confirmation import Confirmation
 from fedmsg_relay.client.delivery import Delivery
-from fedmsg_relay.config import (  # the latter makes the import of fedmsg a quick one
-    loader,
-    settings,
-)
+from fedmsg_relay.client.waiting import Tell, Waiting
+from fedmsg_relay.config import loader, settings  # loader makes the import of fedmsg a quick one
 from fedmsg_relay.errors import ConfigError, MessageTooLarge, RelayError
 from fedmsg_relay.net.endpoints import parse
 
@@ -46,7 +45,7 @@ Hook = Callable[[dict[str, Any]], Any]
 
 
 class _Scripts(dict[int, "Script"]):
-    """Those of a thread, by depth; their connections end with the thread."""
+    """A thread's sessions, by depth; their connections end with the thread."""
 
     def __del__(self) -> None:
         for script in self.values():
@@ -54,10 +53,8 @@ class _Scripts(dict[int, "Script"]):
 
 
 class _Local(threading.local):
-    """What a thread has."""
-
     def __init__(self) -> None:
-        self.depth = 0  # calls of publish() that are under way: a handler may interrupt one
+        self.depth = 0  # calls of publish() under way; more than one in a signal handler
         self.scripts = _Scripts()
 
 
@@ -65,9 +62,9 @@ _local = _Local()
 
 
 def destroy() -> None:
-    """End this thread's connection; the next :func:`publish` makes another."""
+    """Close this thread's connection; the next :func:`publish` makes another."""
     for depth in list(_local.scripts):
-        if depth >= _local.depth:  # that of a publish() which a handler has interrupted goes on
+        if depth >= _local.depth:  # the interrupted publish() below goes on
             _local.scripts.pop(depth).close()
 
 
@@ -84,16 +81,16 @@ def publish(
     confirm: bool = False,
     **overrides: Any,
 ) -> None:
-    """Publish a message through the relay; returns when the relay has it.
+    """Publish a message through the relay; return when the relay has taken the message.
 
-    ``topic``, ``msg`` (what JSON can hold), ``modname`` (default: the module that calls) and
-    ``pre_fire_hook`` are those of ``fedmsg.publish``, ``overrides`` are keys of the global fedmsg
-    config; ``active`` and ``name`` need not be given.  All addresses of ``relay_inbound`` are tried
-    in order.  With ``confirm`` it returns when the message has been seen on the bus.  It is over
-    after ``timeout`` seconds, whatever happens (default: fedmsg's ``timeout``, which is 2).
+    ``topic``, ``msg`` (what JSON can hold), ``modname`` (default: the calling module) and
+    ``pre_fire_hook`` are those of ``fedmsg.publish``; ``overrides`` are keys of the global fedmsg
+    config, of which ``active`` and ``name`` need not be given.  All addresses of ``relay_inbound``
+    are tried in order.  With ``confirm``, return when the message has been seen on the bus.  Give
+    up after ``timeout`` seconds (default: fedmsg's key ``timeout``, by default 2).
 
-    Raises :class:`RelayUnavailable` if no relay has taken it by then, or none would,
-    :class:`NotConfirmed` if it was not seen, and :class:`ConfigError`.
+    Raises :class:`RelayUnavailable` if no relay has taken the message by then, or a relay refuses
+    the message; :class:`NotConfirmed` if the message was not seen; and :class:`ConfigError`.
     """
     at = time.monotonic()
     modname = modname or _caller()
@@ -104,7 +101,7 @@ def publish(
         script.begin(script.default_timeout_s if timeout is None else timeout, confirm, at)
         script.publish(topic, msg, modname, pre_fire_hook)
         script.flush()
-    except BaseException:  # also a signal's: it may be half sent, or not even counted
+    except BaseException:  # also a signal handler's: the message may be half sent, or not counted
         if depth in _local.scripts:
             _local.scripts[depth].close()
         raise
@@ -113,24 +110,44 @@ def publish(
 
 
 def _script(depth: int, overrides: Mapping[str, Any]) -> Script:
-    """That of this thread, or of a handler that has interrupted it."""
+    """Return this thread's session at ``depth``; make one if there is none."""
     script = _local.scripts.get(depth)
     if script is not None and script.pid != os.getpid():
         del _local.scripts[depth]
-        script.close()  # of the parent's connections only our descriptors are closed
+        script.close()  # closes this process's descriptors; the parent's connections stay open
         script = None
     if script is None:
-        script = _local.scripts[depth] = Script({**loader.load(), **overrides})
+        script = _local.scripts[depth] = Script({**loader.load_shared(), **overrides})
     return script
 
 
-class Script:
-    """What publishes the messages of one thread; ``site`` is the global fedmsg config.
+class FedmsgSocket:
+    """Poses as the ZeroMQ socket of fedmsg's context, and keeps the message for :class:`Script`.
 
-    Raises :class:`ConfigError`.
+    As its ``publisher``, ``fedmsg.core.FedMsgContext`` calls ``send_multipart`` in ``publish``, and
+    ``close`` in ``destroy``; nothing else.
     """
 
-    def __init__(self, site: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
+        self.frames: Sequence[bytes] = ()
+        """The last message: topic and body."""
+
+    def send_multipart(self, frames: Sequence[bytes], flags: int = 0) -> None:  # noqa: ARG002
+        self.frames = frames
+
+    def close(self) -> None:
+        self.frames = ()
+
+
+class Script:
+    """The session of one thread; ``site`` is the global fedmsg config.
+
+    After an exception of any method only :meth:`close` may be called, and then any method again.
+    Calls ``tell`` after fedmsg's ``timeout`` without progress, and at the next progress.  Raises
+    :class:`ConfigError`.
+    """
+
+    def __init__(self, site: Mapping[str, Any], tell: Tell | None = None) -> None:
         import fedmsg.core
 
         if not site.get("zmq_enabled", True):
@@ -144,32 +161,27 @@ class Script:
         self.default_timeout_s: float = site["timeout"]
         self._site = site
         self._frame_max = settings.max_message_size(site) or math.inf
-        self._delivery = Delivery(inbound)
-        self._confirmation: Confirmation | None = None  # while it is asked for
-        self._tell: Callable[[str], object] | None = None
-        self._tell_after_s = math.inf
+        self._tell = tell
+        self._delivery = Delivery(inbound, Waiting(tell, self.default_timeout_s))
+        self._confirmation: Confirmation | None = None  # while begin() asks for confirmation
         name = site.get("name") or "relay_inbound"
-        # Muted, the context makes no socket of its own: we are in its place.
+        # A muted context makes no socket of its own.
         ours = {"active": True, "name": name, name: inbound, "mute": True, "post_init_sleep": 0}
         endpoints = dict(site["endpoints"])
         self._context = fedmsg.core.FedMsgContext(**{**site, **ours, "endpoints": endpoints})
-        self._context.context.term()  # libzmq's, of which it has no use either
-        self._context.publisher = weakref.proxy(self)  # or both would await the garbage collector
+        self._context.context.term()  # libzmq's context, which nothing uses
+        self._context.publisher = self._socket = FedmsgSocket()
 
     @property
     def taken(self) -> int:
-        """How many messages a relay has, since the start."""
+        """Messages taken by a relay since the start."""
         return self._delivery.taken
 
-    def tell(self, tell: Callable[[str], object], after_s: float) -> None:
-        """Have ``tell`` called when nothing has happened for so long, and when something does."""
-        self._tell, self._tell_after_s = tell, after_s
-
     def begin(self, timeout_s: float, confirm: bool, at: float | None = None) -> None:
-        """What :meth:`flush` is to wait for, and how long without progress; infinity is for ever.
+        """Set for how long without progress to wait (may be infinite), and whether to confirm.
 
         The time counts from ``at`` (monotonic; default: now).  Raises :class:`ConfigError` for a
-        time that is none, or without an address to listen at.
+        bad ``timeout_s``, or if ``confirm`` has no address to listen at.
         """
         timeout_s = settings.timeout_s(timeout_s, may_be_infinite=True)
         at = time.monotonic() if at is None else at
@@ -177,19 +189,19 @@ class Script:
             key, outbound = settings.outbound(self._site)
             for address in outbound:
                 parse(key, address)
-            self._confirmation = Confirmation(outbound, self._frame_max)
+            waiting = Waiting(self._tell, self.default_timeout_s)
+            self._confirmation = Confirmation(outbound, self._frame_max, waiting)
         elif not confirm and self._confirmation is not None:
             self._confirmation.close()
             self._confirmation = None
-        for each in (self._delivery, self._confirmation):
-            if each is not None:
-                each.waiting.begin(timeout_s, at)
-                each.waiting.tell, each.waiting.tell_after_s = self._tell, self._tell_after_s
+        self._delivery.waiting.begin(timeout_s, at)
+        if self._confirmation is not None:
+            self._confirmation.waiting.begin(timeout_s, at)
 
     def publish(
         self, topic: str | None, msg: Any, modname: str, pre_fire_hook: Hook | None = None
     ) -> None:
-        """Send a message; that it was taken is known when :meth:`flush` has returned."""
+        """Send a message; the message is taken when :meth:`flush` has returned."""
         try:
             self._context.publish(topic, msg, modname, pre_fire_hook)
         except KeyError as error:
@@ -199,10 +211,9 @@ class Script:
                     f"certnames: no {error.args[0]!r}, which signs this message (sign_messages)"
                 ) from error
             raise
+        self._send(*self._socket.frames)
 
-    def send_multipart(self, frames: Sequence[bytes], **_: Any) -> None:
-        """Take a message from fedmsg's context, as its ZeroMQ socket would."""
-        topic, body = frames
+    def _send(self, topic: bytes, body: bytes) -> None:
         if body == b"null":
             raise RelayError(
                 "sign_messages: fedmsg could not sign the message, and says no more; it needs the"
@@ -215,24 +226,25 @@ class Script:
                 " relays take"
             )
         if self._confirmation is not None:
-            self._confirmation.expect(topic, json.loads(body)["msg_id"])
+            self._confirmation.subscribe(topic)
+            self._confirmation.expect(json.loads(body)["msg_id"])
         self._delivery.send(topic, body)
 
     def flush(self) -> None:
-        """Return when all messages have been taken, and seen if that is asked for."""
+        """Return when all messages have been taken and, with ``confirm``, seen on the bus."""
         self._delivery.flush()
         if self._confirmation is not None:
             self._confirmation.wait()
 
     def close(self) -> None:
-        """End the connections, and give up what is not taken, or not seen."""
+        """Close the connections, and drop all messages that are not taken or not seen."""
         self._delivery.close()
         if self._confirmation is not None:
             self._confirmation.close()
 
 
 def _caller() -> str:
-    """The top-level module of whoever calls, as stock fedmsg guesses it."""
+    """Return the top-level module of publish()'s caller, as stock fedmsg guesses the module."""
     frame = sys._getframe(1)
     while (name := frame.f_globals["__name__"].partition(".")[0]) in ("fedmsg", "fedmsg_relay"):
         if frame.f_back is None:

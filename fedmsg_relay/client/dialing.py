@@ -1,9 +1,8 @@
-"""Several addresses -> connections to those that answer, side by side where one is slow to.
+"""Several configured addresses -> connections to those that answer, in parallel where one is slow.
 
-An address has a head start on those behind it; when that is over, or when it has failed, the next
-one is tried too, as RFC 8305 ("Happy Eyeballs") has it, and whatever answers first is taken.  A
-name stands for all its addresses, those of IPv4 first, as stock peers take them; it is asked for on
-a thread of its own.
+Each address has a head start over the next.  When the head start is over, or the address has
+failed, the next address is tried as well, as in RFC 8305 ("Happy Eyeballs"); the first answer wins.
+A host name stands for all its addresses, IPv4 first, as for stock peers; a thread resolves it.
 """
 
 from __future__ import annotations
@@ -15,66 +14,75 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fedmsg_relay.net import resolver
 from fedmsg_relay.net.resolver import Address, Asking
-from fedmsg_relay.zmtp.connection import FLOOD, BadPeer, Connection, Frame, cost
+from fedmsg_relay.zmtp.connection import Connection, Frame, is_handlers
 
 EYEBALLS_S = 0.25
-"""The head start of one address of a name; RFC 8305 (Connection Attempt Delay)."""
+"""Head start of one address of a host name; RFC 8305 (Connection Attempt Delay)."""
 
 AGAIN_S, AGAIN_MAX_S = 0.05, 0.4
-"""After how long one that has failed is tried again, at first and at last."""
+"""Shortest and longest interval between the beginnings of two attempts at an address."""
 
 CONNECT_S = 3.0
-"""How long to wait for a connection before another one is begun: by then the kernel has asked three
-times, and it would ask ever more rarely, long after a network is back."""
+"""Longest wait for a connection before another is begun: the kernel has then sent three SYNs, and
+would send further ones ever more rarely, long after a network is back."""
 
 GREET_S = 10.0
-"""How long to wait for the greeting on a connection before another one is begun: what greets later
-does not answer; what is between us and it may have forgotten the connection."""
+"""Longest wait for the handshake on a connection before another is begun: a firewall on the way may
+have forgotten the connection."""
 
 NAME_S = 10.0
-"""How old a name server's answer may be before it is asked again."""
+"""Age of a name server's answer at which the name is resolved again."""
 
 NAME_AGAIN_S = 1.0
-"""Likewise, if it said that there is no such name."""
+"""The same for a name that the name server does not know."""
 
 ASKING_S = 0.01
-"""How often to see whether a name server has answered."""
+"""Interval at which to look whether a name server has answered."""
 
 Begin = Callable[[Address], Connection]
 IsGood = Callable[[list[Frame]], bool]
-"""Whether, by the frames that it has sent, a peer is what was looked for.  Raises OSError if it is
-not, and will not be."""
-
-
-def where(uris: Sequence[str], reasons: Mapping[str, str], after: str = "") -> str:
-    """The addresses, and why each was of no use, for a person."""
-    if len(uris) == 1:
-        return f"{uris[0]}{after} ({reasons.get(uris[0], 'no answer')})"
-    each = (f"{uri} ({reasons.get(uri, 'not asked yet')})" for uri in uris)
-    return " or ".join(each) + after
+"""Whether the frames that a peer has sent are what was waited for.  Raises OSError if they never
+will be."""
 
 
 class Dialing:
-    """Attempts at all of ``uris``, in order, each with a head start of ``head_start_s``.
+    """Attempts at some of ``addresses``, from :meth:`start` until all have answered, or ``stop``.
 
-    Nothing is tried before ``not_before`` (monotonic).  What is at hand is what :meth:`advance`
-    yields; it is the caller's from then on, and its address is not tried any more.
+    ``begin`` makes a connection, ``is_good`` judges its peer.  An address that has answered is not
+    tried any more, and its connection is the caller's.
     """
 
-    def __init__(
-        self,
-        uris: Sequence[str],
-        begin: Begin,
-        is_good: IsGood,
-        head_start_s: float,
-        not_before: float = -math.inf,
+    def __init__(self, addresses: Sequence[str], begin: Begin, is_good: IsGood) -> None:
+        self.reasons: dict[str, str] = {}
+        """By configured address: why the address was of no use when it was last tried."""
+        self._addresses = addresses
+        self._attempt = lambda address: _Attempt(address, begin, is_good)
+        self._targets: list[_Target] = []  # without those that have answered
+        self._started_at = -math.inf
+        self._head_start_s = 0.0
+
+    def start(
+        self, uris: Sequence[str], head_start_s: float, not_before: float = -math.inf
     ) -> None:
-        start = max(time.monotonic(), not_before)
+        """Try all ``uris`` in order, each with a head start, from ``not_before`` (monotonic)."""
+        self._started_at = max(time.monotonic(), not_before)
+        self._head_start_s = head_start_s
         self._targets = [
-            _Target(uri, start + number * head_start_s, begin, is_good)
+            _Target(uri, self._started_at + number * head_start_s, self._attempt)
             for number, uri in enumerate(uris)
         ]
-        self._start, self._head_start_s = start, head_start_s
+
+    def stop(self) -> None:
+        """Close all attempts, and keep the reasons why they have not succeeded."""
+        self.reasons.update(self._current_reasons())
+        for target in self._targets:
+            target.close()
+        self._targets = []
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an address is, or will be, tried."""
+        return bool(self._targets)
 
     @property
     def has_failed(self) -> bool:
@@ -83,19 +91,26 @@ class Dialing:
 
     @property
     def settles_at(self) -> float:
-        """Until when an address that answers at all is likely to have done so (monotonic)."""
+        """Until when an address that answers at all has probably answered (monotonic)."""
         if all(target.has_failed for target in self._targets):
             return -math.inf
-        return self._start + EYEBALLS_S
+        return self._started_at + EYEBALLS_S
 
-    def reasons(self) -> Iterator[tuple[str, str]]:
-        """The addresses that were tried, and why each is of no use yet."""
-        return ((target.uri, target.reason()) for target in self._targets if target.is_begun)
+    def where(self, states: Mapping[str, str], after: str = "") -> str:
+        """All addresses for a person, each with its state, or else why it is of no use."""
+        reasons = {**self.reasons, **self._current_reasons(), **states}
+        if len(self._addresses) == 1:
+            return f"{self._addresses[0]}{after} ({reasons.get(self._addresses[0], 'no answer')})"
+        each = (f"{uri} ({reasons.get(uri, 'not asked yet')})" for uri in self._addresses)
+        return " or ".join(each) + after
+
+    def _current_reasons(self) -> dict[str, str]:
+        return {target.uri: target.reason() for target in self._targets if target.is_begun}
 
     def advance(self) -> Iterator[tuple[str, Connection]]:
-        """Do what is due; the addresses that have answered, and the connections to them."""
+        """Do what is due; yield the addresses that have answered, with their connections."""
         now = time.monotonic()
-        is_next = now >= self._start  # whether all before it have failed
+        is_next = now >= self._started_at  # have all targets before this one failed?
         for target in list(self._targets):
             if target.is_begun or is_next or now >= target.due_at:
                 connection = target.advance(now, self._head_start_s)
@@ -106,55 +121,51 @@ class Dialing:
             is_next = is_next and target.has_failed
 
     def register(self, poller: select.poll) -> None:
-        """Add what :meth:`advance` has to wait for."""
+        """Register all connections, for the next :meth:`advance`."""
         for target in self._targets:
-            target.register(poller)
+            for attempt in target.attempts:
+                attempt.register(poller)
 
     @property
     def next_at(self) -> float:
-        """When :meth:`advance` is due whatever happens (monotonic)."""
+        """When :meth:`advance` is due even if no connection is ready (monotonic)."""
         return min((target.next_at for target in self._targets), default=math.inf)
-
-    def close(self) -> None:
-        for target in self._targets:
-            target.close()
 
 
 class _Target:
-    """A configured address, and the attempts at what it stands for."""
+    """A configured address, and the attempts at all addresses that its host stands for."""
 
-    def __init__(self, uri: str, due_at: float, begin: Begin, is_good: IsGood) -> None:
+    def __init__(self, uri: str, due_at: float, attempt: Callable[[Address], _Attempt]) -> None:
         self.uri = uri
         self.due_at = due_at
         self.is_begun = False
-        self._begin = begin
-        self._is_good = is_good
+        self.attempts: list[_Attempt] = []
+        self._attempt = attempt
         self._asking: Asking[list[Address]] | None = None
         self._asked_at = -math.inf
-        self._unknown = ""  # what a name server said, if it did not know the name
-        self._attempts: list[_Attempt] = []
-        self._due_at = math.inf  # of the next of these (monotonic)
+        self._unknown = ""  # the name server's words, if the name is unknown
+        self._due_at = math.inf  # of the first attempt that is not begun (monotonic)
 
     @property
     def has_failed(self) -> bool:
-        if self._attempts:
-            return all(attempt.failures for attempt in self._attempts)
+        if self.attempts:
+            return all(attempt.failures for attempt in self.attempts)
         return bool(self._unknown)
 
     def reason(self) -> str:
-        for attempt in self._attempts:
+        for attempt in self.attempts:
             if attempt.reason:
                 return attempt.reason
-        if self._attempts:
+        if self.attempts:
             return "no answer"
         return self._unknown or "no name server has answered"
 
     def advance(self, now: float, head_start_s: float) -> Connection | None:
         self.is_begun = True
         self._look_up(now)
-        step_s = min(EYEBALLS_S, head_start_s / max(len(self._attempts), 1))
+        step_s = min(EYEBALLS_S, head_start_s / max(len(self.attempts), 1))
         is_next = True
-        for attempt in self._attempts:
+        for attempt in self.attempts:
             if attempt.begun_at == -math.inf and not is_next and now < self._due_at:
                 break
             if attempt.begun_at == -math.inf:
@@ -167,46 +178,37 @@ class _Target:
 
     def _look_up(self, now: float) -> None:
         if self._asking is None:
-            again_s = NAME_AGAIN_S if self._unknown else NAME_S
-            if now < self._asked_at + again_s:
+            if now < self._asked_at + (NAME_AGAIN_S if self._unknown else NAME_S):
                 return
             self._asked_at = now
             addresses = resolver.known(self.uri)
-            if addresses is None:
-                self._asking = resolver.ask(self.uri)
-                self._asking.is_answered(ASKING_S)  # as it mostly is
-        if self._asking is not None:
-            if not self._asking.is_answered():
+            if addresses is not None:
+                self._replace(addresses)
                 return
+            self._asking = resolver.ask(self.uri)
+            self._asking.is_answered(ASKING_S)  # most names are resolved by then
+        if self._asking.is_answered():
             asking, self._asking = self._asking, None
-            try:
-                addresses = asking.answer()
+            if isinstance(asking.error, OSError):
+                self._unknown = asking.error.strerror or str(asking.error)
+            else:
                 self._unknown = ""
-            except OSError as error:
-                self._unknown = error.strerror or str(error)
-                return
-        self._replace(addresses or [])
+                self._replace(asking.answer())
 
     def _replace(self, addresses: list[Address]) -> None:
-        before = {repr(attempt.address): attempt for attempt in self._attempts}
-        self._attempts = []
-        for address in addresses:
-            known = before.pop(repr(address), None)
-            self._attempts.append(known or _Attempt(address, self._begin, self._is_good))
+        before = {repr(attempt.address): attempt for attempt in self.attempts}
+        self.attempts = [before.get(repr(each)) or self._attempt(each) for each in addresses]
         self._due_at = math.inf
         for attempt in before.values():
-            attempt.close()
-
-    def register(self, poller: select.poll) -> None:
-        for attempt in self._attempts:
-            attempt.register(poller)
+            if attempt not in self.attempts:
+                attempt.close()
 
     @property
     def next_at(self) -> float:
         if not self.is_begun:
             return self.due_at
-        times = [attempt.next_at for attempt in self._attempts if attempt.begun_at != -math.inf]
-        if len(times) < len(self._attempts):
+        times = [attempt.next_at for attempt in self.attempts if attempt.begun_at != -math.inf]
+        if len(times) < len(self.attempts):
             times.append(self._due_at)
         if self._asking is not None:
             times.append(time.monotonic() + ASKING_S)
@@ -215,32 +217,30 @@ class _Target:
         return min(times)
 
     def close(self) -> None:
-        for attempt in self._attempts:
+        for attempt in self.attempts:
             attempt.close()
 
 
 class _Attempt:
-    """One address, tried again and again."""
+    """One address of a host, tried again until the peer is good."""
 
     def __init__(self, address: Address, begin: Begin, is_good: IsGood) -> None:
         self.address = address
         self.begun_at = -math.inf
         self.failures = 0
         self.reason = ""
-        """Why it has failed, when it last did."""
+        """Why the last try has failed."""
         self._begin = begin
         self._is_good = is_good
         self._connection: Connection | None = None
-        self._flood = 0
 
     def advance(self, now: float) -> Connection | None:
-        """The connection, if it is good."""
+        """Connect and receive without blocking; return the connection once its peer is good."""
         if self._connection is None and now < self.next_at:
             return None
         try:
             if self._connection is None:
                 self.begun_at = now
-                self._flood = 0
                 self._connection = self._begin(self.address)
             connection = self._connection
             frames = connection.advance()
@@ -249,14 +249,14 @@ class _Attempt:
                 return connection
             if connection.error is not None:
                 raise connection.error
-            self._flood += sum(map(cost, frames))
-            if self._flood > FLOOD:
-                raise BadPeer("what listens there sends and sends, and is not a relay")
-            if now > self.begun_at + (GREET_S if connection.is_connected else CONNECT_S):
+            connection.flood.add(frames)
+            if now > self.next_at:
                 raise TimeoutError("no answer")
         except OSError as error:
+            if is_handlers(error):
+                raise
             self.failures += 1
-            if isinstance(error, BlockingIOError):  # at ipc
+            if isinstance(error, BlockingIOError):  # ipc only
                 self.reason = "no answer: its queue of connections is full"
             elif not isinstance(error, TimeoutError) or not self.reason:
                 self.reason = error.strerror or str(error)

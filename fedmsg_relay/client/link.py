@@ -1,7 +1,7 @@
-"""A connection on which each message has an answer: that a relay has it.
+"""A connection on which the relay acknowledges each message.
 
-Behind each message goes a PING with its number, and the PONG says that the relay's libzmq has read
-both (see :mod:`fedmsg_relay.zmtp.connection`).
+A PING with a message's number follows each message, and the PONG says that the relay's libzmq has
+read both (see :mod:`fedmsg_relay.zmtp.connection`).
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import time
 
 from fedmsg_relay.net.resolver import Address
 from fedmsg_relay.zmtp import codec
-from fedmsg_relay.zmtp.connection import FLOOD, BadPeer, Connection, Frame, cost
+from fedmsg_relay.zmtp.connection import BadPeer, Connection, Flood, Frame
 
-FRAME_MAX = 2**16
-"""Bytes of a frame that a relay sends to a publisher: its subscriptions and PONGs are short."""
+FRAME_MAX_BYTES = 2**16
+"""Longest frame accepted: a relay sends a publisher only subscriptions and PONGs, short ones."""
 
 NUMBER = struct.Struct(">Q")
 
 
 def connect(address: Address) -> Connection:
-    """A connection, as a publisher's."""
-    return Connection(address, b"PUB", FRAME_MAX)
+    """Begin a publisher's connection."""
+    return Connection(address, b"PUB", FRAME_MAX_BYTES)
 
 
 def is_subscribed(frames: list[Frame]) -> bool:
-    """Whether a peer has subscribed to everything: what it is sent now, it receives.
+    """Whether a peer has subscribed to everything, and so receives what it is sent from now on.
 
-    Raises OSError for a relay that stops.
+    Raises OSError for a relay that drains.
     """
     topics = [codec.subscribed(*frame) for frame in frames]
     if codec.DRAINS in topics:
@@ -44,40 +44,39 @@ class Link:
         self.uri = uri
         self.made_at = time.monotonic()
         self.drains = False
-        """Whether the relay has said that it stops; no more may be sent."""
+        """Whether the relay has said that it drains; no more may be sent."""
         self.unanswered = 0
         """Messages that were sent, and may not have arrived."""
+        self.progress_at = 0.0
+        """When unanswered messages were last known to move (monotonic)."""
         self._connection = connection
         self._answered = 0  # messages
-        self._flood = 0  # bytes that have come since the last answer
-        self._untaken = math.inf  # bytes, when last looked at
-        self.progress_at = 0.0
-        """When something of what is unanswered was last known to move (monotonic)."""
+        connection.flood = Flood()  # since the last answer
+        self._untaken = math.inf  # bytes, at the last call of is_stalled()
 
     def send(self, message: bytes) -> None:
-        """Send a message, as it goes over the wire."""
+        """Send a message that :func:`codec.message` made."""
         if not self.unanswered:
             self.progress_at = time.monotonic()
         number = NUMBER.pack(self._answered + self.unanswered)
         self._connection.send(message + codec.ping(number))
         self.unanswered += 1
-        self._untaken = math.inf  # not before it is looked at
+        self._untaken = math.inf
 
     def advance(self) -> int:
-        """Do what can be done without waiting; how many messages the relay has taken thereby."""
+        """Send and receive without blocking; return how many messages were answered thereby."""
         before = self._answered
         try:
             for frame in self._connection.advance():
-                self._take(frame)
+                self._receive(frame)
         except BadPeer as error:
             self._connection.error = error
         if self._answered > before:
             self.progress_at = time.monotonic()
         return self._answered - before
 
-    def _take(self, frame: Frame) -> None:
+    def _receive(self, frame: Frame) -> None:
         flags, body = frame
-        self._flood += cost(frame)
         if flags == codec.COMMAND and body.startswith(codec.PONG):
             context = body[len(codec.PONG) :]
             number = NUMBER.unpack(context)[0] if len(context) == NUMBER.size else -1
@@ -85,19 +84,18 @@ class Link:
                 raise BadPeer("what listens there is not a relay: its PONG answers no PING of ours")
             self.unanswered -= number + 1 - self._answered
             self._answered = number + 1
-            self._flood = 0
-        elif codec.subscribed(*frame) == codec.DRAINS:
-            self.drains = True
-        if self._flood > FLOOD:
-            raise BadPeer("what listens there sends and sends, and is not a relay")
+            self._connection.flood = Flood()
+            return
+        self.drains = self.drains or codec.subscribed(*frame) == codec.DRAINS
+        self._connection.flood.add([frame])
 
     @property
     def error(self) -> OSError | None:
-        """Why there is nothing more to be had of it."""
+        """Why nothing more will be received, if so."""
         return self._connection.error
 
     def is_stalled(self, patience_s: float) -> bool:
-        """Whether nothing of what is unanswered has moved for so long."""
+        """Whether no unanswered message has moved for ``patience_s``."""
         if not self.unanswered or time.monotonic() < self.progress_at + patience_s:
             return False
         untaken, before = self._connection.untaken(), self._untaken
@@ -108,7 +106,7 @@ class Link:
         return True
 
     def register(self, poller: select.poll) -> None:
-        """Add what :meth:`advance` has to wait for."""
+        """Register the connection, for the next :meth:`advance`."""
         poller.register(self._connection, self._connection.events)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How long a script waits without progress, and whom it tells meanwhile."""
+"""How long a script waits without progress, and what a person is told meanwhile."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import math
 import time
 from collections.abc import Callable
 
+Tell = Callable[[str], object]
+
 
 class Waiting:
-    """A deadline that begins anew with all progress, and words for a person when that takes long.
+    """A deadline that begins anew at each progress, and words for a person after a long wait.
 
-    All times are monotonic.
+    Calls ``tell`` after ``tell_after_s`` without progress, and then at the next progress.  All
+    times are monotonic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell | None, tell_after_s: float) -> None:
         self.timeout_s = self.deadline = math.inf
-        self.tell: Callable[[str], object] | None = None
-        """Called when there was no progress for :attr:`tell_after_s`, and when there is some."""
-        self.tell_after_s = math.inf
-        self._since = math.inf  # the last progress
+        self._tell = tell
+        self._tell_after_s = tell_after_s
+        self._since = math.inf  # when there was progress last
         self._has_told = False
 
     def begin(self, timeout_s: float, at: float) -> None:
-        """Wait until ``timeout_s`` after ``at``, or after the last progress."""
+        """Set the deadline to ``timeout_s`` after ``at``, and after each later progress."""
         self.timeout_s, self.deadline, self._since = timeout_s, at + timeout_s, at
 
     def is_over(self) -> bool:
@@ -30,25 +32,25 @@ class Waiting:
         return time.monotonic() >= self.deadline
 
     def progress(self, words: str) -> None:
-        """Begin anew; tell ``words`` if a wait was told of."""
+        """Begin anew; tell ``words`` if :meth:`tell_of_it` has told of the wait."""
         self.begin(self.timeout_s, time.monotonic())
-        if self.tell is not None and self._has_told:
+        if self._tell is not None and self._has_told:
             self._has_told = False
-            self.tell(words)
+            self._tell(words)
 
     def tell_of_it(self, words: Callable[[], str]) -> None:
-        """Tell what ``words`` returns, once, if there was no progress for long enough."""
-        if self.tell is not None and time.monotonic() >= self._tells_at:
+        """Tell what ``words`` returns, once, if the wait is long enough."""
+        if self._tell is not None and time.monotonic() >= self._tells_at:
             self._has_told = True
-            self.tell(words())
+            self._tell(words())
 
     @property
     def next_at(self) -> float:
-        """When the deadline passes, or :meth:`tell_of_it` is due."""
+        """When the deadline passes, or :meth:`tell_of_it` is due, whichever is first."""
         return min(self.deadline, self._tells_at)
 
     @property
     def _tells_at(self) -> float:
-        if self.tell is None or self._has_told:
+        if self._tell is None or self._has_told:
             return math.inf
-        return self._since + self.tell_after_s
+        return self._since + self._tell_after_s

@@ -1,10 +1,11 @@
-"""Is the relay up?  Asked from outside, as a script and a consumer would.
+"""``--check``: whether the relay forwards, asked from outside, as a script and a consumer would.
 
-A connection to the inbound must receive the relay's subscription, and the announcement of where it
-is bound (:class:`fedmsg_relay.relay.proxy.Announcement`); only its forwarding thread can send both.
-That must be where the configuration has it, and a connection to the outbound must succeed in ZMTP's
-handshake.  No message is put on the bus.  The answer is one line and an exit status, as the
-`plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios want them.
+A connection to the inbound must receive the relay's subscription, and the announcement of where the
+relay is bound (:mod:`fedmsg_relay.relay.announcement`).  Only a relay's forwarding thread can send
+both.  The announced addresses must be those of the configuration, and a connection to the outbound
+must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.  The
+answer is one line and an exit status, as the `plugin guidelines
+<https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios ask for.
 """
 
 from __future__ import annotations
@@ -21,64 +22,65 @@ from typing import Any
 import zmq
 
 from fedmsg_relay.commands import targets
-from fedmsg_relay.commands.targets import Asked
+from fedmsg_relay.commands.targets import Target
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.net import endpoints, resolver
-from fedmsg_relay.relay.proxy import Announcement
+from fedmsg_relay.relay.announcement import Announcement
 from fedmsg_relay.zmtp import codec, connection
 
-OK, CRITICAL, UNKNOWN = 0, 2, 3
+OK, CRITICAL, UNKNOWN = 0, 2, 3  # the exit statuses of Nagios plugins
 
 TOPIC = "relay.check"
 
-AGAIN_S = 0.5
-"""How often a round trip is tried anew: the first message may come before the relay's forwarding
-thread has taken in the subscription that libzmq's other thread has read."""
+RESEND_EVERY_S = 0.5
+"""Time between two messages of a round trip: the first one may arrive before the relay's forwarding
+thread has processed the subscription that libzmq's I/O thread has read."""
 
 
 class Failed(Exception):
-    """A side of the relay does not do what it should; the message says which, and how."""
+    """The relay does not do what it should; the message says at which address, and what."""
 
 
 def check(
     settings: Settings, config: Mapping[str, Any], timeout_s: float, roundtrip: bool
 ) -> tuple[int, str]:
-    """The exit status, and the line about the relay's status, after ``timeout_s`` at most.
+    """Return the exit status and the line about the relay, after ``timeout_s`` at most.
 
-    To find out why there was no answer takes :data:`targets.EXPLAIN_S` more.  With ``roundtrip`` a
-    message is sent, and waited for; ``config`` has the prefix of its topic.
+    Finding out why there was no answer takes :data:`targets.EXPLAIN_S` more.  With ``roundtrip`` a
+    message is sent, and waited for; its topic begins with the prefix and environment of ``config``.
     """
     deadline = time.monotonic() + timeout_s
     with contextlib.closing(_Check(deadline)) as checking:
         try:
-            asked = endpoints.in_time(
-                lambda: targets.here_or_elsewhere(settings, deadline), timeout_s
-            )
-            said = _ask(checking, asked, settings)
+            target = endpoints.in_time(lambda: targets.find(settings, deadline), timeout_s)
+            addresses = _ask(checking, target, settings)
             if roundtrip:
                 checking.round_trip(config)
         except Failed as failed:
             return CRITICAL, f"CRITICAL - {failed}"
         except (RelayError, OSError, zmq.ZMQError) as error:
             return UNKNOWN, f"UNKNOWN - cannot ask: {error}"
-    seen = " ".join(f"{name}={s:.6f}s;;;0;{timeout_s:g}" for name, s in checking.seconds.items())
-    return OK, f"OK - forwarding {said} | {seen}"
+    figures = " ".join(f"{name}={s:.6f}s;;;0;{timeout_s:g}" for name, s in checking.seconds.items())
+    return OK, f"OK - forwarding {addresses} | {figures}"
 
 
-def _ask(checking: _Check, asked: Asked, settings: Settings) -> str:
-    """Every inbound that may be asked from here, and the outbound that it announces."""
-    groups = asked.outbound
-    for uri in asked.inbound_uris():
+def _ask(checking: _Check, target: Target, settings: Settings) -> str:
+    """Check every inbound of ``target``, and the outbound that all of them announce.
+
+    Returns their addresses.  Raises :class:`Failed`.
+    """
+    groups = target.outbound
+    for uri in target.inbound_uris():
         relay = checking.inbound(uri)
-        groups = [each for each in groups if asked.are_bound(each, relay.outbound)]
-        if not groups or not asked.are_bound(asked.inbound, relay.inbound):
+        groups = [each for each in groups if target.are_bound(each, relay.outbound)]
+        if not groups or not target.are_bound(target.inbound, relay.inbound):
             raise Failed(
                 f"relay_inbound {uri}: the relay forwards {_both(*relay)}, but the config says"
                 f" {_both(settings.inbound, settings.outbound)}; reload it to apply the change"
             )
-    checking.outbound(asked.outbound_uris(groups[0]))
-    return _both(*([endpoint.uri for endpoint in side] for side in (asked.inbound, groups[0])))
+    checking.outbound(target.outbound_uris(groups[0]))
+    return _both(*([endpoint.uri for endpoint in side] for side in (target.inbound, groups[0])))
 
 
 def _both(inbound: Iterable[str], outbound: Iterable[str]) -> str:
@@ -86,19 +88,22 @@ def _both(inbound: Iterable[str], outbound: Iterable[str]) -> str:
 
 
 class _Check:
-    """The sockets of a check, and how long each thing took."""
+    """The sockets of one check, and the seconds that each part of it took."""
 
     def __init__(self, deadline: float) -> None:
         self.seconds: dict[str, float] = {}
         self._start = time.monotonic()
         self._deadline = deadline
-        self._outbound = ""  # where round_trip() listens
+        self._outbound = ""  # where round_trip() subscribes
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._publishers: dict[str, zmq.Socket[bytes]] = {}
         self._consumers: list[zmq.Socket[bytes]] = []
 
     def inbound(self, uri: str) -> Announcement:
-        """Wait for the relay's subscriptions; what it announces by one of them."""
+        """Wait for the relay's subscriptions; return what it announces by one of them.
+
+        Raises :class:`Failed` at the deadline.
+        """
         start = time.monotonic()
         publisher = self._publishers[uri] = self._socket(zmq.XPUB)
         publisher.connect(uri)
@@ -119,7 +124,7 @@ class _Check:
         return announcement
 
     def outbound(self, uris: Sequence[str]) -> None:
-        """Wait for a handshake at each."""
+        """Wait for a completed handshake at each of ``uris``.  Raises :class:`Failed` likewise."""
         start = time.monotonic()
         self._outbound = uris[0]
         waiting = {self._handshake(uri): uri for uri in uris}
@@ -137,14 +142,17 @@ class _Check:
         self._took("handshake", start)
 
     def round_trip(self, config: Mapping[str, Any]) -> None:
-        """Send a message at each inbound, and wait for it at the outbound."""
+        """Send a message to each inbound, and wait for it at the outbound.
+
+        Raises :class:`Failed` likewise.
+        """
         topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}".encode()
         try:
             (address, *_) = resolver.known(self._outbound) or []
             with contextlib.closing(connection.Connection(address, b"SUB", math.inf)) as consumer:
                 while not consumer.is_ready:
                     self._advance(consumer, self._deadline)
-                # The answer to a PING comes when the relay's libzmq has read what is before it.
+                # A PONG comes when the relay's libzmq has read the subscription before the PING.
                 consumer.send(codec.subscribe(topic) + codec.ping())
                 self._wait_for(consumer, [codec.PONG], self._deadline)
                 for uri in self._publishers:
@@ -156,16 +164,16 @@ class _Check:
             ) from error
 
     def _send(self, uri: str, topic: bytes, consumer: connection.Connection) -> None:
-        """Send a message at one inbound until the consumer has it."""
+        """Send a message to one inbound, repeatedly, until the consumer has received one."""
         sent: dict[bytes, float] = {}
         while True:
             body = _message(topic.decode())
             sent[body] = time.monotonic()
             self._publishers[uri].send_multipart([topic, body])
-            again_at = min(sent[body] + AGAIN_S, self._deadline)
+            resend_at = min(sent[body] + RESEND_EVERY_S, self._deadline)
             with contextlib.suppress(TimeoutError):
-                came = self._wait_for(consumer, sent.keys(), again_at)
-                self._took("roundtrip", sent[came])
+                received = self._wait_for(consumer, sent.keys(), resend_at)
+                self._took("roundtrip", sent[received])
                 return
             if not self._left_ms():
                 raise Failed(
@@ -176,14 +184,14 @@ class _Check:
     def _wait_for(
         self, consumer: connection.Connection, awaited: Collection[bytes], until: float
     ) -> bytes:
-        """Which of the awaited frames has come; what else comes is somebody else's."""
+        """Return the first awaited frame that is received; other frames are other publishers'."""
         while True:
             for _, body in self._advance(consumer, until):
                 if body in awaited:
                     return body
 
     def _advance(self, consumer: connection.Connection, until: float) -> list[connection.Frame]:
-        """The frames that have come, after a wait for some.  Raises OSError, or TimeoutError."""
+        """Wait, and return the frames received.  Raises TimeoutError at ``until``, or OSError."""
         if time.monotonic() >= until:
             raise TimeoutError("it does not answer")
         poller = select.poll()
@@ -203,9 +211,9 @@ class _Check:
         return made
 
     def _handshake(self, uri: str) -> zmq.Socket[bytes]:
-        """A socket on which there is something to read when a consumer at ``uri`` is welcome."""
+        """Connect a consumer to ``uri``; return a socket that becomes readable at its handshake."""
         consumer = self._socket(zmq.SUB)
-        self._consumers.append(consumer)  # or it would be closed with its last reference
+        self._consumers.append(consumer)  # pyzmq closes a socket with its last reference
         monitor = consumer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         consumer.connect(uri)
         return monitor
@@ -221,7 +229,7 @@ class _Check:
 
 
 def _message(topic: str) -> bytes:
-    """A message as fedmsg's, for whoever listens to everything."""
+    """Make a message of fedmsg's shape, as consumers of every topic receive it too."""
     body = {
         "topic": topic,
         "msg": {},

@@ -1,4 +1,4 @@
-"""``--test``: what a start would do with the configuration, without doing it."""
+"""``--test``: what a start would do with the configuration; binds, makes and removes nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger("fedmsg.relay")
 def test(
     settings: Settings, pidfile_path: str, log_path: str | None, user: pwd.struct_passwd | None
 ) -> Iterator[str]:
-    """Check that a start could bind what it should; yields what to say of it.
+    """Check that a start could bind what it should; yield the lines of the answer.
 
-    What the relay in the pid file listens at counts as free.  A directory that is missing, or that
-    ``user`` (if it is None, whoever asks) may not write to, is warned of in the log.
+    An address of the relay in the pid file counts as free.  The log warns of a directory that is
+    missing, or that ``user`` may not write to; None is the user of this process.
 
     Raises :class:`fedmsg_relay.errors.RelayError` as a start would.
     """
-    plan = startup.checked_plan(settings)
+    local = startup.checked_endpoints(settings)
     holder = pidfile.named(pidfile_path)
 
     def check(group: Iterable[Endpoint]) -> None:
@@ -37,22 +37,22 @@ def test(
                 listening.check_file(endpoint, holder)
                 _warn_of_directory(f"{endpoint.key}: {endpoint.uri}", path, user)
 
-    check(plan.inbound)
-    _, errors = plan.first_outbound(check)
+    check(local.inbound)
+    _, errors = local.first_outbound(check)
     for error in errors:
         log.warning("%s; the next address would be used", error)
     try:
-        check(plan.monitoring)
+        check(local.monitoring)
     except BindError as error:
         log.warning("%s; the relay would go without it", error)
     if log_path is not None:
         _warn_of_directory(f"the log file {log_path}", os.path.abspath(log_path), user)
 
-    for endpoint in plan.inbound:
+    for endpoint in local.inbound:
         yield f"relay_inbound: {endpoint.uri}"
-    for group in plan.outbound:
+    for group in local.outbound:
         yield f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}"
-    for endpoint in plan.monitoring + plan.prometheus:
+    for endpoint in local.monitoring + local.prometheus:
         yield f"{endpoint.key}: {endpoint.uri}"
     yield "configuration OK"
 
@@ -71,7 +71,7 @@ def _warn_of_directory(what: str, path: str, user: pwd.struct_passwd | None) -> 
 
 @contextlib.contextmanager
 def _acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
-    """Within, the effective user is ``user``, if this one may become another."""
+    """Make ``user`` the effective user within the block, if this process is root's."""
     if user is None or os.geteuid() != 0:
         yield
         return

@@ -1,7 +1,7 @@
-"""``fedmsg-relay-publish``: lines of a shell -> messages on the bus, or a status that says no.
+"""``fedmsg-relay-publish``: lines of a shell -> messages on the bus, or an exit status above 0.
 
-Its options are those of ``fedmsg-logger``, and more; the messages are the same.  Its exit statuses
-are those of :data:`STATUSES`, which ``--help`` shows.
+The options are those of ``fedmsg-logger``, and more; the messages are the same.  :data:`STATUSES`
+has the exit statuses, which ``--help`` shows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,7 +55,7 @@ OPTIONS: list[Option] = [
     (
         ["--message"],
         {
-            "dest": "logger_message",  # as stock has it: the signer takes "message" for its own
+            "dest": "logger_message",  # as in fedmsg-logger: "message" is a parameter of the signer
             "metavar": "TEXT",
             "help": "The message; instead of standard input.",
         },
@@ -91,10 +92,10 @@ OPTIONS: list[Option] = [
 NOT_SENT = RelayUnavailable.status
 NOT_PUBLISHABLE = MessageTooLarge.status
 INTERRUPTED = 130
-"""The exit status of what SIGINT has ended, to a shell."""
+"""The exit status by which a shell reports a death by SIGINT."""
 
 CHUNK = 2**16
-"""Bytes of input that are read, and published, at once."""
+"""Bytes of input read and published at once."""
 
 PROGRESS_AFTER_S = 1.0
 PROGRESS_EVERY_S = 0.2
@@ -105,7 +106,7 @@ _Batch = list[tuple[str, str]]
 
 
 class _NotJson(ValueError):
-    """A text is not JSON, where it was to be; the message says why not."""
+    """A text is not JSON, though ``--json-input`` was given; the message says why not."""
 
 
 class _NoInput(RelayError):
@@ -115,13 +116,15 @@ class _NoInput(RelayError):
 
 
 def main() -> int:
-    """Do what ``sys.argv`` says; returns the exit status."""
-    sys.argv[0] = NAME  # what usage messages call us
-    stdio.fill()
+    """Run the command line in ``sys.argv``; returns the exit status."""
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see publish_start
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv[0] = NAME  # the name in usage messages
+        stdio.fill()
         site = loader.load(OPTIONS, DESCRIPTION)
         _check_timeout(site)
-        return _publish_all(site, Script(site))
+        return _publish_all(site, Script(site, tell=_say if site["wait"] else None))
     except RelayError as error:
         return _say(str(error), error.status)
     except KeyboardInterrupt:
@@ -129,47 +132,45 @@ def main() -> int:
 
 
 def _check_timeout(site: Mapping[str, Any]) -> None:
-    """Refuse a bad ``--timeout`` as argparse would, and as a key of the configuration otherwise."""
+    """Refuse a bad ``--timeout`` as wrong usage, a bad key ``timeout`` as a bad config."""
     try:
         settings.timeout_s(site["timeout"], may_be_infinite=True)
     except ConfigError as error:
         words = (word.partition("=")[0] for word in sys.argv)
-        # As argparse lets it be abbreviated, where other options begin with "--t".
+        # argparse accepts abbreviations, but not "--t", which --topic begins with as well.
         if any(len(word) > 3 and "--timeout".startswith(word) for word in words):
             raise WrongUsage(f"--{error}") from None
         raise
 
 
 def _say(message: str, status: int = NOT_SENT) -> int:
-    # Not by sys.stderr, which would keep what a full disk does not take, and fail at the end again.
-    with contextlib.suppress(OSError):  # the status says so all the same
+    # Not sys.stderr: it keeps bytes that a full disk has refused, and fails again at exit.
+    with contextlib.suppress(OSError):  # the exit status still tells
         os.write(2, f"{NAME}: {message}\n".encode(errors="backslashreplace"))
     return status
 
 
 def _publish_all(site: Mapping[str, Any], script: Script) -> int:
-    """Publish all that there is; returns the exit status."""
+    """Publish ``--message`` or all of standard input; returns the exit status."""
     status = 0
     timeout_s = math.inf if site["wait"] else site["timeout"]
-    if site["wait"]:
-        script.tell(_say, site["timeout"])
     for batch in _with_progress(_batches(site), script):
         script.begin(timeout_s, site["confirm"])
         taken = script.taken
-        places: list[str] = []  # of what has been sent, or may have been
+        places: list[str] = []  # of messages that have been, or may have been, sent
         try:
             for place, text in batch:
                 places.append(place)
                 try:
                     script.publish(site["topic"], _message(site, text), site["modname"])
-                except _NotJson as error:
-                    problem = NOT_PUBLISHABLE, str(error)
-                except MessageTooLarge as error:
-                    problem = NOT_PUBLISHABLE, error.reason
+                except (_NotJson, MessageTooLarge) as error:
+                    problem = NOT_PUBLISHABLE, error.args[0]
                 except (RelayUnavailable, ConfigError):
                     raise
-                except Exception as error:  # noqa: BLE001 (fedmsg signs it, by whatever means)
-                    problem = NOT_SENT, _words(error)
+                except RelayError as error:
+                    problem = NOT_SENT, str(error)
+                except Exception as error:  # noqa: BLE001 (signing may raise anything)
+                    problem = NOT_SENT, f"{type(error).__name__}: {error}"
                 else:
                     if site["confirm"]:
                         script.flush()
@@ -188,7 +189,7 @@ def _publish_all(site: Mapping[str, Any], script: Script) -> int:
 
 
 def _message(site: Mapping[str, Any], text: str) -> Any:
-    """What a text is as a message.  Raises :class:`_NotJson`."""
+    """Convert a text to a message.  Raises :class:`_NotJson`."""
     if not site["json_input"]:
         return {"log": text.strip()}
     try:
@@ -202,12 +203,8 @@ def _message(site: Mapping[str, Any], text: str) -> Any:
         raise _NotJson(f"it is not JSON that can be read ({error})") from None
 
 
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, RelayError) else f"{type(error).__name__}: {error}"
-
-
 def _batches(site: Mapping[str, Any]) -> Iterator[_Batch]:
-    """The texts of messages, as many as there are at once, each with the place where it was."""
+    """Yield the texts of messages, in batches as they arrive, each with its place in the input."""
     if site["logger_message"] is not None:
         yield [("message", site["logger_message"])]
         return
@@ -221,8 +218,8 @@ def _batches(site: Mapping[str, Any]) -> Iterator[_Batch]:
 
 
 def _lines() -> Iterator[list[str]]:
-    """The lines of standard input, as many as there are at once."""
-    parts: list[bytes] = []  # of a line that has not ended
+    """Yield the lines of standard input, in batches as they arrive."""
+    parts: list[bytes] = []  # of an incomplete line
     while chunk := _read():
         first, *lines = chunk.split(b"\n")
         parts.append(first)
@@ -239,7 +236,7 @@ def _read() -> bytes:
         while True:
             try:
                 return os.read(0, CHUNK)
-            except BlockingIOError:  # whoever else has this end of it wants it so
+            except BlockingIOError:  # another process has set O_NONBLOCK on the shared stdin
                 select.select([0], [], [])
     except OSError as error:
         raise _NoInput(f"cannot read standard input: {error.strerror}") from error
@@ -254,7 +251,7 @@ def _is_json(text: str) -> bool:
 
 
 def _with_progress(batches: Iterable[_Batch], script: Script) -> Iterator[_Batch]:
-    """The batches; between them, on a terminal, how far it is, if it takes its time."""
+    """Yield the batches; on a terminal, show between them how many messages are taken."""
     next_at = time.monotonic() + PROGRESS_AFTER_S if sys.stderr.isatty() else math.inf
     is_shown = False
     for batch in batches:

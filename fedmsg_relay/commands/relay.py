@@ -1,4 +1,7 @@
-"""Words on the command line -> one action -> exit status."""
+"""``fedmsg-relay``: the words on the command line -> one action -> the exit status.
+
+Prints every error as one line, without a traceback.
+"""
 
 from __future__ import annotations
 
@@ -11,133 +14,90 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedmsg_relay import __version__
 from fedmsg_relay.commands import arguments
 from fedmsg_relay.config import loader, settings
-from fedmsg_relay.config.loader import Option
 from fedmsg_relay.config.sources import Sources
 from fedmsg_relay.daemon import startup
-from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, short
-from fedmsg_relay.system import daemonize, logfile, naming, stdio
+from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, shortage
+from fedmsg_relay.system import daemonize, logwriter, naming, stdio
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 
 log = logging.getLogger("fedmsg.relay")
 
-PIDFILE = "/var/run/fedmsg/fedmsg-relay.pid"
-LOGFILE = "/var/log/fedmsg/fedmsg-relay.log"
-
-DESCRIPTION = """\
-Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
-
-Both addresses come from the global fedmsg config. Stops on SIGTERM and SIGINT, after passing on
-what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, died,
-or does not answer --status; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL,
-3 UNKNOWN.
-"""
-
-
-def _flag(*names: str, help: str) -> Option:
-    return list(names), {"action": "store_true", "help": help}
-
-
-def _path(name: str, help: str) -> Option:
-    return [name], {"action": "store", "metavar": "PATH", "help": help}
-
-
-OPTIONS: list[Option] = [
-    _flag("--daemon", help="Return once the relay runs in the background."),
-    _path(
-        "--pidfile",
-        f"Run only once for this file. Default: {PIDFILE} with --daemon or --replace, else none.",
-    ),
-    _path("--logfile", f"Default: {LOGFILE} with --daemon, else the console."),
-    _flag(
-        "--replace", help="Ask the relay in the pid file to make way, once all is ready to start."
-    ),
-    _flag("-t", "--test", help="Check the configuration, say what would be bound, and exit."),
-    _flag(
-        "--check",
-        help="Ask the relay that should run whether it does, for Nagios: one line, and the exit"
-        " status 0 OK, 2 CRITICAL or 3 UNKNOWN. --timeout says how long to wait.",
-    ),
-    _flag("--roundtrip", help="With --check: also send a message, and wait for it."),
-    _flag(
-        "--status",
-        help="Show what the relay that runs has done and who is connected, as it says on its"
-        " monitoring socket.",
-    ),
-    _flag("--json", help="With --status: as JSON."),
-    (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
-]
-
 
 def main() -> int:
     """Do what ``sys.argv`` says; returns the exit status."""
-    sys.argv[0] = naming.NAME  # what usage messages call us
-    for number in (signal.SIGHUP, signal.SIGUSR1):  # until there is a log to reopen and to write to
+    sys.argv[0] = naming.NAME  # argparse puts it into usage messages
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # until the main loop catches them
         signal.signal(number, signal.SIG_IGN)
     stdio.fill()
-    asked = None  # not known yet
+    options = None  # not known yet
     try:
-        # As argparse lets it be abbreviated, where another option begins with "--c".
+        # argparse takes abbreviations; another option begins with "--c".
         if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
             return _check()
-        asked = arguments.early(OPTIONS)
-        return _run(asked)
+        options = arguments.early()
+        return _run(options)
     except RelayError as error:
         _say(error.status, str(error))
-        arguments.note(str(error), asked, LOGFILE)
+        arguments.note(str(error), options)
         return error.status
     except SystemExit as exits:
-        if exits.code == WrongUsage.status:  # argparse has said what is wrong
-            arguments.note(f"wrong usage: {' '.join(sys.argv)}", asked, LOGFILE)
+        if exits.code == WrongUsage.status:  # argparse has printed what is wrong
+            arguments.note(f"wrong usage: {' '.join(sys.argv)}", options)
         raise
     except Exception as error:  # noqa: BLE001 (as in _serve)
-        return _say(1, str(short(error)))
+        return _say(1, str(shortage(error)))
     except KeyboardInterrupt:
         return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
 
-def _run(asked: argparse.Namespace | None) -> int:
+def _run(options: argparse.Namespace | None) -> int:
     """Test the configuration, ask for the status, or be the relay; returns the exit status."""
-    files = _sources(asked)
+    files = _sources(options)
     try:
         site = _load(files)
         if site["test"]:
             return _test(site, files)
         if site["status"]:
             return _status(site)
-    except BrokenPipeError:  # of --print-config and the like: the reader had enough
+    except BrokenPipeError:  # the reader of --print-config and the like has closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    log_path = arguments.log_path(site, LOGFILE)
-    pidfile_path = _pidfile(site)
-    arguments.leave_to_the_service((log_path, pidfile_path), (LOGFILE, PIDFILE))
+    log_path = arguments.log_path(site)
+    pidfile_path = arguments.pidfile_path(site)
+    arguments.leave_to_the_service(log_path, pidfile_path)
     log_file = LogFile(log_path) if log_path else None
     if site["daemon"] and log_file:
         outcome = daemonize.detach(log_file)
         if isinstance(outcome, daemonize.Outcome):
             return _say(outcome.status, outcome.message)
-        tell = outcome
+        report_start = outcome
     else:
-        tell = daemonize.stay(log_file)
-    status = _serve(site, log_file, pidfile_path, tell)
-    # Taking Python apart first would take a tenth of a second, and be a gap in the service.
+        report_start = daemonize.stay(log_file)
+    status = _serve(site, log_file, pidfile_path, report_start)
+    # Python's teardown would take 0.1 s, which would be a gap in the service.
     os._exit(status)
 
 
-def _sources(asked: argparse.Namespace | None) -> Sources:
-    """A start reads what scripts read; who only asks executes nothing that others have written."""
-    if asked is None:
+def _sources(options: argparse.Namespace | None) -> Sources:
+    """Return which config files count: for a start those that scripts read, else no others' files.
+
+    Config files are Python: a command that only asks executes none that another user can write.
+    """
+    if options is None:
         return Sources(only_own=True)
-    return Sources(only_own=not arguments.is_start(asked), named=asked.config_filename)
+    return Sources(only_own=not arguments.is_start(options), named=options.config_filename)
 
 
 def _load(files: Sources) -> dict[str, Any]:
-    """The configuration and the options.  Raises :class:`RelayError`, or SystemExit as argparse."""
+    """Load the configuration, with the options in it.
+
+    Raises :class:`RelayError`, and SystemExit where argparse does.
+    """
     with naming.named_by_psutil():
-        site = loader.load(OPTIONS, DESCRIPTION, files.may_execute)
+        site = loader.load(arguments.OPTIONS, arguments.DESCRIPTION, files.may_execute)
     if not site["config_filename"]:
         for path in files.passed_over:
             print(
@@ -153,13 +113,6 @@ def _load(files: Sources) -> dict[str, Any]:
     return site
 
 
-def _pidfile(site: Mapping[str, Any]) -> str | None:
-    """Its path, absolute, as a daemon leaves the working directory."""
-    is_by_default = site["daemon"] or site["replace"]
-    path = site["pidfile"] or (PIDFILE if is_by_default else None)
-    return os.path.abspath(path) if path else None
-
-
 def _say(status: int, message: str) -> int:
     if message:
         print(f"{naming.NAME}: {message}", file=sys.stderr)
@@ -167,27 +120,28 @@ def _say(status: int, message: str) -> int:
 
 
 def _test(site: Mapping[str, Any], files: Sources) -> int:
-    from fedmsg_relay.commands import configtest  # a start must not wait for it
+    from fedmsg_relay.commands import configtest  # not imported for a start, which should be quick
 
-    logfile.configure(site)
+    logwriter.configure(site)
     for path in files.read:
         print(f"read {path}")
-    user = startup.service_user()
-    log_path = site["logfile"] or (LOGFILE if user else None)
+    user = arguments.service_user()
+    log_path = site["logfile"] or (arguments.LOGFILE if user else None)
+    pidfile_path = site["pidfile"] or arguments.PIDFILE
     configured = settings.read(site)
-    writer = logfile.Writer()
+    writer = logwriter.Writer()
     try:
-        lines = list(configtest.test(configured, site["pidfile"] or PIDFILE, log_path, user))
+        lines = list(configtest.test(configured, pidfile_path, log_path, user))
     finally:
-        writer.finish()  # what it warns of stands before what it says in the end
+        writer.finish()  # so that the warnings come before the answer
     print(*lines, sep="\n")
     return 0
 
 
 def _status(site: Mapping[str, Any]) -> int:
-    from fedmsg_relay.commands import status  # a start must not wait for it
+    from fedmsg_relay.commands import status  # not imported for a start, which should be quick
 
-    logging.disable()  # what a start would warn of is not the question
+    logging.disable()  # warnings about a start do not concern --status
     report = status.ask(settings.read(site), settings.timeout_s(site["timeout"]))
     if site["json"]:
         print(json.dumps(report, indent=2))
@@ -197,25 +151,25 @@ def _status(site: Mapping[str, Any]) -> int:
 
 
 def _check() -> int:
-    """Ask the relay, and answer as Nagios wants to be answered."""
-    from fedmsg_relay.commands import check  # a start must not wait for it
+    """Ask whether the relay forwards; print one line and return the status as a Nagios plugin."""
+    from fedmsg_relay.commands import check  # not imported for a start, which should be quick
 
-    logging.disable()  # what a start would warn of is not the question
+    logging.disable()  # warnings about a start do not concern --check
     try:
-        site = _load(_sources(arguments.early(OPTIONS)))
+        site = _load(_sources(arguments.early()))
         timeout_s = settings.timeout_s(site["timeout"])
         status, line = check.check(settings.read(site), site, timeout_s, site["roundtrip"])
     except RelayError as error:
         status, line = check.UNKNOWN, f"UNKNOWN - {error}"
-    except Exception as error:  # noqa: BLE001 (with a traceback it would be a mere warning)
+    except Exception as error:  # noqa: BLE001 (Python's status for a traceback is 1, a warning)
         status, line = check.UNKNOWN, f"UNKNOWN - {error!r}"
     except SystemExit as exits:
-        if exits.code == WrongUsage.status:  # which would mean critical
+        if exits.code == WrongUsage.status:  # 2, to Nagios CRITICAL
             return check.UNKNOWN
         raise
     try:
         print(f"FEDMSG-RELAY {line}", flush=True)
-    except (OSError, UnicodeError):  # nobody can be told
+    except (OSError, UnicodeError):  # stdout takes nothing; Python's exit must not try again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return check.UNKNOWN
     return status
@@ -225,29 +179,29 @@ def _serve(
     site: Mapping[str, Any],
     log_file: LogFile | None,
     pidfile_path: str | None,
-    tell: daemonize.Tell,
+    report_start: daemonize.ReportStart,
 ) -> int:
     """Be the relay, as a daemon or in the foreground, until it is stopped."""
     writer = None
     try:
         wrong = _configure_log(site)
-        writer = logfile.Writer()
+        writer = logwriter.Writer()
         startup.serve(
             settings.read(site),
             pidfile=PidFile(pidfile_path) if pidfile_path else None,
             replace=site["replace"],
             log_file=log_file,
-            ready=lambda: tell(0, wrong),
+            ready=lambda: report_start(0, wrong),
         )
-    except Exception as raised:  # even a LookupError may come from want of memory
-        error = raised if isinstance(raised, RelayError) else short(raised)
+    except Exception as raised:  # a shortage of memory may show as any type
+        error = raised if isinstance(raised, RelayError) else shortage(raised)
         log.debug("raised by", exc_info=True)
-        # That a relay runs is all that --daemon promises.
+        # --daemon promises that a relay runs, and one does.
         is_well = site["daemon"] and isinstance(error, AlreadyRunning)
         status = 0 if is_well else error.status
         if log_file is not None:
             log.log(logging.INFO if is_well else logging.ERROR, "%s", error)
-        tell(status, str(error))
+        report_start(status, str(error))
         return status
     else:
         return 0
@@ -257,9 +211,9 @@ def _serve(
 
 
 def _configure_log(site: Mapping[str, Any]) -> str:
-    """Apply the site's ``logging``; returns what is wrong with it, which stops no relay."""
+    """Apply the site's ``logging``; return what is wrong with it, which is no reason not to run."""
     try:
-        logfile.configure(site)
+        logwriter.configure(site)
     except ConfigError as error:
         wrong = f"{error}; logging to standard error instead: correct it, and reload the relay"
         log.error("%s", wrong)

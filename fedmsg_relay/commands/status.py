@@ -1,4 +1,4 @@
-"""The relay's status for a terminal: the report that it publishes on its monitoring socket."""
+"""``--status``: the report that the relay publishes on its monitoring socket, for a terminal."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ COUNTERS = (
     *("connected", "accepted", "refused", "handshakes_failed"),
     *("stalled", "unreachable", "over_memory"),
 )
-"""Of each side, in the order of the table."""
+"""Fields of each side, in the order of the table."""
 
 PEERS_SHOWN = 20
-"""Lines of a table for each side."""
+"""Lines of the table about single peers, for each side."""
 
 
 def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
-    """The fields of a :class:`fedmsg_relay.monitoring.stats.Report` that the relay has just made.
+    """Return the fields of a :class:`fedmsg_relay.monitoring.stats.Report` just made by the relay.
 
     Raises :class:`ConfigError` if there is no monitoring socket, and :class:`RelayError` if there
-    is no answer within ``timeout_s``, or not a relay's.
+    is no answer within ``timeout_s``, or the answer is not a relay's.
     """
     if not settings.monitoring:
         raise ConfigError(
@@ -42,19 +42,19 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
     deadline = time.monotonic() + timeout_s
     first = endpoints.in_time(lambda: targets.first(MONITORING, address, deadline), timeout_s)
     uri = targets.uri(first) or first.uri
-    with zmq.Context() as context, context.socket(zmq.SUB) as listener:
-        listener.setsockopt(zmq.IPV6, 1)
-        listener.setsockopt(zmq.LINGER, 0)
-        listener.subscribe(b"")
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.setsockopt(zmq.IPV6, 1)
+        subscriber.setsockopt(zmq.LINGER, 0)
+        subscriber.subscribe(b"")
         try:
-            listener.connect(uri)
+            subscriber.connect(uri)
         except zmq.ZMQError as error:
             raise RelayError(f"{MONITORING}: cannot connect to {uri}: {error}") from error
-        if not listener.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000))):
+        if not subscriber.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000))):
             raise RelayError(f"{MONITORING} {targets.why_silent([uri], timeout_s)}")
-        said = listener.recv()
+        document = subscriber.recv()
     try:
-        report: dict[str, Any] = json.loads(said)[REPORT_KEY]
+        report: dict[str, Any] = json.loads(document)[REPORT_KEY]
         list(table(report))
     except (ValueError, TypeError, KeyError):
         raise RelayError(
@@ -64,7 +64,7 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> Iterator[str]:
-    """The lines of a table; the first one sums it up."""
+    """Yield the lines of a table for ``report``; the first line is a summary."""
     sides = publishers, consumers = report["publishers"], report["consumers"]
     yield (
         f"fedmsg-relay {report['version']}, pid {report['pid']}, up"
@@ -84,7 +84,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     for who, side in ("publisher", publishers), ("consumer", consumers):
         if side["peers"]:
             yield ""
-        # Those who are furthest behind, and those who have been there for longest.
+        # The furthest behind first, then the longest connected.
         peers = sorted(side["peers"], key=lambda peer: (-peer["waiting_bytes"], -peer["for_s"]))
         for peer in peers[:PEERS_SHOWN]:
             waiting = f"{peer['waiting_bytes']:,} bytes waiting" if peer["waiting_bytes"] else ""
@@ -103,7 +103,7 @@ def _row(name: str, *values: int | str) -> str:
 
 
 def _time(s: float) -> str:
-    """A duration in its two largest units."""
+    """Return a duration in its two largest units."""
     minutes, seconds = divmod(int(s), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -1,4 +1,8 @@
-"""Where to ask a relay from outside, and why there is no answer."""
+"""Where a command connects to ask the relay, and why there was no answer.
+
+Owns the choice of an address that this host can connect to and that an allow list lets in, on the
+relay's host and on another one.  Binds nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,43 +18,49 @@ from typing import Union
 
 from fedmsg_relay.config.allowlist import Network
 from fedmsg_relay.config.settings import Settings
-from fedmsg_relay.errors import NotHere, RelayError
+from fedmsg_relay.errors import NoLocalAddress, RelayError
 from fedmsg_relay.net import endpoints, resolver
 from fedmsg_relay.net.endpoints import WILDCARDS, Endpoint
-from fedmsg_relay.net.plan import bindable
+from fedmsg_relay.net.local import local_endpoints
 
-Address = Union[IPv4Address, IPv6Address]
+IPAddress = Union[IPv4Address, IPv6Address]
 
 LOOPBACK = IPv4Address("127.0.0.1")
-"""The address as which one connects to any of 127.0.0.0/8."""
+"""The source address of a connection to any of 127.0.0.0/8."""
 
 EXPLAIN_S = 0.2
-"""How long to try to find out why there was no answer."""
+"""How long :func:`why_silent` may take."""
 
 FIB_TRIE = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
-"""Of /proc/net/fib_trie, the addresses of this host."""
+"""In /proc/net/fib_trie, the addresses of this host."""
 
 LINK_LOCAL = IPv6Network("fe80::/10")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The endpoints that are asked, and what is known of whom they belong to."""
+class Target:
+    """The endpoints of the relay to ask."""
 
     inbound: Sequence[Endpoint]
     outbound: Sequence[Sequence[Endpoint]]
-    """Groups, one of which must be bound."""
+    """Groups, one of which the relay has bound."""
     inbound_allow: Sequence[Network] | None
     outbound_allow: Sequence[Network] | None
     host: str | None = None
-    """Of the relay, its address; None if it is this one."""
+    """The address of the relay's host; None if that is this host."""
 
     def inbound_uris(self) -> list[str]:
-        """What to connect to, at least one.  Raises :class:`RelayError` if there is nothing."""
+        """Return where to connect, at least one.
+
+        Raises :class:`RelayError` if an allow list lets in no address of this host.
+        """
         return _uris("relay_inbound", self.inbound, self.inbound_allow)
 
     def outbound_uris(self, group: Sequence[Endpoint]) -> list[str]:
-        """Likewise, for one of the groups."""
+        """Return where to connect for one of the groups, at least one.
+
+        Raises :class:`RelayError` likewise, or if the group cannot be reached from this host.
+        """
         if self.host is not None and all(map(endpoints.is_local, group)):
             raise RelayError(
                 f"relay_outbound {', '.join(endpoint.uri for endpoint in group)}: cannot be reached"
@@ -59,7 +69,7 @@ class Asked:
         return _uris("relay_outbound", group, self.outbound_allow)
 
     def are_bound(self, group: Iterable[Endpoint], bound: Collection[str]) -> bool:
-        """Whether a relay that has bound what it says listens at each of a group."""
+        """Whether a relay that has bound the URIs ``bound`` listens at each endpoint of a group."""
         return all(self._is_bound(endpoint, bound) for endpoint in group)
 
     def _is_bound(self, endpoint: Endpoint, bound: Collection[str]) -> bool:
@@ -68,24 +78,29 @@ class Asked:
         if isinstance(endpoint.address, str):  # a path
             return False
         host, port, *_ = endpoint.address
-        if self.host not in (None, host):  # a wildcard is one of its own host
+        if self.host not in (None, host):  # a wildcard stands for addresses of its own host
             return False
         wildcards = ["[::]", "0.0.0.0"] if endpoint.family == socket.AF_INET else ["[::]"]
         return any(f"tcp://{wildcard}:{port}" in bound for wildcard in wildcards)
 
 
-def here_or_elsewhere(settings: Settings, deadline: float) -> Asked:
-    """On the host of the relay, all that it binds; elsewhere, what stock peers take."""
+def find(settings: Settings, deadline: float) -> Target:
+    """Return what to ask: on the relay's host all that it binds, elsewhere what stock peers use.
+
+    Names are resolved until ``deadline`` (monotonic).  Raises :class:`RelayError` if one is
+    unknown, and :class:`ConfigError` for what is not an address.
+    """
     try:
-        # A name of the others, which it can go without, is not waited for.
-        plan = bindable(dataclasses.replace(settings, monitoring=(), prometheus=()), deadline)
-    except NotHere:
+        # Without the keys whose addresses are not asked, so that no name of theirs is waited for.
+        required = dataclasses.replace(settings, monitoring=(), prometheus=())
+        local = local_endpoints(required, deadline)
+    except NoLocalAddress:
         return _elsewhere(settings, deadline)
-    return Asked(plan.inbound, plan.outbound, settings.inbound_allow, settings.outbound_allow)
+    return Target(local.inbound, local.outbound, settings.inbound_allow, settings.outbound_allow)
 
 
-def _elsewhere(settings: Settings, deadline: float) -> Asked:
-    """The first inbound, and each that may be the outbound."""
+def _elsewhere(settings: Settings, deadline: float) -> Target:
+    """Return the first inbound, and each endpoint that may be the outbound."""
     inbound = first("relay_inbound", settings.inbound[0], deadline)
     groups = []
     for address in settings.outbound:
@@ -95,7 +110,7 @@ def _elsewhere(settings: Settings, deadline: float) -> Asked:
                 groups.append([first(settings.outbound_key, there, deadline)])
             else:
                 groups.append([endpoint])
-    return Asked([inbound], groups, None, None, host=str(inbound.address[0]))
+    return Target([inbound], groups, None, None, host=str(inbound.address[0]))
 
 
 def _uris(key: str, bound: Sequence[Endpoint], allowed: Sequence[Network] | None) -> list[str]:
@@ -109,9 +124,9 @@ def _uris(key: str, bound: Sequence[Endpoint], allowed: Sequence[Network] | None
 
 
 def uri(endpoint: Endpoint, allowed: Sequence[Network] | None = None) -> str | None:
-    """The address to connect to, as one whom an allow list lets in; None if nobody here is.
+    """Return where to connect for ``endpoint``; None if ``allowed`` does not let in this host.
 
-    Of a wildcard that is the one of stock peers, which speak IPv4, or else one that is allowed.
+    For a wildcard that is the first allowed address, IPv4 before IPv6: stock peers speak IPv4.
     """
     if isinstance(endpoint.address, str):
         return endpoint.uri
@@ -124,28 +139,28 @@ def uri(endpoint: Endpoint, allowed: Sequence[Network] | None = None) -> str | N
     return None
 
 
-def _is_allowed(own: Address, allowed: Sequence[Network] | None) -> bool:
-    """Whether who connects to an address of this host may, which is as the same address."""
+def _is_allowed(own: IPAddress, allowed: Sequence[Network] | None) -> bool:
+    """Whether a connection from this host to ``own`` is let in: its source is the same address."""
     source = LOOPBACK if own.is_loopback and own.version == 4 else own
     return allowed is None or any(source in network for network in allowed)
 
 
-def _own_addresses() -> Iterator[Address]:
-    """Those of this host, that of loopback first, and IPv4 before IPv6."""
+def _own_addresses() -> Iterator[IPAddress]:
+    """Yield the addresses of this host: loopback first, IPv4 before IPv6."""
     yield LOOPBACK
     with contextlib.suppress(OSError):
         yield from map(IPv4Address, FIB_TRIE.findall(Path("/proc/net/fib_trie").read_text()))
-    with contextlib.suppress(OSError):  # there is no IPv6
+    with contextlib.suppress(OSError):  # no IPv6 here
         for line in Path("/proc/net/if_inet6").read_text().splitlines():
             own = IPv6Address(bytes.fromhex(line.split()[0]))
-            if own not in LINK_LOCAL:  # which takes the name of an interface
+            if own not in LINK_LOCAL:  # these need the name of an interface
                 yield own
 
 
 def first(key: str, address: str, deadline: float) -> Endpoint:
-    """Of what a configured address stands for, that which stock peers take: IPv4 if there is.
+    """Return the endpoint that stock peers connect to: IPv4 if ``address`` has that.
 
-    Raises :class:`RelayError` if the name is unknown.
+    Raises :class:`RelayError`, naming ``key``, if the host name is unknown.
     """
     found = sorted(
         endpoints.resolve(key, address, deadline), key=lambda e: e.family == socket.AF_INET6
@@ -156,9 +171,9 @@ def first(key: str, address: str, deadline: float) -> Endpoint:
 
 
 def why_silent(uris: Sequence[str], waited_s: float) -> str:
-    """Why none of these has answered for so long: what connect(2) says of each, or nothing.
+    """Return why there was no answer at ``uris``, by what connect(2) says of each.
 
-    Raises :class:`RelayError` if one may not be asked.
+    Takes up to :data:`EXPLAIN_S`.  Raises :class:`RelayError` if this user may not connect.
     """
     return "; ".join(f"{uri}: {_why(uri, waited_s, EXPLAIN_S / len(uris))}" for uri in uris)
 
@@ -167,7 +182,7 @@ def _why(uri: str, waited_s: float, timeout_s: float) -> str:
     silent = f"no answer within {waited_s:.2g} s"
     try:
         _connect(uri, timeout_s)
-    except BlockingIOError:  # the queue of one that is stopped may be full
+    except BlockingIOError:  # the queue of a suspended process is full
         pass
     except PermissionError as error:
         raise RelayError(f"{uri}: {error.strerror}") from error
@@ -183,6 +198,6 @@ def _connect(uri: str, timeout_s: float) -> None:
     """Connect to a numeric address, and hang up.  Raises OSError."""
     ((family, address), *_) = resolver.known(uri) or []
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # At ipc connect(2) waits for room in the queue, which one that is stopped may not have.
+        # At ipc connect(2) waits for room in the queue, where a suspended process makes none.
         probe.settimeout(0 if family == socket.AF_UNIX else timeout_s)
         probe.connect(address)

@@ -8,78 +8,18 @@ no warning filter, no standard stream, no cache of fedmsg's.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.machinery
 import os
-import sys
 import threading
 import traceback
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fedmsg_relay.config.deferred import deferring
 from fedmsg_relay.errors import ConfigError
 
-DEFERRED = {
-    "fedmsg.core": ("fedmsg", "crypto"),
-    "xml.sax.saxutils": ("urllib", "request"),
-}
-"""By the module that imports it: a module of a package that is imported when it is first used.
-
-These are more than half of the time from the start of a command to its first message, and of a
-relay to its being bound; most processes never use them.
-"""
-
-
-class _Finder:
-    """Finds the modules of :data:`DEFERRED`; in :data:`sys.meta_path` during one import."""
-
-    @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name not in DEFERRED:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is None or type(spec.loader) is not importlib.machinery.SourceFileLoader:
-            return None
-        spec.loader = _Deferring(spec.loader.name, spec.loader.path)
-        return spec
-
-
-class _Deferring(importlib.machinery.SourceFileLoader):
-    """Executes a module but for one import, which its package does at the first use.
-
-    That import is then Python's own, under Python's own locks: nobody, in no thread, meets a module
-    that is not whole.
-    """
-
-    def get_code(self, fullname: str) -> types.CodeType | None:
-        code = super().get_code(fullname)
-        if code is None:
-            return None
-        package, child = DEFERRED[fullname]
-        # "import fedmsg.crypto" binds "fedmsg", and so does "import fedmsg".
-        names = (package if name == f"{package}.{child}" else name for name in code.co_names)
-        return code.replace(co_names=tuple(names))
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        package, child = DEFERRED[module.__name__]
-
-        def import_child(name: str) -> types.ModuleType:
-            if name != child:
-                raise AttributeError(f"module {package!r} has no attribute {name!r}")
-            return importlib.import_module(f"{package}.{child}")
-
-        vars(importlib.import_module(package)).setdefault("__getattr__", import_child)
-        super().exec_module(module)
-
-
-sys.meta_path.insert(0, _Finder)
-try:
+with deferring():
     import fedmsg.config
-finally:
-    sys.meta_path.remove(_Finder)
 
 WHERE = (
     "a file in /etc/fedmsg.d, ~/.fedmsg.d or ./fedmsg.d, or the one that --config-filename names"
@@ -89,9 +29,12 @@ CANNOT = "cannot load the configuration"
 Option = tuple[list[str], dict[str, Any]]
 """The positional and keyword arguments of :meth:`argparse.ArgumentParser.add_argument`."""
 
+MayExecute = Callable[[str], bool]
+"""Whether the config file at a path, or a directory of them, counts."""
+
 _lock = threading.RLock()
-_loaded: dict[str, Any] = {}
-"""What :func:`load` has returned without options; a script's threads share it."""
+_shared: dict[str, Any] = {}
+"""What :func:`load_shared` has loaded; a script's threads share it."""
 
 
 def _forget_lock() -> None:
@@ -104,39 +47,41 @@ os.register_at_fork(after_in_child=_forget_lock)
 
 
 def load(
-    extra_args: Sequence[Option] | None = None,
-    doc: str = "",
-    may_execute: Callable[[str], bool] = lambda _: True,
+    options: Sequence[Option], doc: str, may_execute: MayExecute = lambda _: True
 ) -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
 
-    ``extra_args`` are the options beyond those of every fedmsg command; ``doc`` is what ``--help``
-    says before the options.  Without them the command line is somebody else's, and left alone; what
-    the process has loaded already, with this or with fedmsg's own loader, is then not read again.
-    With options, ``may_execute`` is asked of each config file, and of a directory that cannot be
-    read; where it says no the loader goes on as if there were nothing.
+    ``options`` are those beyond the ones of every fedmsg command; ``doc`` is what ``--help`` says
+    before the options.  ``may_execute`` is asked of each config file, and of a directory that
+    cannot be read; where it returns False the loader goes on as if there were nothing.
 
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
     """
-    global _loaded
-    if extra_args is not None:
-        return _load(list(extra_args), doc, True, may_execute)
+    return _load(list(options), doc, True, may_execute)
+
+
+def load_shared() -> dict[str, Any]:
+    """Return the global fedmsg config for a script, whose command line is its own.
+
+    What the process has loaded already, by this function or by fedmsg's own loader, is not read
+    again.  Raises :class:`ConfigError` as :func:`load`.
+    """
+    global _shared
     stock: dict[str, Any] = vars(fedmsg.config)["__cache"]
     if stock:
         return stock
-    if not _loaded:
+    if not _shared:
         with _lock:
-            _loaded = _loaded or _load([], "", False, lambda _: True)
-    return _loaded
+            _shared = _shared or _load([], "", False, lambda _: True)
+    return _shared
 
 
 def _load(
-    extra_args: list[Option], doc: str, fedmsg_command: bool, may_execute: Callable[[str], bool]
+    options: list[Option], doc: str, fedmsg_command: bool, may_execute: MayExecute
 ) -> dict[str, Any]:
-    loader = _loader(may_execute)
     try:
-        loaded: dict[str, Any] = loader(extra_args, doc, fedmsg_command=fedmsg_command)
+        loaded: dict[str, Any] = _loader(may_execute)(options, doc, fedmsg_command=fedmsg_command)
     except ConfigError:
         raise
     except Exception as error:
@@ -145,7 +90,7 @@ def _load(
     return loaded
 
 
-def _loader(may_execute: Callable[[str], bool]) -> types.FunctionType:
+def _loader(may_execute: MayExecute) -> types.FunctionType:
     """A copy of ``fedmsg.config.load_config``, with the functions below in place of its own."""
     module = dict(vars(fedmsg.config))
     for name, value in vars(fedmsg.config).items():
@@ -164,7 +109,7 @@ def _loader(may_execute: Callable[[str], bool]) -> types.FunctionType:
     return loader
 
 
-def _files_in(directory: str, may_execute: Callable[[str], bool]) -> list[str]:
+def _files_in(directory: str, may_execute: MayExecute) -> list[str]:
     """The config files in one of the directories where fedmsg looks, in order."""
     try:
         names = sorted(os.listdir(directory))
@@ -181,7 +126,7 @@ def _files_in(directory: str, may_execute: Callable[[str], bool]) -> list[str]:
     return [os.path.join(directory, name) for name in names if name.endswith(".py")]
 
 
-def _execute(path: str, variables: dict[str, Any], may_execute: Callable[[str], bool]) -> None:
+def _execute(path: str, variables: dict[str, Any], may_execute: MayExecute) -> None:
     """Execute a config file.  Raises :class:`ConfigError`, with the file and the line."""
     if not may_execute(path):
         variables["config"] = {}

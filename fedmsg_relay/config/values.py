@@ -41,7 +41,7 @@ def whole(
     return value
 
 
-def option(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
+def keepalive(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
     """A whole number, or True or False for one; -1 leaves it to the operating system."""
     value = config.get(key, -1)
     if isinstance(value, bool) and maximum == 1:
@@ -58,19 +58,27 @@ def seconds(config: Mapping[str, Any], key: str, default: float) -> float:
 
 
 def permissions(config: Mapping[str, Any], key: str, default: int) -> int:
-    """Return the mode of a file, from a string in octal or a number."""
-    value = config.get(key, f"{default:04o}")
+    """Return the mode of a socket file, from a string in octal or a number."""
+    value = config.get(key, f"{default:04o}")  # a string, as it may be an unusual mode
     mode = int(value, 8) if isinstance(value, str) and OCTAL.fullmatch(value) else value
-    if type(mode) is not int or not 0 <= mode <= 0o777 or (mode is value and _is_slip(mode)):
+    if type(mode) is not int or not 0 <= mode <= 0o777:
         raise ConfigError(f"{key} = {value!r}: must be permissions, such as '0660' or 0o660")
+    if mode is value and _is_slip(mode):
+        raise ConfigError(
+            f"{key} = {value!r}: must be permissions, such as '0660' or 0o660;"
+            f" write '{mode:04}' or '{mode:04o}', whichever is meant"
+        )
     return mode
 
 
 def _is_slip(mode: int) -> bool:
-    """Whether a number reads as octal digits, and as a mode makes no sense: 440 is 0o670.
+    """Whether a number reads as octal digits, and makes more sense so than as a mode.
 
-    0o660 is 432, which also reads so; but its group may do no more than its owner.
+    440 is 0o670, where the group may do more than the owner: 0o440 was meant.  432, which is 0o660,
+    reads as octal digits too, but is sound as it is.  400 and 500 are sound as well (0o620, 0o764),
+    but unusual, and as octal digits they are usual.
     """
     owner, group, others = mode >> 6, mode >> 3 & 7, mode & 7
     is_sound = owner & 6 == 6 and group & owner == group and others & group == others
-    return OCTAL.fullmatch(f"{mode:03}") is not None and not is_sound
+    reads_as_octal = OCTAL.fullmatch(f"{mode:03}") is not None
+    return reads_as_octal and (not is_sound or mode in (400, 500))

@@ -1,8 +1,8 @@
-"""Everything through which a relay publishes its status, to whom, and when.
+"""When a relay publishes its status, and where.
 
-That is the monitoring socket, Prometheus, systemd's status line and the totals in the log.  Where
-one of the first two cannot listen, or fails later, the relay goes without: it is there to forward
-messages.
+Owns the monitoring socket, the HTTP server for Prometheus, systemd's status line and the totals in
+the log.  Never stops the relay: if one of the first two cannot serve, or fails later, the relay
+logs that and forwards without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zmq
 from fedmsg_relay.config.settings import MONITORING
 from fedmsg_relay.monitoring.moksha import MonitoringSocket
 from fedmsg_relay.monitoring.stats import Report
-from fedmsg_relay.net.bindings import Bindings, let_go
+from fedmsg_relay.net.bindings import Bindings, close_listeners
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
@@ -26,32 +26,37 @@ from fedmsg_relay.system.wakeup import Timer
 log = logging.getLogger("fedmsg.relay")
 
 TOTALS_EVERY_S = 3600.0
-"""How often the log has a line of totals."""
+"""Time between two lines of totals in the log."""
 
 STATUS_EVERY_S = 5.0
-"""How often systemd is told the rate."""
+"""Time between two status lines for systemd."""
 
 SERVE_EVERY_S = 5.0
-"""How often a report is made for those who ask over HTTP."""
+"""Time between two reports for HTTP."""
 
 STALE_S = 2 * SERVE_EVERY_S + 2.0
-"""How old a report may be that is served: an older one means that the main thread hangs."""
+"""Age of the oldest report that is served over HTTP; an older one means that the main thread
+hangs."""
 
 
 class Exporters:
-    """The exporters of one relay.  ``report`` makes a report; only the main thread calls it."""
+    """The exporters of one relay, which listen at ``bindings``; the listening sockets stay open.
+
+    ``report`` makes a report; only the main thread calls it.
+    """
 
     def __init__(
         self, bindings: Bindings, poller: zmq.Poller, report: Callable[[], Report]
     ) -> None:
         self._make_report = report
-        self._newest = (time.monotonic(), report())  # when it was made; for other threads
+        self._newest = (time.monotonic(), report())  # with its time; other threads read this
         self._bindings = bindings
         self._serve_every_s = SERVE_EVERY_S if bindings.prometheus else math.inf
         self._served = Timer(self._serve_every_s)
         self._totals = Timer(TOTALS_EVERY_S)
-        self._status = Timer(math.inf)  # until systemd is there, as it is after a hand-over
-        self._sent = (time.monotonic(), 0)  # when systemd was told, and the frames until then
+        # Not before refresh(): during a hand-over systemd listens to the predecessor.
+        self._status = Timer(math.inf)
+        self._sent = (time.monotonic(), 0)  # time and frames_out of the last status line
         self._monitoring: MonitoringSocket | None = None
         self._poller = poller
         self._listening = contextlib.ExitStack()
@@ -61,9 +66,8 @@ class Exporters:
                 poller.register(self._monitoring, zmq.POLLIN)
         for listener in bindings.prometheus.values():
             with _going_without("relay_prometheus"):
-                from fedmsg_relay.web.metrics import (
-                    MetricsServer,
-                )  # only here, as it takes a package
+                # Not before a site wants it: prometheus-client may not be installed.
+                from fedmsg_relay.web.metrics import MetricsServer
 
                 self._listening.callback(MetricsServer(listener, self.newest).close)
 
@@ -74,7 +78,7 @@ class Exporters:
         return min(listeners_s, *(each.due_s() for each in timers))
 
     def attend(self) -> None:
-        """Say what is due."""
+        """Publish what is due."""
         if self._monitoring:
             self._attend_monitoring(self._monitoring)
         if self._status.is_due():
@@ -85,14 +89,17 @@ class Exporters:
             self._report()
 
     def _report(self) -> Report:
-        """Make a report, which is then the newest."""
+        """Make a report, which :meth:`newest` then returns."""
         report = self._make_report()
         self._newest = (time.monotonic(), report)
         self._served = Timer(self._serve_every_s)
         return report
 
     def newest(self) -> Report:
-        """The newest report; for any thread.  Raises TimeoutError if the main one makes none."""
+        """Return the newest report; for any thread.
+
+        Raises TimeoutError if that report is older than :data:`STALE_S`.
+        """
         made_at, report = self._newest
         if time.monotonic() > made_at + STALE_S:
             raise TimeoutError("the main thread hangs")
@@ -105,7 +112,7 @@ class Exporters:
                 monitoring.publish(self._report())
         except Exception as error:  # noqa: BLE001 (whatever it is, the relay must go on)
             self._close_monitoring()
-            let_go(self._bindings.monitoring)
+            close_listeners(self._bindings.monitoring)
             log.error(
                 "%s: closed, as serving it failed: %r; the relay forwards without it until it is"
                 " reloaded",
@@ -114,7 +121,7 @@ class Exporters:
             )
 
     def refresh(self) -> None:
-        """Make a report, and have ``systemctl status`` show it."""
+        """Make a report, and have ``systemctl status`` show it from now on."""
         report = self._report()
         if not systemd.is_there():
             return
@@ -128,14 +135,14 @@ class Exporters:
         )
 
     def follow(self, before: Traffic) -> None:
-        """What another relay had passed on is in the reports from now on, and nothing new."""
-        told_at, frames = self._sent
-        self._sent = told_at, frames + before.frames_out
+        """Leave ``before``, what another relay had passed on, out of all rates."""
+        sent_at, frames = self._sent
+        self._sent = sent_at, frames + before.frames_out
         if self._monitoring:
             self._monitoring.follow(before)
 
     def close(self) -> None:
-        """Accept nobody any more, and be due for nothing."""
+        """Close every server, and be due for nothing."""
         self._serve_every_s = math.inf
         self._served = self._status = self._totals = Timer(math.inf)
         self._close_monitoring()
@@ -145,7 +152,7 @@ class Exporters:
         monitoring, self._monitoring = self._monitoring, None
         if monitoring:
             self._poller.unregister(monitoring)
-            with contextlib.suppress(OSError):  # of what is broken
+            with contextlib.suppress(OSError):  # serving it may have failed
                 monitoring.close()
 
 

@@ -1,6 +1,8 @@
-"""What only one relay has: the pid file, the name in the process list, the sockets' files.
+"""The role of the relay, which one process has at a time and the next one takes over.
 
-And, if it is a service of systemd's, to be the main process of that service.
+To have the role is to hold the pid file, to own the files of the ``ipc://`` sockets, to be called
+``fedmsg-relay`` in the process list, and to be the main process of the systemd service, if there
+is one.  Two processes run during a hand-over; this module passes the role from one to the other.
 """
 
 from __future__ import annotations
@@ -8,12 +10,10 @@ from __future__ import annotations
 import logging
 import socket
 
-import zmq
-
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
-from fedmsg_relay.handover.protocol import Door
+from fedmsg_relay.handover.protocol import HandoverSocket
 from fedmsg_relay.handover.successor import Successor
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.proxy import Traffic
@@ -25,20 +25,29 @@ log = logging.getLogger("fedmsg.relay")
 
 
 class Role:
-    """The relay's place, to be taken by a process that listens at ``bindings``, given or left."""
+    """The role of the relay, for a process that listens at ``bindings``.
+
+    ``pidfile`` is None if the process runs without one; then ``successor`` never listens, and
+    no process can take over.
+    """
 
     def __init__(
-        self, bindings: Bindings, settings: Settings, pidfile: PidFile | None, poller: zmq.Poller
+        self,
+        bindings: Bindings,
+        settings: Settings,
+        pidfile: PidFile | None,
+        successor: Successor,
     ) -> None:
         self._bindings = bindings
         self._settings = settings
         self._pidfile = pidfile
-        self._poller = poller
-        self.successor: Successor | None = None
-        """Who may ask for the place; None without a pid file, or if nobody can listen beside it."""
+        self._successor = successor
 
     def take(self, predecessor: Predecessor | None) -> None:
-        """Become the relay, after ``predecessor`` if there is one; others may then ask for it."""
+        """Take the role, from ``predecessor`` if there is one; from then on a successor may ask.
+
+        Raises :class:`RelayError` if the pid cannot be written.
+        """
         if self._pidfile is not None:
             if predecessor is not None:
                 predecessor.hand_on(self._pidfile)
@@ -49,29 +58,29 @@ class Role:
         for endpoint, listener in self._bindings.all():
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
-                systemd.keep(listener, endpoint.uri)
+                systemd.store(listener, endpoint.uri)
         systemd.notify("READY=1", "WATCHDOG=1")
 
     def resume(self) -> None:
-        """Have it again, as the one that it was given to has died."""
+        """Take the role again, as the successor that it was given to has died."""
         if self._pidfile is not None:
             try:
                 self._pidfile.write()
             except RelayError as error:
-                log.warning("%s; the pid there is of one that has died", error)
+                log.warning("%s; the pid there is of a relay that has died", error)
         self._claim()
 
     def _claim(self) -> None:
-        """Make the socket files ours, and show the relay's name in the process list."""
+        """Own the socket files, and show the relay's name in the process list."""
         self._bindings.claim(self._settings)
         set_name(NAME)
 
     def _listen(self, pidfile: PidFile, predecessor: Predecessor | None) -> None:
         try:
             if predecessor is not None:
-                door = Door.adopt(predecessor.door_fd, pidfile.path)
+                listener = HandoverSocket.adopt(predecessor.handover_fd, pidfile.path)
             else:
-                door = Door.open(pidfile.path)
+                listener = HandoverSocket.open(pidfile.path)
         except OSError as error:
             log.warning(
                 "cannot listen beside the pid file %s: %s; the next relay cannot take over from"
@@ -80,30 +89,29 @@ class Role:
                 error.strerror,
             )
         else:
-            self.successor = Successor(door, pidfile, self._bindings, self._poller)
+            self._successor.listen(listener, pidfile)
 
-    def give(self, successor: Successor, traffic: Traffic) -> None:
-        """Let the chosen process be the relay; ``traffic`` is what has passed until now."""
+    def give(self, traffic: Traffic) -> None:
+        """Give the role to the successor, with the counters of what has passed."""
         set_name(FLUSHING)
-        successor.say("drained", traffic=traffic)
+        self._successor.say("drained", traffic=traffic)
 
-    def forget(self, successor: Successor) -> bool:
-        """Leave the place to the chosen process, which has the pid file; False if it has died.
+    def forget(self) -> bool:
+        """Confirm that the successor has the role; False if the successor has died.
 
-        It is the main process of a systemd service when it hears that we have hung up.
+        The successor waits until this process hangs up.  By then systemd has taken the successor
+        for the main process of the service.
         """
         if self._pidfile is not None:
-            self._pidfile.leave()
-        systemd.notify(f"MAINPID={successor.pid}")
+            self._pidfile.disown()
+        systemd.notify(f"MAINPID={self._successor.pid}")
         systemd.barrier()
-        return successor.hang_up()
+        return self._successor.hang_up()
 
     def leave(self) -> None:
-        """Be the relay no more, before the consumers have everything: the next need not wait."""
+        """Leave the role vacant, while libzmq still delivers: the next relay need not wait."""
         self._bindings.close()
-        if self.successor is not None:
-            self.successor.close()
-            self.successor = None
+        self._successor.close()
         if self._pidfile is not None:
             self._pidfile.release()
         set_name(FLUSHING)

@@ -1,4 +1,8 @@
-"""A relay that runs, with its socket monitors and its exporters, and what the log says of it."""
+"""One relay from its first bind to its last message, for the main thread.
+
+Owns the relay's thread, its connections and its exporters, writes the log lines about its phases,
+and gives up a stop that takes too long.  Knows nothing of pid files and hand-overs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import zmq
 from fedmsg_relay import __version__
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.daemon.exporters import Exporters
-from fedmsg_relay.errors import Died, short
+from fedmsg_relay.errors import Died, shortage
 from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.stats import Report, report
 from fedmsg_relay.net.bindings import Bindings
@@ -25,15 +29,14 @@ from fedmsg_relay.system.wakeup import Wakeup
 log = logging.getLogger("fedmsg.relay")
 
 GIVE_UP_S = 2.0
-"""How much longer than ``relay_drain``, twice, and ``zmq_linger`` a stop may take: threads may have
-to wait for a processor."""
+"""How much longer than twice ``relay_drain`` plus ``zmq_linger`` a stop may take: on a busy machine
+threads wait for a processor."""
 
 
 def ends_within_s(settings: Settings) -> float:
-    """Seconds from the word to stop until a relay with these settings has ended, at most.
+    """Seconds in which a relay with these settings ends, from :meth:`RunningRelay.stop` on.
 
-    ``relay_drain`` counts twice: a hold ends within that time of the word, and then there is a
-    drain.
+    ``relay_drain`` counts twice: a hold ends within that time of the stop, and a drain follows.
     """
     return 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
 
@@ -41,8 +44,9 @@ def ends_within_s(settings: Settings) -> float:
 class RunningRelay:
     """A relay that accepts at ``bindings``, and has begun to hold.
 
-    Its thread posts to ``wakeup``, for :meth:`take`; what happens at its sockets wakes ``poller``.
-    With ``follows`` the relay holds until :meth:`follow` is called.
+    The relay's thread posts to ``wakeup`` what :meth:`take` is to be called with.  The socket
+    monitors and the monitoring socket wake ``poller``.  With ``follows`` the hold lasts until
+    :meth:`follow` is called.
 
     Raises :class:`RelayError` if the relay cannot be made.
     """
@@ -57,18 +61,17 @@ class RunningRelay:
     ) -> None:
         try:
             self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
-            self.connections = Connections(relay, settings)
+            self.connections = Connections(relay, settings, poller)
         except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
-            raise short(error) from error
+            raise shortage(error) from error
+        self.gate = relay.gate
         self.entered_at = relay.opened_at
-        """When the phase began (monotonic)."""
+        """When the current phase began (monotonic)."""
         self._settings = settings
-        self._poller = poller
         self._closed_at = math.inf
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
-        """From :meth:`stop` on."""
-        self.connections.watch(poller)
+        """See :func:`ends_within_s`."""
         self._exporters = Exporters(bindings, poller, self.report)
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
@@ -79,12 +82,12 @@ class RunningRelay:
         )
 
     def report(self) -> Report:
-        """The relay's status now."""
+        """Make a report of the relay's status now."""
         return report(self._relay, self.connections)
 
     @property
     def phase(self) -> Phase:
-        """The last one that was posted and given to :meth:`take`, or reached by :meth:`attend`."""
+        """The phase as of the last :meth:`take` or :meth:`attend`."""
         return self._relay.phase
 
     @property
@@ -94,17 +97,17 @@ class RunningRelay:
 
     @property
     def traffic(self) -> Traffic:
-        """What has passed; all of it in the last phase."""
+        """Frames and bytes that have passed; all of them once the phase is CLOSE."""
         return self._relay.traffic()
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` must run next."""
-        return min(self.connections.due_s(), self._exporters.due_s())
+        """Seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
+        return min(self.connections.due_s(), self._exporters.due_s(), self._left_s())
 
     def attend(self) -> bool:
         """Read the socket monitors, and publish the reports that are due.
 
-        Returns whether the relay has closed by that.
+        Returns whether the phase has become CLOSED: every connection has ended.
         """
         self.connections.attend()
         self._exporters.attend()
@@ -114,13 +117,13 @@ class RunningRelay:
         return True
 
     def refresh(self) -> None:
-        """Make a report, and show it to systemd, once it takes that from this process."""
+        """Make a report now, and send systemd its line of it."""
         self._exporters.refresh()
 
     def take(self, posted: Posted) -> Phase | None:
-        """Take what the relay's thread has posted; return the new phase, if it is of one.
+        """Take a status that a relay's thread has posted; return the phase if it is a new one.
 
-        The log then says what that means to an administrator.
+        Logs what a new phase means to an administrator.  A status of another relay is ignored.
         """
         if posted.by is not self._relay or not self._relay.take(posted.status):
             return None
@@ -144,31 +147,33 @@ class RunningRelay:
             self.connections.unwatch()
         elif phase is Phase.CLOSE:
             self._closed_at = time.monotonic()
-            self.connections.watch(self._poller)  # to their end
+            self.connections.watch()  # until every connection has ended
             self.be_silent()
         return phase
 
     def follow(self, before: Traffic) -> None:
-        """Go on where another relay has ended; see :meth:`RelayThread.follow`."""
+        """End the hold in ``relay_hold``; ``before`` is what the relay before had passed on."""
         self._relay.follow(before)
         self._exporters.follow(before)
 
     def be_silent(self) -> None:
-        """Close the exporters: another relay has them now, or nobody."""
+        """Close the exporters: another relay publishes the status now, or none does."""
         self._exporters.close()
 
     def stop(self) -> None:
-        """Have the relay drain and close; called again, have it wait for nobody."""
+        """Have the relay drain and close; on a second call, without waiting for any peer."""
         self._give_up_at = min(self._give_up_at, time.monotonic() + self.ends_within_s)
         self._relay.stop()
 
-    def left_s(self) -> float:
-        """Seconds until a relay that was asked to stop must have ended; infinite before that."""
+    def _left_s(self) -> float:
+        """Seconds until a relay that was asked to stop must have ended; infinite if none must."""
+        if self.phase is Phase.CLOSED:
+            return math.inf
         return max(0.0, self._give_up_at - time.monotonic())
 
     def check_that_it_stops(self) -> None:
         """Raise :class:`Died` if the relay was asked to stop and has not ended in time."""
-        if self.left_s() == 0 and self.phase is not Phase.CLOSED:
+        if self._left_s() == 0:
             raise Died(
                 f"the relay was {self.phase.value} and has not stopped within"
                 f" {self.ends_within_s:g} s, twice relay_drain and zmq_linger: its thread hangs;"
@@ -189,13 +194,13 @@ class RunningRelay:
         log.info("stopped; %s", self.report().forwarded)
 
     def end(self) -> None:
-        """Log the end.  Raises :class:`Died` if nobody had asked the relay to stop."""
+        """Log the end.  Raises :class:`Died` if the relay ended without :meth:`stop`."""
         self.say_end()
         error = self._relay.status.error
         if error is not None:
             raise Died(f"the relay died: {error!r}; start it again") from error
 
     def watchdog(self) -> None:
-        """Send systemd a sign of life if the relay's thread gives one."""
+        """Send systemd ``WATCHDOG=1`` if the relay's thread does its work."""
         if self._relay.is_alive():
             systemd.notify("WATCHDOG=1", patience_s=0)

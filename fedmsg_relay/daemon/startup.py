@@ -1,6 +1,8 @@
-"""One well-behaved process around a relay: the only one of its name, with its addresses bound.
+"""The start of a relay process: everything that can fail before the process is the relay.
 
-From then on it is the :mod:`fedmsg_relay.daemon.eventloop` that attends to it.
+Checks the configuration, takes the pid file or has the running relay hand over, binds every
+endpoint, and runs the :mod:`fedmsg_relay.daemon.eventloop`.  A start that fails leaves a running
+relay as it was.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import pwd
 import time
 from collections.abc import Callable
 
@@ -19,48 +20,36 @@ from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.handover.predecessor import Predecessor, take_over
 from fedmsg_relay.handover.protocol import Gone
 from fedmsg_relay.net.bindings import Bindings, bind
-from fedmsg_relay.net.plan import Plan, bindable
-from fedmsg_relay.relay import accept_gate
-from fedmsg_relay.system import systemd
+from fedmsg_relay.net.local import LocalEndpoints, local_endpoints
+from fedmsg_relay.system import rlimit, systemd
 from fedmsg_relay.system.logfile import LogFile
-from fedmsg_relay.system.naming import COMMAND, FLUSHING, NAME
 from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
 
-USER = "fedmsg"
-"""As whom the service runs, where it is installed."""
-
 RESOLVER_PATIENCE_S = 30.0
-"""How long a resolver may answer "try again", as it does at boot before the network is up."""
+"""How long a name server may answer EAI_AGAIN, as at boot before the network is up."""
 
 TRIES = 3
-"""How often to ask a relay that hands over and then does not: it may have been too busy."""
+"""How often to ask a relay that offers to hand over and then does not stop accepting: it may have
+been too busy."""
 
 
-def service_user() -> pwd.struct_passwd | None:
-    """The user that the service runs as; None where it is not installed."""
-    try:
-        return pwd.getpwnam(USER)
-    except KeyError:
-        return None
-
-
-def checked_plan(settings: Settings) -> Plan:
+def checked_endpoints(settings: Settings) -> LocalEndpoints:
     """What a start would bind.  Raises :class:`ConfigError` for what cannot be, or is missing."""
     if not os.path.isdir("/proc/self/fd"):
         raise RelayError(
-            "/proc is not mounted, and the relay sees there what it listens at;"
+            "/proc is not mounted, and the relay finds its sockets there;"
             " `mount -t proc proc /proc`"
         )
-    # Not imported before it is used: a start must not wait for it.
+    # Looked for, not imported: an import takes time, and a start should be quick.
     if settings.prometheus and importlib.util.find_spec("prometheus_client") is None:
         raise ConfigError(
             "relay_prometheus: the Python package prometheus-client is not installed;"
             " install it beside the relay with pip, or remove the key"
         )
-    return bindable(settings, time.monotonic() + RESOLVER_PATIENCE_S)
+    return local_endpoints(settings, time.monotonic() + RESOLVER_PATIENCE_S)
 
 
 def serve(
@@ -73,12 +62,12 @@ def serve(
 ) -> None:
     """Run a relay until a signal stops it.
 
-    ``ready`` is called once it is bound.  With ``replace`` the relay that holds the pid file is
-    asked to make way.  Raises :class:`RelayError` if it cannot start or ended of itself.
+    ``ready`` is called when this process is the relay.  With ``replace`` the relay that holds the
+    pid file is asked to hand over.  Raises :class:`RelayError` if the relay cannot start or dies.
     """
-    plan = checked_plan(settings)
-    accept_gate.raise_limit()
-    bindings, predecessor = _bind(plan, settings, pidfile, replace)
+    local = checked_endpoints(settings)
+    rlimit.raise_to_hard()
+    bindings, predecessor = _bind(local, settings, pidfile, replace)
     try:
         wakeup = Wakeup()
         with wakeup.catching(*SIGNALS):
@@ -90,25 +79,25 @@ def serve(
 
 
 def _bind(
-    plan: Plan, settings: Settings, pidfile: PidFile | None, replace: bool
+    local: LocalEndpoints, settings: Settings, pidfile: PidFile | None, replace: bool
 ) -> tuple[Bindings, Predecessor | None]:
-    """Listen at everything that is planned, beside the relay that is to be replaced or without one.
+    """Listen at every endpoint, beside the relay that is to be replaced or without one.
 
-    Of that relay, and of systemd, the sockets are taken that listen already.
+    Sockets that listen already are taken from that relay, or from systemd.
     """
-    # Its settings are not known if it is of an older version; that they are ours is likely.
+    # The settings of a relay of an older version are unknown; most likely they are the same.
     patience_s = ends_within_s(settings)
     reason = ""
     for _ in range(TRIES):
         predecessor = None
         if pidfile is not None and replace:
-            predecessor = take_over(pidfile, NAME, (COMMAND, FLUSHING), patience_s)
+            predecessor = take_over(pidfile, patience_s)
         elif pidfile is not None:
             pidfile.take()
         if predecessor is None:
-            return _bind_alone(plan, settings, pidfile), None
+            return _bind_alone(local, settings, pidfile), None
         try:
-            bindings = bind(plan, settings, predecessor.listeners)
+            bindings = bind(local, settings, predecessor.listeners)
         except BaseException:
             predecessor.close()
             raise
@@ -123,19 +112,19 @@ def _bind(
     raise RelayError(f"{reason}; it goes on, and its log may say why")
 
 
-def _bind_alone(plan: Plan, settings: Settings, pidfile: PidFile | None) -> Bindings:
-    kept = systemd.kept()
+def _bind_alone(local: LocalEndpoints, settings: Settings, pidfile: PidFile | None) -> Bindings:
+    stored = systemd.stored()
     try:
-        bindings = bind(plan, settings, kept)
+        bindings = bind(local, settings, stored)
     except BaseException:
         if pidfile is not None:
             pidfile.release()
         raise
-    systemd.give_back(kept)
-    if pidfile is not None and pidfile.left is not None:
+    systemd.discard(stored)
+    if pidfile is not None and pidfile.crashed is not None:
         log.warning(
             "the relay that ran before (pid %d) ended without stopping;"
             " what it had in memory is lost",
-            pidfile.left,
+            pidfile.crashed,
         )
     return bindings

@@ -1,7 +1,7 @@
-"""The relay that runs, as the process that is to take over from it sees it.
+"""The running relay, as the process that is to take over from it sees it.
 
 The words are those of :mod:`fedmsg_relay.handover.protocol`.  Until ``now`` nothing has changed for
-the running relay, so that whatever can fail is done before.
+the running relay; therefore everything that can fail is done before.
 """
 
 from __future__ import annotations
@@ -13,84 +13,89 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Collection
 
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import protocol
 from fedmsg_relay.handover.protocol import Channel, Gone, Message
-from fedmsg_relay.net.bindings import Given
+from fedmsg_relay.net.bindings import Inherited
 from fedmsg_relay.relay.proxy import Traffic
-from fedmsg_relay.system import systemd
-from fedmsg_relay.system.pidfile import PidFile, name_of
+from fedmsg_relay.system import naming, systemd
+from fedmsg_relay.system.naming import name_of
+from fedmsg_relay.system.pidfile import PidFile
 
 log = logging.getLogger("fedmsg.relay")
 
 ANSWER_S = 2.0
-"""How long a running relay may take for its next word: one that is not hung answers at once."""
+"""How long a running relay may take to answer ``hello``: unless it hangs, it answers at once."""
 
 YOURS_S = 5.0
-"""How long a running relay may take to stop accepting."""
+"""How long a running relay may take to stop accepting, after ``now``."""
 
-ENDING_S = 10.0
-"""How long it may take to tell systemd of its successor, see systemd.BARRIER_S, and to hang up."""
+HANG_UP_S = 10.0
+"""How long a replaced relay may take to send systemd the new main pid and to hang up.  The first
+takes up to systemd.PATIENCE_S."""
 
-AGAIN_S = 0.1
-"""How soon to ask again, when told to wait."""
+ASK_EVERY_S = 0.1
+"""Time between two attempts to take over, while the running relay says ``wait``."""
 
-MARGIN_S = 10.0
-"""How much longer than it says a running relay may have us wait: it may have to wait itself, for a
-processor."""
+WAIT_MARGIN_S = 10.0
+"""Added to the time for which a running relay says ``wait``: on a busy machine the relay needs more
+than it says.  The new process gives up at that time."""
 
 START_S = 60.0
-"""How long the holder of a pid file may take until it listens for us, or has ended."""
+"""How long the holder of a pid file may take until it listens for a successor, or has ended."""
 
 LOCK_POLL_S = 0.001
-"""How often to try the lock of a pid file at which nobody listens for us: when its holder, an older
-relay, has ended, nobody accepts for about this long."""
+"""Time between two attempts to lock a pid file whose holder does not listen for a successor: when
+that holder, an older relay, has ended, no relay accepts for about this long."""
 
 
 class Predecessor:
-    """A relay that has agreed to hand over, and what it has handed over."""
+    """A relay that has offered to hand over, with the descriptors that came with the offer."""
 
-    def __init__(self, channel: Channel, listeners: Given, offer: Message) -> None:
+    def __init__(self, channel: Channel, listeners: Inherited, offer: Message) -> None:
         self._channel = channel
-        self._pidfile_fd, self.door_fd = offer.fds
+        self._pidfile_fd, self.handover_fd = offer.fds
         self.pid: int = offer.fields["pid"]
         self.listeners = listeners
-        self._ends_within_s: float = offer.fields["ends_within_s"]  # from "holding" on
-        self._until = math.inf  # monotonic, for it to have drained
+        self._ends_within_s: float = offer.fields["ends_within_s"]  # counted from "holding"
+        self._until = math.inf  # until when the relay may drain (monotonic)
         self._systemd: dict[str, str] = offer.fields["systemd"]  # see systemd.environment()
 
     def fileno(self) -> int:
+        """Return the descriptor to poll for :meth:`traffic`."""
         return self._channel.fileno()
 
     def hand_on(self, pidfile: PidFile) -> None:
-        """Go on with its lock of the pid file, and as the main process of its systemd service."""
+        """Give ``pidfile`` the relay's lock, and this process the relay's place under systemd."""
         pidfile.adopt(self._pidfile_fd)
         os.environ.update(self._systemd)
-        os.environ.pop("WATCHDOG_PID", None)  # it names the other process
+        os.environ.pop("WATCHDOG_PID", None)  # it names the predecessor
 
     def say_now(self) -> None:
-        """Return when it has stopped accepting.  Raises :class:`Gone` if it does not."""
+        """Return when the relay has stopped accepting.
+
+        Raises :class:`Gone` if that has not happened within :data:`YOURS_S`.
+        """
         self._channel.send("now")
         answer = self._channel.receive(YOURS_S)
         if answer is None or answer.word != "yours":
             raise Gone(f"it has not stopped accepting within {YOURS_S:g} s")
 
     def say_holding(self) -> None:
-        """Have it drain and close, as we hold."""
+        """Have the relay drain and close, as this process accepts and holds."""
         self._until = time.monotonic() + self._ends_within_s
-        with contextlib.suppress(Gone):  # as :meth:`traffic` tells
+        with contextlib.suppress(Gone):  # traffic() finds that out
             self._channel.send("holding")
 
     def due_s(self) -> float:
-        """Seconds until :meth:`traffic` must be asked for, whatever happens."""
+        """Seconds until :meth:`traffic` must be called next."""
         return max(0.0, self._until - time.monotonic())
 
     def traffic(self) -> Traffic | None:
-        """What had passed it when it drained; None while it does, and nothing if it has died.
+        """Return the relay's counters once it has drained, zeros once it has died, else None.
 
-        Raises :class:`RelayError` if it goes on without us, or hangs.
+        Raises :class:`RelayError` if the relay goes on instead, or hangs.
         """
         try:
             message = self._channel.receive()
@@ -112,48 +117,48 @@ class Predecessor:
         return None
 
     def say_running(self) -> None:
-        """Let it end, as the pid file has our pid; returns when systemd, too, knows of us."""
+        """Let the relay exit, as the pid file has the pid of this process.
+
+        Returns when systemd takes this process for the main process of the service.
+        """
         with contextlib.suppress(Gone):
             self._channel.send("running")
-            self._channel.receive(ENDING_S)  # raises when it has hung up
+            self._channel.receive(HANG_UP_S)  # raises Gone when the relay hangs up
         self._channel.close()
-        systemd.give_back(self.listeners)  # those that the configuration names no more
+        systemd.discard(self.listeners)  # those left over, which the configuration does not name
 
     def close(self) -> None:
-        """Hang up, and close all that it has handed over: it goes on as the relay."""
+        """Hang up, and close the offered descriptors: the predecessor stays the relay."""
         self._channel.close()
         for listener in self.listeners.values():
             listener.close()
         os.close(self._pidfile_fd)
-        os.close(self.door_fd)
+        os.close(self.handover_fd)
 
 
-def take_over(
-    pidfile: PidFile, name: str, passing: Collection[str], patience_s: float
-) -> Predecessor | None:
-    """Have the relay of a pid file agree to hand over; None if none runs, and the lock is ours.
+def take_over(pidfile: PidFile, patience_s: float) -> Predecessor | None:
+    """Have the relay that holds ``pidfile`` offer to hand over; return that relay.
 
-    ``name`` is what a relay calls itself in the process list, ``passing`` are the names that its
-    process has before and after that.  A relay of an older version, which cannot hand over, is
-    asked by SIGTERM to stop, and may take ``patience_s`` for that.
+    Returns None with ``pidfile`` locked if no relay runs.  A relay of an older version, which
+    cannot hand over, is sent SIGTERM, and may take ``patience_s`` to stop.
 
     Raises :class:`RelayError` if the holder of the lock does not answer, refuses, is not a relay,
-    or may not be asked.
+    or belongs to another user.
     """
     signalled = False
     until = time.monotonic() + START_S
     while not pidfile.lock():
-        pause_s = AGAIN_S
+        pause_s = ASK_EVERY_S
         try:
             answer = _ask(pidfile)
             if isinstance(answer, Predecessor):
                 return answer
-            if answer.fields["for_s"] > 0:
-                until = time.monotonic() + answer.fields["for_s"] + MARGIN_S
-        except Gone:  # it is ending, or hung up on us
+            if answer > 0:
+                until = time.monotonic() + answer + WAIT_MARGIN_S
+        except Gone:  # the holder is ending, or has hung up
             pass
         except (FileNotFoundError, ConnectionRefusedError):
-            if not signalled and _stop_older(pidfile, name, passing):
+            if not signalled and _stop_older(pidfile):
                 signalled = True
                 until = time.monotonic() + patience_s
             pause_s = LOCK_POLL_S
@@ -172,14 +177,14 @@ def take_over(
     return None
 
 
-def _ask(pidfile: PidFile) -> Predecessor | Message:
-    """Say ``hello`` to the holder; returns what it offers, or its ``wait``.
+def _ask(pidfile: PidFile) -> Predecessor | float:
+    """Send ``hello`` to the holder; return its offer, or for how many seconds to ask again.
 
-    Raises OSError if nobody listens or answers there, :class:`Gone` if it hangs up, and
+    Raises OSError if no process listens or answers there, :class:`Gone` if the holder hangs up, and
     :class:`RelayError` if it refuses.
     """
     channel = protocol.connect(pidfile.path, ANSWER_S)
-    listeners: Given = {}
+    listeners: Inherited = {}
     try:
         channel.send("hello", protocol=protocol.PROTOCOL, cgroup=systemd.control_group())
         while True:
@@ -190,7 +195,7 @@ def _ask(pidfile: PidFile) -> Predecessor | Message:
                 raise RelayError(message.fields["why"])
             if message.word == "wait":
                 channel.close()
-                return message
+                return float(message.fields["for_s"])
             if message.word == "offer":
                 return Predecessor(channel, listeners, message)
             for uri, fd in zip(message.fields["uris"], message.fds):
@@ -202,19 +207,19 @@ def _ask(pidfile: PidFile) -> Predecessor | Message:
         raise
 
 
-def _stop_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
-    """Ask the holder to stop if it is a relay that cannot hand over; returns whether it is.
+def _stop_older(pidfile: PidFile) -> bool:
+    """Send the holder SIGTERM if it is a relay that cannot hand over; return whether it is.
 
-    A process that is just starting or ending is not.  Raises :class:`RelayError` if it is not a
-    relay, or may not be asked.
+    A process that is just starting or ending is not.  Raises :class:`RelayError` if the holder is
+    not a relay, is a service of systemd's, or belongs to another user.
     """
     pid = pidfile.holder()
     called = None if pid is None else name_of(pid)
-    if pid is None or called in passing:
+    if pid is None or called in (naming.COMMAND, naming.FLUSHING):  # starts, or ends
         return False
     if called is None and not _is_hidden(pid):
         return False
-    if called not in (name, None):
+    if called not in (naming.NAME, None):
         raise RelayError(
             f"{pidfile.path} is locked by a process that is not a relay (pid {pid}, see `fuser"
             f" {pidfile.path}`); nothing was touched"
@@ -236,9 +241,9 @@ def _stop_older(pidfile: PidFile, name: str, passing: Collection[str]) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of our user that /proc does not show.
+    """Whether ``pid`` is a process of this user that /proc does not show.
 
-    To one of a unit with ``ProtectProc=invisible`` and ``PrivateUsers=`` it shows no other.
+    In a unit with ``ProtectProc=invisible`` and ``PrivateUsers=``, /proc shows no other process.
     """
     try:
         os.kill(pid, 0)

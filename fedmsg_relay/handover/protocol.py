@@ -1,30 +1,32 @@
-"""What two relays say to each other when one hands over to the next, and the socket for that.
+"""The protocol of a hand-over, and the Unix socket on which two relays speak it.
 
-A relay that runs listens at a Unix socket beside its pid file.  Whoever wants to take over connects
-there, and they say, each word a message of its own:
+A running relay, the predecessor, listens at a hand-over socket beside its pid file.  A successor
+connects there.  They send each other messages of one word and some fields:
 
-=========  =========  ==============================================================================
-new        running
-=========  =========  ==============================================================================
-hello                 I have loaded and checked everything.
-..         wait       I start, hold or drain, or hand over to another: ask again, for so long.
-..         refuse     Not like this, and why.
-..         offer      Here are my listening sockets, the locked pid file and this socket.
-now                   I have bound what is new, and want to accept.
-..         yours      I accept nobody any more.
-holding               I accept, and keep what comes in.
-..         drained    I have passed on all that I had, and closed; these are my counters.
-running               The pid file has my pid: you may go.
-..         off        You took too long, or I am to stop: I have nothing to do with you any more.
-=========  =========  ==============================================================================
+==========  ===========  ===========================================================================
+successor   predecessor
+==========  ===========  ===========================================================================
+hello                    I have loaded and checked everything.
+..          wait         I start, hold or drain, or hand over to another: ask again, for so long.
+..          refuse       You cannot take over, and why.
+..          listeners    Here are some of my listening sockets.
+..          offer        Here are the locked pid file and the hand-over socket, the last of all.
+now                      I have bound what is new, and want to accept.
+..          yours        I do not accept any more.
+holding                  I accept, and keep what comes in.
+..          drained      I have passed on all that I had, and closed; these are my counters.
+running                  The pid file has my pid: you may exit.
+..          off          You took too long, or I am to stop: you cannot take over any more.
+==========  ===========  ===========================================================================
 
-Either may die at any moment, of which the other hears by the end of the connection; one that lives
-and hangs up says ``off`` before, or the new one, continued after a stop, would take it for dead.
-The running one goes on unless it has heard ``running``; the new one is the relay from ``drained``
-on, or when the running one dies after ``yours``.
+Either process may die at any moment; the other sees the end of the connection.  A predecessor that
+hangs up while it runs sends ``off`` before.  Without that, a successor that was suspended meanwhile
+would take the predecessor for dead.  The predecessor stays the relay unless it receives
+``running``.  The successor is the relay once it receives ``drained``, or when the predecessor dies
+after ``yours``.
 
-Both are processes of the same user (SO_PEERCRED), and the socket is for that user alone: whoever
-runs as the service's user can take its listening sockets.
+Both are processes of the same user, which SO_PEERCRED proves, and the socket's file is for that
+user alone.  Any process of the service's user can take the listening sockets.
 """
 
 from __future__ import annotations
@@ -41,40 +43,40 @@ from typing import Any
 from fedmsg_relay.system import unix
 
 PROTOCOL = 1
-"""Of a later version, one that does not speak the same is refused."""
+"""Version of the protocol.  A successor with another one is refused."""
 
 SUFFIX = ".handover"
-"""Of the socket: its path is that of the pid file with this appended."""
+"""The path of the hand-over socket is that of the pid file with this appended."""
 
 SIZE_MAX = 2**16
-"""Bytes of a message."""
+"""Bytes of a message, at most."""
 
 FDS_MAX = 250
-"""Descriptors of a message; the kernel takes 253 (SCM_MAX_FD), and ten messages at once."""
+"""Descriptors in a message, at most: the kernel takes 253 (SCM_MAX_FD)."""
 
 
 class Gone(Exception):
-    """The other process has ended, or hung up, or does not speak this protocol."""
+    """The other process has ended, has hung up, or does not speak this protocol."""
 
 
 @dataclass
 class Message:
-    """A word, and what comes with it."""
+    """A message of the protocol."""
 
     word: str
     fields: dict[str, Any]
     fds: list[int] = field(default_factory=list)
-    """Descriptors, which are the receiver's."""
+    """Descriptors, which the receiver has to close."""
 
 
 class Channel:
-    """A connection to the other process."""
+    """A connection to the other process.  Raises :class:`Gone` if that is another user's."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         connection.setblocking(False)
         self.pid, uid, _ = unix.peer(connection)
-        """The pid of the other process; for who has connected, of the one that called listen(2)."""
+        """The pid of the other process; to the one that connected, of the one that listens."""
         if uid != os.geteuid():
             self.close()
             raise Gone(f"process {self.pid} is another user's")
@@ -83,7 +85,7 @@ class Channel:
         return self._connection.fileno()
 
     def send(self, word: str, fds: Sequence[int] = (), **fields: Any) -> None:
-        """Say a word; never blocks.  Raises :class:`Gone`."""
+        """Send a message; never blocks.  Raises :class:`Gone`."""
         message = json.dumps({"word": word, **fields}).encode()
         try:
             socket.send_fds(self._connection, [message], fds)
@@ -91,36 +93,42 @@ class Channel:
             raise Gone(str(error)) from error
 
     def receive(self, timeout_s: float = 0.0) -> Message | None:
-        """The next word; None if none comes within ``timeout_s``.  Raises :class:`Gone`."""
+        """Return the next message; None if none comes within ``timeout_s``.
+
+        Raises :class:`Gone`.
+        """
         poller = select.poll()
         poller.register(self._connection, select.POLLIN)
         if not poller.poll(timeout_s * 1000):
             return None
         fds: list[int] = []
         try:
-            said, fds = self._read()
+            data, fds = self._read()
             for fd in fds:
                 os.set_inheritable(fd, False)
-            fields = json.loads(said)
+            fields = json.loads(data)
             return Message(fields.pop("word"), fields, fds)
-        except (OSError, ValueError, KeyError, AttributeError) as error:  # an end is no JSON
+        except (OSError, ValueError, KeyError, AttributeError) as error:  # b"", the end, is no JSON
             for fd in fds:
                 os.close(fd)
             raise Gone(str(error)) from error
 
     def _read(self) -> tuple[bytes, list[int]]:
         try:
-            said, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
-        except ConnectionResetError:  # told once; what was said before it is still there
-            said, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
-        return said, fds
+            data, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
+        except ConnectionResetError:  # reported once; messages from before can still be read
+            data, fds, _, _ = socket.recv_fds(self._connection, SIZE_MAX, FDS_MAX)
+        return data, fds
 
     def close(self) -> None:
         self._connection.close()
 
 
-class Door:
-    """The socket at which those who want to take over ask."""
+class HandoverSocket:
+    """The Unix socket at which a relay listens for a successor.
+
+    A hand-over passes its descriptor on, so that the file stays the same one.
+    """
 
     def __init__(self, listener: socket.socket, path: str) -> None:
         self._listener = listener
@@ -128,14 +136,14 @@ class Door:
         listener.setblocking(False)
 
     @classmethod
-    def open(cls, pidfile: str) -> Door:
-        """Listen beside the path of a pid file that we have locked.  Raises OSError."""
+    def open(cls, pidfile: str) -> HandoverSocket:
+        """Listen beside ``pidfile``, a path that this process has locked.  Raises OSError."""
         path = pidfile + SUFFIX
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            os.fchmod(listener.fileno(), 0o600)  # the file never has more than that
+            os.fchmod(listener.fileno(), 0o600)  # before bind(2), so that the file begins with it
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)  # of one that died: whoever has the lock is the only one
+                os.unlink(path)  # of a relay that died: the holder of the lock is the only relay
             with _short(path) as short:
                 listener.bind(short)
             listener.listen()
@@ -145,15 +153,15 @@ class Door:
         return cls(listener, path)
 
     @classmethod
-    def adopt(cls, fd: int, pidfile: str) -> Door:
-        """Go on listening at ``fd``, which another process has passed on."""
+    def adopt(cls, fd: int, pidfile: str) -> HandoverSocket:
+        """Go on listening at ``fd``, which the predecessor has passed on."""
         return cls(socket.socket(fileno=fd), pidfile + SUFFIX)
 
     def fileno(self) -> int:
         return self._listener.fileno()
 
     def accept(self) -> Channel | None:
-        """A connection that waits, from a process of our user; None if there is none."""
+        """Return a connection that waits; None if none does, or the process is another user's."""
         try:
             connection, _ = self._listener.accept()
             return Channel(connection)
@@ -161,17 +169,17 @@ class Door:
             return None
 
     def close(self) -> None:
-        """Listen no more, and remove the file."""
+        """Stop listening, and remove the file."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
         self._listener.close()
 
 
 def connect(pidfile: str, timeout_s: float) -> Channel:
-    """Connect to the relay that holds a pid file.
+    """Connect to the relay that holds ``pidfile``, a path.
 
-    Raises FileNotFoundError or ConnectionRefusedError if none listens there, another OSError if it
-    does not accept in time, and :class:`Gone` if it is another user's.
+    Raises FileNotFoundError or ConnectionRefusedError if no relay listens there, another OSError if
+    its queue has no room within ``timeout_s``, and :class:`Gone` if it is another user's.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -186,7 +194,7 @@ def connect(pidfile: str, timeout_s: float) -> Channel:
 
 @contextlib.contextmanager
 def _short(path: str) -> Iterator[str]:
-    """A name of a path that fits into the address of a Unix socket."""
+    """Yield a name of ``path`` that fits into the address of a Unix socket."""
     if len(os.fsencode(path)) <= unix.PATH_MAX:
         yield path
         return

@@ -1,8 +1,9 @@
-"""The process that takes over from this relay, as the relay sees it.
+"""The process that takes over from this relay, as this relay sees it.
 
-Many may ask; one at a time is chosen and offered what it needs, and the others are told to wait.
-The words are those of :mod:`fedmsg_relay.handover.protocol`; :mod:`fedmsg_relay.daemon.eventloop`
-acts on them.
+Many processes may ask at once.  One of them is chosen, the successor, and offered what it needs;
+the others have to wait.  Owns the hand-over socket and the connections there.  The words are
+those of :mod:`fedmsg_relay.handover.protocol`; what they do to the relay is decided by
+:mod:`fedmsg_relay.daemon.eventloop`.
 """
 
 from __future__ import annotations
@@ -17,41 +18,45 @@ from typing import Any
 import zmq
 
 from fedmsg_relay.handover import protocol
-from fedmsg_relay.handover.protocol import Channel, Door, Gone, Message
+from fedmsg_relay.handover.protocol import Channel, Gone, HandoverSocket, Message
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.pidfile import PidFile
 
 HELLO_S = 2.0
-"""How long a process that has connected may take to say ``hello``."""
+"""How long a process that has connected may take to send ``hello``."""
 
-BIND_S = 10.0
-"""How long the chosen process may take for its next word, while this relay accepts nobody or keeps
-others waiting: it has to bind what is new, and to begin to hold."""
+WORD_S = 10.0
+"""How long the successor may take for its next word, while this relay does not accept or others
+wait: the successor has to bind what is new, and to begin to hold."""
 
 GONE = Message("gone", {})
-"""Instead of a word: the chosen process has ended, or has taken too long."""
+"""Stands for the next word of a process that has ended, or has taken too long."""
 
 
 class Successor:
-    """Whoever connects to ``door`` to take over; one of these processes may be chosen.
+    """The processes that ask to take over, from :meth:`listen` on, and the chosen one of them.
 
-    Offers it ``bindings`` and the lock of ``pidfile``.
+    The chosen process is offered ``bindings``.  The hand-over socket and every connection wake
+    ``poller``, for :meth:`attend`.
     """
 
-    def __init__(
-        self, door: Door, pidfile: PidFile, bindings: Bindings, poller: zmq.Poller
-    ) -> None:
-        self._door = door
-        self._pidfile = pidfile
+    def __init__(self, bindings: Bindings, poller: zmq.Poller) -> None:
         self._bindings = bindings
         self._poller = poller
-        self._asking: dict[Channel, float] = {}  # until when each may say hello (monotonic)
+        self._socket: HandoverSocket | None = None
+        self._fds: list[int] = []  # for an offer: the locked pid file, the hand-over socket
+        self._asking: dict[Channel, float] = {}  # until when each may send hello (monotonic)
         self._chosen: Channel | None = None
-        self._until = math.inf  # monotonic, for its next word
+        self._until = math.inf  # until when the chosen process may send its next word (monotonic)
         self.accepts = False
         """Whether the chosen process accepts in place of this one."""
-        poller.register(door, zmq.POLLIN)
+
+    def listen(self, handover_socket: HandoverSocket, pidfile: PidFile) -> None:
+        """Accept at ``handover_socket``; an offer includes that and the locked ``pidfile``."""
+        self._socket = handover_socket
+        self._fds = [pidfile.fileno(), handover_socket.fileno()]
+        self._poller.register(handover_socket, zmq.POLLIN)
 
     @property
     def pid(self) -> int | None:
@@ -63,21 +68,27 @@ class Successor:
         return max(0.0, min(self._until, *self._asking.values(), math.inf) - time.monotonic())
 
     def attend(self) -> Iterator[tuple[Channel, Message]]:
-        """Accept who connects; every word that has come, and :data:`GONE` of the chosen process."""
-        while (channel := self._door.accept()) is not None:
+        """Accept connections; yield every ``hello``, and every word of the chosen process.
+
+        The last word of the chosen process may be :data:`GONE`.  A process that sends ``hello`` and
+        cannot take over is refused here.
+        """
+        while self._socket is not None and (channel := self._socket.accept()) is not None:
             self._asking[channel] = time.monotonic() + HELLO_S
             self._poller.register(channel, zmq.POLLIN)
         for channel, until in list(self._asking.items()):
-            message = _heard(channel, until)
+            message = _received(channel, until)
             if message is not None:
                 del self._asking[channel]
                 self._poller.unregister(channel)
-                if message.word == "hello":
-                    yield channel, message
-                else:
+                if message.word != "hello":
                     channel.close()
+                elif why := _why_refused(message):
+                    _last_word(channel, "refuse", why=why)
+                else:
+                    yield channel, message
         while self._chosen is not None:
-            message = _heard(self._chosen, self._until)
+            message = _received(self._chosen, self._until)
             if message is None:
                 return
             self._until = math.inf
@@ -86,20 +97,16 @@ class Successor:
                 self.dismiss()
 
     def put_off(self, channel: Channel, for_s: float) -> None:
-        """Tell a process to ask again, for ``for_s`` seconds at most, and hang up."""
+        """Have a process ask again, for ``for_s`` seconds at most, and hang up."""
         _last_word(channel, "wait", for_s=for_s)
 
-    def refuse(self, channel: Channel, why: str) -> None:
-        """Tell a process that it cannot take over and ``why``, and hang up."""
-        _last_word(channel, "refuse", why=why)
-
     def offer(self, channel: Channel, ends_within_s: float) -> None:
-        """Choose a process, and send it the listening sockets, the pid file and the door.
+        """Choose a process, and send it the listening sockets and what :meth:`listen` was given.
 
         ``ends_within_s`` is how long this relay may take to drain and close.
         """
         self._chosen = channel
-        self._until = time.monotonic() + BIND_S
+        self.expect_word()
         self._poller.register(channel, zmq.POLLIN)
         listeners: list[tuple[str, socket.socket]] = [(e.uri, s) for e, s in self._bindings.all()]
         parts = [
@@ -110,14 +117,14 @@ class Successor:
             self.say("listeners", [s.fileno() for _, s in part], uris=[uri for uri, _ in part])
         self.say(
             "offer",
-            [self._pidfile.fileno(), self._door.fileno()],
+            self._fds,
             pid=os.getpid(),
             ends_within_s=ends_within_s,
             systemd=systemd.environment(),
         )
 
     def say(self, word: str, fds: Sequence[int] = (), **fields: Any) -> None:
-        """Say a word to the chosen process; whether it is still there, :meth:`attend` tells."""
+        """Send a word to the chosen process; if that has ended, :meth:`attend` yields GONE."""
         if self._chosen is not None:
             try:
                 self._chosen.send(word, fds, **fields)
@@ -125,26 +132,26 @@ class Successor:
                 self._until = time.monotonic()
 
     def let_accept(self) -> None:
-        """Tell the chosen process to accept, as this one accepts nobody any more."""
+        """Have the chosen process accept, as this relay does not accept any more."""
         self.accepts = True
         self.say("yours")
-        self.hurry()
+        self.expect_word()
 
-    def hurry(self) -> None:
-        """Give the chosen process :data:`BIND_S` for its next word."""
-        self._until = time.monotonic() + BIND_S
+    def expect_word(self) -> None:
+        """Give the chosen process :data:`WORD_S` for its next word."""
+        self._until = time.monotonic() + WORD_S
 
     def hang_up(self) -> bool:
-        """Hang up on the chosen process, which needs no word; False if it has died before."""
+        """Hang up on the chosen process without ``off``; False if that process has died before."""
         chosen = self._unchoose()
         if chosen is None:
             return False
-        is_alive = _heard(chosen, math.inf) is not GONE
+        is_alive = _received(chosen, math.inf) is not GONE
         chosen.close()
         return is_alive
 
     def dismiss(self) -> None:
-        """Hang up on the chosen process, if there is one: it is not chosen any more."""
+        """Send the chosen process, if there is one, ``off`` and hang up: none is chosen then."""
         chosen = self._unchoose()
         if chosen is not None:
             _last_word(chosen, "off")
@@ -158,17 +165,32 @@ class Successor:
         return chosen
 
     def close(self) -> None:
-        """Hang up on everybody, and listen no more."""
+        """Hang up on every process, and stop listening."""
         self.dismiss()
         for channel in self._asking:
             self._poller.unregister(channel)
             channel.close()
         self._asking.clear()
-        self._poller.unregister(self._door)
-        self._door.close()
+        if self._socket is not None:
+            self._poller.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
 
 
-def _heard(channel: Channel, until: float) -> Message | None:
+def _why_refused(hello: Message) -> str | None:
+    """Return why the process that sent ``hello`` cannot take over; None if it can."""
+    if hello.fields.get("protocol") != protocol.PROTOCOL:
+        return "the running relay is of another version; stop it first"
+    if systemd.is_there() and hello.fields.get("cgroup") != systemd.control_group():
+        return (
+            f"the running relay (pid {os.getpid()}) is a service of systemd's:"
+            " use `systemctl reload fedmsg-relay`"
+        )
+    return None
+
+
+def _received(channel: Channel, until: float) -> Message | None:
+    """The next word; :data:`GONE` if there is none and ``until`` (monotonic) has passed."""
     try:
         message = channel.receive()
     except Gone:

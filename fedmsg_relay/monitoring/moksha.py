@@ -17,8 +17,8 @@ from collections.abc import Iterable
 
 from fedmsg_relay.monitoring.pubserver import Broadcast
 from fedmsg_relay.monitoring.stats import Report
-from fedmsg_relay.relay.accept_gate import reserve
 from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.system import rlimit
 from fedmsg_relay.system.wakeup import Timer
 
 REPORT_KEY = "fedmsg_relay"
@@ -42,7 +42,7 @@ class MonitoringSocket:
         self._every = Timer(EVERY_S)
         self._due_at = self._sent_at = time.monotonic()  # the first is at once
         self._frames = (0, 0)  # in and out, at the last report
-        self._broadcast = Broadcast(list(listeners), min(SUBSCRIBERS_MAX, reserve() // 2))
+        self._broadcast = Broadcast(list(listeners), min(SUBSCRIBERS_MAX, rlimit.reserved() // 2))
 
     def follow(self, before: Traffic) -> None:
         """What another relay had passed on counts as reported."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.endpoints import Accepting
-from fedmsg_relay.net.listening import borrow
+from fedmsg_relay.net.accepted import Accepting, borrow
 from fedmsg_relay.zmtp import codec
 
 GONE = "unknown (already disconnected)"
@@ -32,7 +31,7 @@ BEHIND_S = 0.1
 """Data that is unsent for less than this is no backlog: a busy healthy consumer has some often."""
 
 
-class Cut(Enum):
+class Reason(Enum):
     """Why the relay disconnected a peer, and the counter of that."""
 
     STALLED = "stalled"
@@ -62,7 +61,7 @@ class Peer:
     """Since when every look has found unsent bytes."""
     missing_from: int | None = None
     """Bytes published, less those taken, when that was first known of a peer that is behind."""
-    cut: Cut | None = None
+    reason: Reason | None = None
     """Why the relay has disconnected it; None if it has not."""
 
     def look(self, connection: socket.socket, published: int | None) -> None:
@@ -103,7 +102,7 @@ class Peer:
 class PeerTable:
     """The publishers, or the consumers, and what has become of them."""
 
-    who: str
+    kind: str
     """``publisher`` or ``consumer``."""
     accepting: Accepting
     """The endpoints that they connect to."""
@@ -115,7 +114,7 @@ class PeerTable:
     refused: int = 0
     """Because of the allow list."""
     handshakes_failed: int = 0
-    cuts: dict[Cut, int] = field(default_factory=lambda: dict.fromkeys(Cut, 0))
+    disconnected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
     """How many the relay has disconnected, by reason."""
     are_behind: bool = False
     """Whether one of them had unsent bytes at the last look."""
@@ -129,8 +128,8 @@ class PeerTable:
     def remove(self, fd: int) -> Peer:
         """Forget a connection that has ended."""
         peer = self.connected.pop(fd, Peer(GONE, time.monotonic()))
-        if peer.cut is not None:
-            self.cuts[peer.cut] += 1
+        if peer.reason is not None:
+            self.disconnected[peer.reason] += 1
         return peer
 
     def look(self, published: int | None = None) -> None:
@@ -140,40 +139,40 @@ class PeerTable:
                 peer.look(connection, published)
         self.are_behind = any(peer.waiting for peer in self.connected.values())
 
-    def cut_off(self, stall_timeout_s: float, unreachable_timeout_s: float) -> None:
+    def disconnect_timed_out(self, stall_timeout_s: float, unreachable_timeout_s: float) -> None:
         """Disconnect whoever has been stalled or unreachable for that long at the last look."""
         now = time.monotonic()
         for fd, peer in self.connected.items():
             if now - peer.stalled_since >= stall_timeout_s:
-                self._cut(fd, peer, Cut.STALLED)
+                self._disconnect(fd, peer, Reason.STALLED)
             elif now - peer.unreachable_since >= unreachable_timeout_s:
-                self._cut(fd, peer, Cut.UNREACHABLE)
+                self._disconnect(fd, peer, Reason.UNREACHABLE)
 
-    def cut_off_furthest_behind(self, published: int, at_least: float) -> bool:
+    def disconnect_furthest_behind(self, published: int, at_least: float) -> bool:
         """Disconnect the peer with the largest backlog; False if nobody has ``at_least`` bytes."""
         behind_since = time.monotonic() - BEHIND_S
         behind = (
             (peer.backlog(published), fd)
             for fd, peer in self.connected.items()
-            if peer.behind_since <= behind_since and peer.cut is None
+            if peer.behind_since <= behind_since and peer.reason is None
         )
         backlog, fd = max(behind, default=(0, -1))
         if fd < 0 or backlog < at_least:
             return False
-        self._cut(fd, self.connected[fd], Cut.MEMORY)
+        self._disconnect(fd, self.connected[fd], Reason.MEMORY)
         return True
 
-    def _cut(self, fd: int, peer: Peer, why: Cut) -> None:
+    def _disconnect(self, fd: int, peer: Peer, reason: Reason) -> None:
         """Have libzmq disconnect a peer: it reads the end of the connection.
 
         What the kernel has of the backlog is still delivered, and the end behind it, so that the
         peer notices as soon as it reads, or as soon as the network is back.
         """
-        if peer.cut is not None:
+        if peer.reason is not None:
             return
         with contextlib.suppress(OSError), borrow(fd) as connection:
             if os.fstat(fd).st_ino == peer.inode:
-                peer.cut = why
+                peer.reason = reason
                 connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fedmsg_relay.monitoring.subscriber import HungUp, Subscriber
-from fedmsg_relay.relay.accept_gate import SHORT
+from fedmsg_relay.system import rlimit
 from fedmsg_relay.zmtp import codec
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -74,7 +74,7 @@ class Broadcast:
         try:
             connection, _ = listener.accept()
         except OSError as error:
-            if error.errno in SHORT:
+            if error.errno in rlimit.SHORT:
                 self._pause()
             return
         connection.setblocking(False)

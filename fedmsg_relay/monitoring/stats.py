@@ -165,7 +165,7 @@ def _side(table: PeerTable) -> SideReport:
         accepted=table.accepted,
         refused=table.refused,
         handshakes_failed=table.handshakes_failed,
-        **{why.value: count for why, count in table.cuts.items()},
+        **{reason.value: count for reason, count in table.disconnected.items()},
         peers=[_peer(peer) for peer in peers[:PEERS_MAX]],
     )
 

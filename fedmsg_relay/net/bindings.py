@@ -1,7 +1,7 @@
-"""The listening sockets of a relay process: made, taken from whoever kept them, handed on, closed.
+"""The listening sockets of a relay process, by endpoint: made or inherited, and closed here alone.
 
-A process owns them from its start to its end.  libzmq and the servers for monitoring work with
-duplicates, so that they can end and begin anew while the addresses go on listening.
+A process owns them from its start to its end.  libzmq and the exporters accept at duplicates, so
+that they can close and open anew while the addresses go on listening.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.net import listening
 from fedmsg_relay.net.endpoints import Endpoint
-from fedmsg_relay.net.plan import Plan
+from fedmsg_relay.net.local import LocalEndpoints
 
 log = logging.getLogger("fedmsg.relay")
 
 Listeners = dict[Endpoint, socket.socket]
-"""Listening sockets that do not block."""
+"""Non-blocking listening sockets."""
 
-Given = dict[str, socket.socket]
-"""Sockets that listen already, by the URI of their endpoint."""
+Inherited = dict[str, socket.socket]
+"""By the URI of the endpoint, sockets that the relay before or systemd has passed on listening."""
 
 
 @dataclass(frozen=True)
 class Bindings:
-    """What a process listens at."""
+    """What a process listens at: of the outbound one group, of the rest every endpoint."""
 
     inbound: Listeners
     outbound: Listeners
@@ -37,22 +37,25 @@ class Bindings:
     prometheus: Listeners
 
     def all(self) -> Iterator[tuple[Endpoint, socket.socket]]:
-        """Each endpoint, and the socket that listens there."""
-        for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
+        """Yield each endpoint, and the socket that listens there."""
+        for listeners in self._groups():
             yield from listeners.items()
 
     def claim(self, settings: Settings) -> None:
-        """Make the socket files ours, with the permissions of the settings, whoever made them."""
+        """Make inherited socket files this process's, with the permissions of ``settings``."""
         for endpoint, listener in self.all():
             listening.claim(endpoint, listener, _mode(endpoint, settings))
 
     def close(self) -> None:
-        """Close every listening socket, and remove its file at ``ipc://``."""
-        for listeners in (self.inbound, self.outbound, self.monitoring, self.prometheus):
-            let_go(listeners)
+        """Close every listening socket, and remove its file if it has one."""
+        for listeners in self._groups():
+            close_listeners(listeners)
+
+    def _groups(self) -> tuple[Listeners, ...]:
+        return (self.inbound, self.outbound, self.monitoring, self.prometheus)
 
 
-def let_go(listeners: Listeners) -> None:
+def close_listeners(listeners: Listeners) -> None:
     """Close listening sockets, and remove their files; libzmq still accepts at its duplicates."""
     for endpoint, listener in listeners.items():
         listening.remove(endpoint, listener)
@@ -60,11 +63,14 @@ def let_go(listeners: Listeners) -> None:
     listeners.clear()
 
 
-def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
-    """Listen at everything that is planned; sockets that are used are taken out of ``given``.
+def bind(local: LocalEndpoints, settings: Settings, inherited: Inherited) -> Bindings:
+    """Listen at every endpoint of ``local``, of outbound at those of the first group that is free.
 
-    Raises :class:`BindError` if no group of outbound is free, or one address of inbound is not;
-    then nothing listens that did not before.  What is optional is left out, with a warning.
+    An inherited socket is used, and taken out of ``inherited``, where there is one.  Monitoring and
+    Prometheus are left out with a warning if they cannot be bound.
+
+    Raises :class:`BindError` if no group of outbound is free, or one endpoint of inbound is not;
+    every socket that was made here is closed then.
     """
     with contextlib.ExitStack() as undo:
 
@@ -72,43 +78,43 @@ def bind(plan: Plan, settings: Settings, given: Given) -> Bindings:
             with contextlib.ExitStack() as undoing:
                 made = {}
                 for endpoint in endpoints:
-                    made[endpoint] = _listen(endpoint, settings, given, undoing)
+                    made[endpoint] = _listen(endpoint, settings, inherited, undoing)
                 undo.push(undoing.pop_all())
             for endpoint in made:
-                given.pop(endpoint.uri, None)
+                inherited.pop(endpoint.uri, None)
             return made
 
         def listen_if_free(endpoints: Iterable[Endpoint]) -> Listeners:
             try:
                 return listen(endpoints)
-            except BindError as error:  # which names the key
+            except BindError as error:  # names the key
                 log.warning("%s; going without it", error)
                 return {}
 
-        outbound, errors = plan.first_outbound(listen)
+        outbound, errors = local.first_outbound(listen)
         for error in errors:
             log.warning("%s; using the next address", error)
         bindings = Bindings(
             outbound=outbound,
-            inbound=listen(plan.inbound),
-            monitoring=listen_if_free(plan.monitoring),
-            prometheus=listen_if_free(plan.prometheus),
+            inbound=listen(local.inbound),
+            monitoring=listen_if_free(local.monitoring),
+            prometheus=listen_if_free(local.prometheus),
         )
         undo.pop_all()
     return bindings
 
 
 def _listen(
-    endpoint: Endpoint, settings: Settings, given: Given, undo: contextlib.ExitStack
+    endpoint: Endpoint, settings: Settings, inherited: Inherited, undo: contextlib.ExitStack
 ) -> socket.socket:
-    if endpoint.uri in given:
-        return given[endpoint.uri]
-    listener = listening.listen(endpoint, _mode(endpoint, settings), beside=given.values())
+    if endpoint.uri in inherited:
+        return inherited[endpoint.uri]
+    listener = listening.listen(endpoint, _mode(endpoint, settings), beside=inherited.values())
     undo.callback(listener.close)
     undo.callback(listening.remove, endpoint, listener)
     return listener
 
 
 def _mode(endpoint: Endpoint, settings: Settings) -> int:
-    """The permissions of its file, at ``ipc://``."""
+    """Return the permissions of the socket file, if ``endpoint`` has one."""
     return settings.monitoring_mode if endpoint.key == MONITORING else settings.ipc_mode

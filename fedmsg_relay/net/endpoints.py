@@ -1,7 +1,7 @@
-"""A configured address -> the endpoints that it stands for.
+"""A configured address -> the endpoints that the address stands for.
 
-Owns the meaning of an address.  A host name is resolved here, and "local" is decided by the only
-authority on it, the kernel: an address to which a socket can be bound.
+Owns the meaning of an address: what is well-formed, what a host name resolves to, what is local.
+An endpoint is local if the kernel, the only authority on that, binds a socket to its host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,17 +32,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One address of this host, as the socket module wants it."""
+    """A resolved address, as the socket module takes it."""
 
     uri: str
-    """``tcp://127.0.0.1:2003``: a numeric host, and what libzmq accepts as an endpoint."""
+    """``tcp://127.0.0.1:2003`` (always numeric) or ``ipc:///PATH``, as libzmq takes it."""
     family: socket.AddressFamily
     address: tuple[Any, ...] | str
+    """A host, a port and what else the family has; or a path."""
     key: str
-    """The configuration key that it comes from."""
+    """The configuration key that has the address."""
 
     def covers(self, other: Endpoint) -> bool:
-        """Whether listening here is listening there too: a wildcard and an address of its port."""
+        """Whether this is a wildcard, and ``other`` one of the addresses that it listens at."""
         return (
             self.address[0] in WILDCARDS
             and other.family in (self.family, socket.AF_INET)
@@ -50,58 +51,25 @@ class Endpoint:
             and self != other
         )
 
-    def meets(self, other: Endpoint) -> bool:
-        """Whether only one of both can be listened at."""
+    def overlaps(self, other: Endpoint) -> bool:
+        """Whether this and ``other`` cannot both be bound."""
         if isinstance(self.address, str) or isinstance(other.address, str):
             return _is_same_path(self.address, other.address)
         is_same = (self.family, self.address) == (other.family, other.address)
         return is_same or self.covers(other) or other.covers(self)
 
-    @property
-    def name(self) -> tuple[object, ...]:
-        """What identifies it among sockets: the family, and a path or a host and a port."""
-        return _name(self.family, self.address)
-
-
-class Accepting:
-    """The endpoints of a side of the relay: which connections came in there.
-
-    However many there are, a look at a connection takes the same time.
-    """
-
-    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        self._names = {endpoint.name for endpoint in endpoints}
-
-    def accepted(self, connection: socket.socket) -> bool:
-        """Whether a socket is a connection that came in here, and is not closed yet."""
-        try:
-            name = _name(connection.family, connection.getsockname())
-            if not self._names.isdisjoint((name, *_wildcards(name))):
-                return not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError:  # closed meanwhile
-            pass
-        return False
-
-
-def _name(family: int, address: Any) -> tuple[object, ...]:
-    return (family, address) if isinstance(address, (str, bytes)) else (family, *address[:2])
-
-
-def _wildcards(name: tuple[object, ...]) -> list[tuple[object, ...]]:
-    return [(name[0], host, name[2]) for host in WILDCARDS] if len(name) > 2 else []
-
 
 def _is_same_path(one: object, other: object) -> bool:
-    """Whether both are paths, of the same file."""
+    """Whether both are paths, and of the same file."""
     if not isinstance(one, str) or not isinstance(other, str):
         return False
     return os.path.realpath(one) == os.path.realpath(other)
 
 
 def parse(key: str, address: str) -> tuple[str, int]:
-    """The host, without brackets, and the port; of an ``ipc://`` address its path, and 0.
+    """Return the host, without brackets, and the port; of an ``ipc://`` address the path, and 0.
 
-    Raises :class:`ConfigError`, naming ``key``, for what is not an address.
+    Raises :class:`ConfigError`, naming ``key``, for a malformed address.
     """
     if ipc := IPC.fullmatch(address):
         return ipc["path"], 0
@@ -115,9 +83,10 @@ def parse(key: str, address: str) -> tuple[str, int]:
 
 
 def resolve(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
-    """Every address that the configured one stands for, whether or not of this host.
+    """Yield every endpoint of an address, local or not; none, with a warning, for unknown names.
 
-    Raises :class:`ConfigError`, naming ``key``, for what is not an address.
+    A name server that answers "try again" is asked again until ``deadline`` (monotonic).
+    Raises :class:`ConfigError`, naming ``key``, for a malformed address.
     """
     host, port = parse(key, address)
     if not port:
@@ -132,7 +101,7 @@ def resolve(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
 
 
 def _is_host(host: str) -> bool:
-    """Whether what stands in brackets, if it does, is an IPv6 address."""
+    """Whether a host in brackets is an IPv6 address; True for a host without brackets."""
     if host.startswith("["):
         try:
             socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])
@@ -144,7 +113,7 @@ def _is_host(host: str) -> bool:
 def _look_up(
     key: str, host: str, port: int, deadline: float
 ) -> list[tuple[socket.AddressFamily, Any]]:
-    """The addresses of a host, none if its name is unknown; asks again until ``deadline``."""
+    """Return the addresses of a host, as :func:`resolve` yields them."""
     while True:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -159,6 +128,7 @@ def _look_up(
 
 
 def is_local(endpoint: Endpoint) -> bool:
+    """Whether ``endpoint`` is of this host.  Raises :class:`RelayError` for another failure."""
     if isinstance(endpoint.address, str):  # a path
         return True
     host, _port, *flow_and_scope = endpoint.address
@@ -166,7 +136,7 @@ def is_local(endpoint: Endpoint) -> bool:
         with socket.socket(endpoint.family, socket.SOCK_STREAM) as probe:
             probe.bind((host, 0, *flow_and_scope))
     except OSError as error:
-        # Of another host, of a protocol that this kernel does not speak, or not to be listened at.
+        # Another host's, of a family that this kernel does not have, or not one to listen at.
         if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL):
             return False
         raise RelayError(
@@ -176,7 +146,10 @@ def is_local(endpoint: Endpoint) -> bool:
 
 
 def in_time(find: Callable[[], _T], timeout_s: float) -> _T:
-    """What ``find`` returns or raises; :class:`RelayError` if a name server keeps it for longer."""
+    """Return or raise what ``find`` does; :class:`RelayError` if that takes over ``timeout_s``.
+
+    ``find`` asks a name server, and goes on after that on a thread of its own.
+    """
     asking = Asking(find)
     if not asking.is_answered(timeout_s):
         raise RelayError(f"no name server has answered within {timeout_s:g} s")

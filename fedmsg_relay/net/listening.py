@@ -1,7 +1,10 @@
-"""Listening sockets, made here and handed to libzmq (``ZMQ_USE_FD``) instead of letting it bind.
+"""Making a listening socket for an endpoint, and making and removing its socket file.
 
-It takes a host name for the name of an interface, deletes whatever lies at the path of an ``ipc://``
-address, and keeps to itself what systemd could keep over a restart.
+The relay binds here and passes the descriptor to libzmq (``ZMQ_USE_FD``).  libzmq's own bind takes
+a host name for the name of an interface, deletes whatever lies at the path of an ``ipc://``
+address, and hands out no descriptor for systemd to keep over a restart.
+
+A socket file is replaced or removed only where nobody else can be listening.
 """
 
 from __future__ import annotations
@@ -9,27 +12,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.net.endpoints import WILDCARDS, Endpoint
 from fedmsg_relay.system import unix
 
-RANGE_MAX = 2**16
-"""Descriptors to look at one by one; that takes 0.1 s, and the limit may be a billion."""
 
+def listen(endpoint: Endpoint, ipc_mode: int, beside: Iterable[socket.socket]) -> socket.socket:
+    """Return a non-blocking socket that listens at ``endpoint``.
 
-def listen(
-    endpoint: Endpoint, ipc_mode: int, beside: Iterable[socket.socket] = ()
-) -> socket.socket:
-    """A socket listening at ``endpoint``.  Raises :class:`BindError`, naming key and address.
+    The IPv6 wildcard includes IPv4.  A stale socket file is replaced; a new one has the permissions
+    ``ipc_mode``.  Listening sockets ``beside``, which belong to this user, do not count as in the
+    way: a wildcard that is to replace a single address listens together with that address.
 
-    Of IPv6 wildcards the IPv4 half is included; a socket file that nobody listens to is replaced,
-    and one that is made has the permissions ``ipc_mode``.  The listening sockets ``beside``, of our
-    user, are in nobody's way: where one of an address is to give way to one of all, both listen.
+    Raises :class:`BindError`, naming key and address.
     """
     try:
         return _listen(endpoint, ipc_mode)
@@ -37,7 +36,7 @@ def listen(
         in_the_way = [other for other in beside if _has_port_of(endpoint, other)]
         if not in_the_way or not _is_in_use(error):
             raise
-    # For the moment of binding alone, as it would let any process of our user listen there too.
+    # Only while binding: SO_REUSEPORT lets any other process of this user listen there too.
     for other in in_the_way:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
@@ -50,17 +49,17 @@ def listen(
 
 
 def claim(endpoint: Endpoint, listener: socket.socket, ipc_mode: int) -> None:
-    """Make a socket that another process began to listen at ours: see :func:`remove`."""
+    """Make an inherited socket this process's, as :func:`remove` requires, and set its mode."""
     if endpoint.family == socket.AF_UNIX:
-        listener.listen(socket.SOMAXCONN)  # which notes who did, for SO_PEERCRED
-        with contextlib.suppress(OSError):  # it was removed, or is another's
+        listener.listen(socket.SOMAXCONN)  # the kernel notes the pid, for SO_PEERCRED
+        with contextlib.suppress(OSError):  # the file was removed, or is another user's
             os.chmod(str(endpoint.address), ipc_mode)
 
 
 def check_file(endpoint: Endpoint, holder: int | None) -> None:
     """Raise :class:`BindError` as :func:`listen` would for the path of an ``ipc://`` endpoint.
 
-    A path at which ``holder``, a pid, listens counts as free.  Nothing is touched.
+    A path at which the process with the pid ``holder`` listens counts as free.  Changes nothing.
     """
     path = str(endpoint.address)
     try:
@@ -85,36 +84,28 @@ def _has_port_of(endpoint: Endpoint, other: socket.socket) -> bool:
 
 
 def _listen(endpoint: Endpoint, ipc_mode: int, reuse_port: bool = False) -> socket.socket:
-    listener = _bind(endpoint, ipc_mode, reuse_port)
+    listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    # As a socket that libzmq opens: a blocking accept(2) would hold up its I/O thread.
+    listener.setblocking(False)
     try:
+        if endpoint.family == socket.AF_UNIX:
+            if _is_stale(str(endpoint.address), holder=None):
+                os.unlink(str(endpoint.address))
+            os.fchmod(listener.fileno(), ipc_mode)  # before bind(2): the file never has more
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
+        if endpoint.family == socket.AF_INET6:
+            only_v6 = endpoint.address[0] not in WILDCARDS
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+        listener.bind(endpoint.address)
+        if endpoint.family == socket.AF_UNIX:
+            os.chmod(str(endpoint.address), ipc_mode)  # bits that the umask took away
         listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
         raise _error(endpoint, error) from error
     return listener
-
-
-def _bind(endpoint: Endpoint, ipc_mode: int, reuse_port: bool) -> socket.socket:
-    bound = socket.socket(endpoint.family, socket.SOCK_STREAM)
-    # What libzmq opens itself it makes so; an accept that waits would hold up its I/O thread.
-    bound.setblocking(False)
-    try:
-        if endpoint.family == socket.AF_UNIX:
-            _remove_stale(str(endpoint.address))
-            os.fchmod(bound.fileno(), ipc_mode)  # so that the file is never more open than that
-        else:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
-        if endpoint.family == socket.AF_INET6:
-            only_v6 = endpoint.address[0] not in WILDCARDS
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
-        bound.bind(endpoint.address)
-        if endpoint.family == socket.AF_UNIX:
-            os.chmod(str(endpoint.address), ipc_mode)  # what the umask took away
-    except OSError as error:
-        bound.close()
-        raise _error(endpoint, error) from error
-    return bound
 
 
 def _error(endpoint: Endpoint, error: OSError) -> BindError:
@@ -128,16 +119,10 @@ def _error(endpoint: Endpoint, error: OSError) -> BindError:
     )
 
 
-def _remove_stale(path: str) -> None:
-    """Make way for a socket file; raises OSError as :func:`_is_stale`."""
-    if _is_stale(path, holder=None):
-        os.unlink(path)
-
-
 def _is_stale(path: str, holder: int | None) -> bool:
-    """Whether there is a socket file in the way, at which nobody listens but ``holder``.
+    """Whether there is a socket file at ``path`` at which nobody but the pid ``holder`` listens.
 
-    Raises OSError for one at which somebody else does, and for what is no socket.
+    Raises OSError if another process listens there, or if the file is not a socket.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -154,10 +139,10 @@ def _is_stale(path: str, holder: int | None) -> bool:
 
 
 def remove(endpoint: Endpoint, listener: socket.socket) -> None:
-    """Take away the file of an ``ipc://`` endpoint, unless another process listens there by now.
+    """Remove the file of an ``ipc://`` endpoint, unless another process listens there by now.
 
-    To be called before its socket is closed, or the file could be somebody else's new one.  Where
-    it cannot be known whose it is, it stays; the next start replaces it.
+    Must be called before ``listener`` is closed: afterwards the file could be a new process's.  A
+    file of which the owner cannot be found out stays; the next start replaces it.
     """
     if endpoint.family == socket.AF_UNIX:
         path = str(endpoint.address)
@@ -167,7 +152,7 @@ def remove(endpoint: Endpoint, listener: socket.socket) -> None:
 
 
 def _listener_at(path: str) -> int | None:
-    """The pid of who listens at a socket file; 0 if nobody does, and None if that is not told."""
+    """Return the pid that listens at a socket file; 0 if none does, None if that is unknown."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         answer = probe.connect_ex(path)
@@ -176,28 +161,3 @@ def _listener_at(path: str) -> int | None:
         if answer:
             return None
         return unix.peer(probe).pid
-
-
-def own_sockets() -> Iterator[socket.socket]:
-    """Every socket that this process has open, one at a time, as it is: not to be closed.
-
-    It takes no descriptor of its own, as there may be none left.  One that is closed meanwhile by
-    another thread may come back as another socket; that is for the caller to bear.
-    """
-    try:
-        fds: Iterable[int] = map(int, os.listdir("/proc/self/fd"))
-    except OSError:  # it cannot be opened, for want of descriptors
-        fds = range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], RANGE_MAX))
-    for fd in fds:
-        with contextlib.suppress(OSError), borrow(fd) as borrowed:
-            yield borrowed
-
-
-@contextlib.contextmanager
-def borrow(fd: int) -> Iterator[socket.socket]:
-    """A socket that is libzmq's.  Raises OSError if it is none, or was closed meanwhile."""
-    borrowed = socket.socket(fileno=fd)
-    try:
-        yield borrowed
-    finally:
-        borrowed.detach()

@@ -11,34 +11,35 @@ LAYOUT = struct.Struct("=2x B B 4x I 12x I 24x I 12x I 28x I 16x Q Q 8x I 52x Q 
 
 
 class TcpInfo(NamedTuple):
-    """Of ``struct tcp_info`` what the relay reads, without the ``tcpi_``."""
+    """The fields of ``struct tcp_info`` that the relay reads, without their ``tcpi_``."""
 
     retransmits: int
-    """How often the oldest segment in flight was sent again without an answer."""
+    """Retransmissions of the oldest segment in flight that are unanswered."""
     probes: int
-    """Probes of a shut window or of an idle connection, since the peer's kernel last answered."""
+    """Probes of a zero window or of an idle connection since the peer's kernel last answered."""
     rto: int
-    """Microseconds until a segment that is not acknowledged is sent again."""
+    """Retransmission timeout, in microseconds."""
     unacked: int
-    """Segments in flight."""
+    """Segments in flight: sent, and not acknowledged."""
     last_data_recv: int
-    """Milliseconds since the last segment with data came; without meaning if none has."""
+    """Milliseconds since the last segment with data arrived; meaningless if none has."""
     rtt: int
     """Smoothed round-trip time, in microseconds."""
     total_retrans: int
-    """Segments sent again since the connection was made."""
+    """Retransmissions since the connection was established, in segments."""
     bytes_acked: int
     bytes_received: int
     notsent_bytes: int
-    """Bytes that wait for room in the peer's window, or in the network."""
+    """Bytes in the send queue that the kernel has not sent yet."""
     bytes_sent: int
-    """Retransmissions included; 0 before Linux 4.19, which does not tell, as the next one."""
+    """Retransmissions included.  Before Linux 4.19 always 0, as :attr:`bytes_retrans`."""
     bytes_retrans: int
     rcv_ooopack: int
-    """Segments received out of order; 0 before Linux 5.4, which does not tell."""
+    """Segments received out of order.  Before Linux 5.4 always 0."""
 
 
 def read(connection: socket.socket) -> TcpInfo:
-    """Ask about a connection.  Raises OSError if ``connection`` is none of TCP."""
-    told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAYOUT.size)
-    return TcpInfo._make(LAYOUT.unpack(told.ljust(LAYOUT.size, b"\0")))
+    """Ask the kernel about a connection.  Raises OSError if ``connection`` is not of TCP."""
+    raw = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAYOUT.size)
+    padded = raw.ljust(LAYOUT.size, b"\0")  # an older kernel has fewer fields
+    return TcpInfo._make(LAYOUT.unpack(padded))

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import logging
 import math
 import os
 import platform
 import re
-import resource
 import select
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from fedmsg_relay.system import rlimit
 from fedmsg_relay.system.throttle import Throttle
 
 log = logging.getLogger("fedmsg.relay")
@@ -30,14 +29,6 @@ log = logging.getLogger("fedmsg.relay")
 EPOLL = "anon_inode:[eventpoll]"
 EPOLL_ENTRY = re.compile(r"tfd:\s*(\d+)\s+events:\s*[\da-f]+\s+data:\s*([\da-f]+)")  # proc(5)
 EPOLL_CTL_MOD = 3  # <sys/epoll.h>
-
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""What accept(2) fails with for want of descriptors or memory."""
-
-RESERVE_MAX = 1000
-"""Descriptors for the relay itself, for the readers of its status, and for the peers that
-libzmq accepts until the main thread has told it to pause: a quarter, as small limits leave little,
-but no more than this, as that takes libzmq longer than any thread waits for a processor."""
 
 PAUSE_S = 1.0
 """How long to accept nobody before looking for free descriptors again."""
@@ -47,18 +38,6 @@ SAY_EVERY_S = 60.0
 
 LOOKUP_S, LOOKUP_POLL_S = 0.1, 0.0005
 """How long I/O threads may take to register listening sockets with epoll; how often to look."""
-
-
-def raise_limit() -> None:
-    """Raise the soft limit to the hard one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def reserve() -> int:
-    """How many descriptors are not for the relay's peers."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(hard // 4, RESERVE_MAX)
 
 
 class _Event(ctypes.Structure):
@@ -79,23 +58,20 @@ class AcceptGate:
 
     def __init__(self, listening: Mapping[int, socket.AddressFamily]) -> None:
         """``listening`` are libzmq's descriptors, which stay open until :meth:`leave`."""
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = hard - reserve()  # descriptors from here up are reserved
+        self._limit = rlimit.for_peers()
         self._libc = ctypes.CDLL(None)
         # The relay's thread calls shut() for a drain, and leave(); no change may come after them.
-        self._changing = threading.RLock()
-        self._tcp: set[int] = set()  # descriptors
-        self._ipc: set[int] = set()
+        self._changing = threading.Lock()
+        self._listeners = set(listening)
+        self._is_one_at_a_time = socket.AF_UNIX in listening.values()
         self._entries: dict[int, tuple[int, int]] = {}  # by descriptor: its epoll, and the data
         self._look_again_at = math.inf  # monotonic; finite while paused
         self._short = Throttle(SAY_EVERY_S)
         self._is_shut = False  # see shut()
-        for fd, family in listening.items():
-            (self._ipc if family == socket.AF_UNIX else self._tcp).add(fd)
         until = time.monotonic() + LOOKUP_S
         while not self._look_up() and time.monotonic() < until:
             time.sleep(LOOKUP_POLL_S)
-        if self._ipc:
+        if self._is_one_at_a_time:
             self._accept()
 
     def accepted(self, fd: int) -> None:
@@ -105,7 +81,7 @@ class AcceptGate:
 
     def failed(self, error: int) -> bool:
         """Whether accept(2) failed for want of descriptors or memory; ``error`` is its errno."""
-        if error not in SHORT:
+        if error not in rlimit.SHORT:
             return False
         self._pause(os.strerror(error))
         return True
@@ -122,30 +98,30 @@ class AcceptGate:
             self._look_up()
             if time.monotonic() >= self._look_again_at:
                 self._resume()
-            elif self._ipc and self._look_again_at == math.inf:
+            elif self._is_one_at_a_time and self._look_again_at == math.inf:
                 self._accept()
 
     def shut(self) -> bool:
         """Accept nobody until :meth:`reopen`; return False if that cannot be."""
         with self._changing:
             if self._look_up():
-                self._wait_for(0, self._tcp | self._ipc)
+                self._wait_for(0)
                 self._is_shut = True
                 self._look_again_at = math.inf
             return self._is_shut
 
     def reopen(self) -> None:
         """Accept again."""
-        if self._is_shut:
-            self._is_shut = False
-            self._accept()
+        with self._changing:
+            if self._is_shut:
+                self._is_shut = False
+                self._accept()
 
     def leave(self) -> None:
         """Do nothing any more, as libzmq is about to close the listening sockets."""
         with self._changing:
-            self._entries = {}
-            self._tcp = set()
-            self._ipc = set()
+            self._entries.clear()
+            self._listeners.clear()
             self._look_again_at = math.inf
 
     def _pause(self, reason: str) -> None:
@@ -153,7 +129,7 @@ class AcceptGate:
         with self._changing:
             if not self._entries or self._is_shut:
                 return
-            self._wait_for(0, self._tcp | self._ipc)
+            self._wait_for(0)
             self._look_again_at = time.monotonic() + PAUSE_S
         if self._short.allows():
             log.warning(
@@ -164,39 +140,35 @@ class AcceptGate:
             )
 
     def _resume(self) -> None:
-        if _lowest_free() >= self._limit:
+        if rlimit.lowest_free() >= self._limit:
             self._look_again_at = time.monotonic() + PAUSE_S
             return
         self._look_again_at = math.inf
         self._accept()
 
     def _accept(self) -> None:
-        if self._ipc:
-            self._wait_for(select.EPOLLIN | select.EPOLLONESHOT, self._tcp | self._ipc)
-        else:
-            self._wait_for(select.EPOLLIN, self._tcp)
+        self._wait_for(
+            select.EPOLLIN | select.EPOLLONESHOT if self._is_one_at_a_time else select.EPOLLIN
+        )
 
     def _look_up(self) -> bool:
         """Find the epoll of each listening socket, while there are descriptors for that.
 
         Returns whether all are found: an I/O thread registers each some moments after it was bound.
         """
-        with self._changing:
-            listeners = self._tcp | self._ipc
-            if self._entries.keys() != listeners:
-                with contextlib.suppress(OSError):  # no descriptor is left
-                    self._entries = {
-                        fd: (epoll, data) for fd, epoll, data in _epoll_entries() if fd in listeners
-                    }
-            return self._entries.keys() == listeners
+        if self._entries.keys() != self._listeners:
+            with contextlib.suppress(OSError):  # no descriptor is left
+                self._entries = {
+                    fd: (epoll, data)
+                    for fd, epoll, data in _epoll_entries()
+                    if fd in self._listeners
+                }
+        return self._entries.keys() == self._listeners
 
-    def _wait_for(self, events: int, listeners: Iterable[int]) -> None:
-        with self._changing:
-            for fd in listeners:
-                if fd in self._entries:
-                    epoll, data = self._entries[fd]
-                    event = _Event(events, data)
-                    self._libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(event))
+    def _wait_for(self, events: int) -> None:
+        for fd, (epoll, data) in self._entries.items():
+            event = _Event(events, data)
+            self._libc.epoll_ctl(epoll, EPOLL_CTL_MOD, fd, ctypes.byref(event))
 
 
 def _epoll_entries() -> Iterator[tuple[int, int, int]]:
@@ -207,13 +179,3 @@ def _epoll_entries() -> Iterator[tuple[int, int, int]]:
                 for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
                     if found := EPOLL_ENTRY.match(line):
                         yield int(found[1]), fd, int(found[2], 16)
-
-
-def _lowest_free() -> int:
-    """The number of the next descriptor: every lower one is in use."""
-    try:
-        free = os.open(os.devnull, os.O_RDONLY)
-    except OSError:  # there is none
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    os.close(free)
-    return free

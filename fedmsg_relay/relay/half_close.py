@@ -35,8 +35,7 @@ import time
 from collections.abc import Iterator
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.endpoints import Accepting
-from fedmsg_relay.net.listening import borrow, own_sockets
+from fedmsg_relay.net.accepted import Accepting, borrow
 
 PARTING_S = 0.1
 """How long a publisher gets to hang up, for its own work and that of its host."""
@@ -154,7 +153,9 @@ class HalfClose:
         if len(self._connected) < before:
             self._since = min(now, self._answered_at + PARTINGS_S)
         if not self._connected:
-            self._connected = _connections(self._inbound)
+            for connection in _publishers(self._inbound):
+                with contextlib.suppress(OSError):  # libzmq has closed the descriptor meanwhile
+                    self._connected.append(_Connection(connection))
             self._since = min(self._since, now)
         return sum(not each.is_late(self._since) for each in self._connected)
 
@@ -174,8 +175,8 @@ class HalfClose:
 
 
 def _publishers(inbound: Accepting) -> Iterator[socket.socket]:
-    """Every connection that libzmq has accepted and not closed; see :func:`own_sockets`."""
-    return filter(inbound.accepted, own_sockets())
+    """Yield every connection that libzmq has accepted and not closed."""
+    return inbound.connections()
 
 
 def _answering_s(inbound: Accepting) -> float:
@@ -187,15 +188,6 @@ def _answering_s(inbound: Accepting) -> float:
             round_trips_s = 2 * tcp_info.read(connection).rtt / 1e6
             answering_s = max(answering_s, ANSWERING_S + round_trips_s)
     return min(answering_s, ANSWERING_MAX_S)
-
-
-def _connections(inbound: Accepting) -> list[_Connection]:
-    """Half-close every connection whose publisher has its subscription, and return them all."""
-    found = []
-    for connection in _publishers(inbound):
-        with contextlib.suppress(OSError):
-            found.append(_Connection(connection))
-    return found
 
 
 def _has_unread(connection: socket.socket) -> bool:

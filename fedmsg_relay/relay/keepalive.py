@@ -32,30 +32,15 @@ within a timeout."""
 
 def apply(sub: zmq.Socket[bytes], pub: zmq.Socket[bytes], settings: Settings) -> None:
     """Set the options of both sockets, before they are bound."""
-    _keep_alive(
-        sub,
-        _or(settings.tcp_keepalive, 1),
-        _or(settings.tcp_keepalive_idle_s, PUBLISHER_IDLE_S),
-        _or(settings.tcp_keepalive_intvl_s, PUBLISHER_INTERVAL_S),
-        _or(settings.tcp_keepalive_cnt, PUBLISHER_PROBES),
-    )
-    _keep_alive(
-        pub,
-        settings.tcp_keepalive,
-        settings.tcp_keepalive_idle_s,
-        settings.tcp_keepalive_intvl_s,
-        settings.tcp_keepalive_cnt,
-    )
+    for option, value, default in (
+        (zmq.TCP_KEEPALIVE, settings.tcp_keepalive, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, settings.tcp_keepalive_idle_s, PUBLISHER_IDLE_S),
+        (zmq.TCP_KEEPALIVE_INTVL, settings.tcp_keepalive_intvl_s, PUBLISHER_INTERVAL_S),
+        (zmq.TCP_KEEPALIVE_CNT, settings.tcp_keepalive_cnt, PUBLISHER_PROBES),
+    ):
+        sub.setsockopt(option, _or(value, default))
+        pub.setsockopt(option, value)
     pub.setsockopt(zmq.TCP_MAXRT, _consumer_timeout_ms(settings))
-
-
-def _keep_alive(
-    socket: zmq.Socket[bytes], is_on: int, idle_s: int, interval_s: int, probes: int
-) -> None:
-    socket.setsockopt(zmq.TCP_KEEPALIVE, is_on)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, idle_s)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, interval_s)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, probes)
 
 
 def _or(value: int, default: int) -> int:

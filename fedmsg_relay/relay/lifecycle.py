@@ -21,8 +21,8 @@ from typing import Any
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import Died
+from fedmsg_relay.net.accepted import Accepting
 from fedmsg_relay.net.bindings import Bindings
-from fedmsg_relay.net.endpoints import Accepting
 from fedmsg_relay.relay.accept_gate import AcceptGate
 from fedmsg_relay.relay.half_close import HalfClose
 from fedmsg_relay.relay.proxy import Traffic
@@ -114,10 +114,9 @@ class Relay:
         orders: Orders,
         post: Callable[[Status], None],
     ) -> None:
-        self.inbound = tuple(bindings.inbound)
-        self.outbound = tuple(bindings.outbound)
         self._settings = settings
         self._bindings = bindings
+        self._publishers = Accepting(bindings.inbound)
         self._orders = orders
         self._post = post
         self._sockets = Sockets(settings)
@@ -213,7 +212,7 @@ class Relay:
         self._drain_until = time.monotonic() + drain_s
         self.gate.shut()
         self._sockets.say_it_drains()
-        half_close = HalfClose(Accepting(self.inbound), drain_s)
+        half_close = HalfClose(self._publishers, drain_s)
         while half_close.left() and not self._is_late():
             self._pass_on(POLL_MS, POLL_MS / 1000)
         sending = half_close.still_sending()

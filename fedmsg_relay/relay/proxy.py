@@ -6,14 +6,10 @@ It runs on a thread of its own, that of :meth:`Proxy.run`; all else here is for 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from typing import NamedTuple
 
 import zmq
-
-ANNOUNCES = b"\0fedmsg-relay forwards "
-"""How a topic begins that nobody publishes, see :class:`Announcement`."""
 
 COUNTERS = 8
 """Frames in the answer to ``STATISTICS``; to any other word there is an answer of one."""
@@ -75,26 +71,3 @@ class Proxy:
         """
         self.read_answers()
         self._context.destroy(linger=0)
-
-
-class Announcement(NamedTuple):
-    """The addresses that a relay has bound, as it says to whoever connects to its inbound."""
-
-    inbound: list[str]
-    outbound: list[str]
-
-    def topic(self) -> bytes:
-        """To what the SUB subscribes, beside everything, when it goes over to forwarding.
-
-        By that a peer at the inbound can tell it from a hold, and knows where the outbound is.
-        """
-        return ANNOUNCES + json.dumps(self._asdict()).encode()
-
-    @classmethod
-    def of(cls, topic: bytes) -> Announcement | None:
-        """What a topic announces; None if it is another one."""
-        if not topic.startswith(ANNOUNCES):
-            return None
-        with contextlib.suppress(ValueError, TypeError):
-            return cls(**json.loads(topic[len(ANNOUNCES) :]))
-        return None

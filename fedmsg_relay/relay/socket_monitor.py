@@ -26,8 +26,8 @@ AT_ONCE = 1000
 """How many events are taken in before the main thread looks after something else."""
 
 
-def reader(monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-    """A socket from which :func:`happened` reads, of the same context; close it before that.
+def open_monitor(monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    """A socket from which :func:`read` reads, of the same context; close it before that.
 
     To be closed after :data:`ENDED` only: libzmq's threads would wait for room in it for ever.
     """
@@ -39,7 +39,7 @@ def reader(monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     return made
 
 
-def happened(events: zmq.Socket[bytes]) -> Iterator[tuple[int, int]]:
+def read(events: zmq.Socket[bytes]) -> Iterator[tuple[int, int]]:
     """Each event, in order, and its value: a descriptor or an errno.  Never blocks."""
     with contextlib.suppress(zmq.Again):
         for _ in range(AT_ONCE):

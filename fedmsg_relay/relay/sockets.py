@@ -19,7 +19,8 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import BindError
 from fedmsg_relay.net.bindings import Listeners
 from fedmsg_relay.relay import keepalive, socket_monitor
-from fedmsg_relay.relay.proxy import Announcement, Proxy, Traffic
+from fedmsg_relay.relay.announcement import Announcement
+from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.zmtp import codec
 
 FIRST_THREAD = 1
@@ -47,8 +48,8 @@ class Sockets:
             self._pub.setsockopt(zmq.AFFINITY, ~FIRST_THREAD)
         # For another thread to read, and to close at the end of the events.
         self.events = {
-            "relay_inbound": socket_monitor.reader(self._sub),
-            "relay_outbound": socket_monitor.reader(self._pub),
+            "relay_inbound": socket_monitor.open_monitor(self._sub),
+            "relay_outbound": socket_monitor.open_monitor(self._pub),
         }
         self.proxy = Proxy()
         self._bound: list[str] = []  # what _sub is bound to, in libzmq's words
@@ -154,3 +155,4 @@ class Sockets:
     def abandon(self) -> None:
         """Instead of a :meth:`close`, when nothing was ever bound."""
         self._context.destroy(linger=0)
+        self.proxy.end()

@@ -49,16 +49,17 @@ class RelayThread:
         follows: bool,
     ) -> None:
         self._settings = settings
-        self._post = post
         self._before = Traffic()  # of those that it follows
         now = time.monotonic()
         self._orders = Orders(math.inf if follows else now + settings.hold_s)
-        self._relay = Relay(settings, bindings, self._orders, self._posted)
+        self._relay = Relay(
+            settings, bindings, self._orders, lambda status: post(Posted(self, status))
+        )
         self._relay.open()
         self.opened_at = self._stopped_at = time.monotonic()
         self.status = Status(Phase.OPEN, self.opened_at, Traffic())
-        self.inbound = self._relay.inbound
-        self.outbound = self._relay.outbound
+        self.inbound = tuple(bindings.inbound)
+        self.outbound = tuple(bindings.outbound)
         self.events = self._relay.events
         self.gate = self._relay.gate
         self._proxy = self._relay.proxy
@@ -69,9 +70,6 @@ class RelayThread:
         # anew.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._relay.run()
-
-    def _posted(self, status: Status) -> None:
-        self._post(Posted(self, status))
 
     @property
     def phase(self) -> Phase:

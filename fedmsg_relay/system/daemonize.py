@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
-Tell = Callable[[int, str], None]
+ReportStart = Callable[[int, str], None]
 """To be called once: with 0 and what there is to say, or with an exit status and the reason."""
 
 
@@ -35,10 +35,10 @@ class Outcome:
     message: str
 
 
-def detach(log: LogFile) -> Outcome | Tell:
+def detach(log: LogFile) -> Outcome | ReportStart:
     """Fork a daemon, whose output goes to ``log``.  Returns twice, as fork(2) does.
 
-    To the first process the :class:`Outcome`, once the daemon has told it; to the daemon the
+    To the first process the :class:`Outcome`, once the daemon has reported it; to the daemon the
     function to tell it with.
     """
     import daemon  # not needed in the foreground, where a start should be quick
@@ -52,10 +52,10 @@ def detach(log: LogFile) -> Outcome | Tell:
     if os.fork():
         os.close(writer)
         with open(reader, encoding="utf-8", errors="replace") as pipe:
-            told = pipe.read()
-        if not told:
+            reported = pipe.read()
+        if not reported:
             return Outcome(1, f"{_last_end()} during its start: {log.last_line()} ({log.path})")
-        status, _, message = told.partition(" ")
+        status, _, message = reported.partition(" ")
         return Outcome(int(status), message)
 
     try:
@@ -74,7 +74,7 @@ def detach(log: LogFile) -> Outcome | Tell:
         os.write(writer, f"1 cannot become a daemon: {error}".encode())
         os._exit(1)
 
-    def tell(status: int, message: str) -> None:
+    def report(status: int, message: str) -> None:
         nonlocal writer
         if writer >= 0:
             with contextlib.suppress(BrokenPipeError):  # the first process did not wait
@@ -82,10 +82,10 @@ def detach(log: LogFile) -> Outcome | Tell:
             os.close(writer)
             writer = -1
 
-    return tell
+    return report
 
 
-def stay(log: LogFile | None) -> Tell:
+def stay(log: LogFile | None) -> ReportStart:
     """Stay in the foreground, with our output turned to ``log`` if there is one.
 
     Returns the function to tell the terminal with, which says failures alone.
@@ -94,11 +94,11 @@ def stay(log: LogFile | None) -> Tell:
     if log is not None:
         log.redirect()
 
-    def tell(status: int, message: str) -> None:
+    def report(status: int, message: str) -> None:
         if status:
             os.write(console, f"{NAME}: {message}\n".encode())
 
-    return tell
+    return report
 
 
 def _last_end() -> str:

@@ -82,7 +82,7 @@ class Bound:
             self.look()
         return self.resident > self.limit
 
-    def is_nobodys(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether what the last one had must have been freed by now."""
         return time.monotonic() > self._settled_at + NOBODY_S
 

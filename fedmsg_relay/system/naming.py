@@ -37,6 +37,15 @@ def set_name(name: str) -> None:
         ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
+def name_of(pid: int) -> str | None:
+    """Return what a process is called in the process list; None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as comm:
+            return comm.read().rstrip("\n")
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
 def named_by_psutil() -> Iterator[None]:
     """Have psutil call this process :data:`NAME` within the block.

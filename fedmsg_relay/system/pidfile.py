@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from pathlib import Path
 
 from fedmsg_relay.errors import AlreadyRunning, RelayError
 
@@ -36,7 +35,7 @@ class PidFile:
                 " choose another with --pidfile, or make its directory writable for this user"
             ) from error
         self._is_held = False
-        self.left: int | None = None
+        self.crashed: int | None = None
         """The pid of a relay that held the file before and has not blanked it, so did not stop."""
 
     def take(self) -> None:
@@ -50,7 +49,7 @@ class PidFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        self.left = self.holder()
+        self.crashed = self.holder()
         self.write()
         return True
 
@@ -83,7 +82,7 @@ class PidFile:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             self._is_held = False
 
-    def leave(self) -> None:
+    def disown(self) -> None:
         """Have nothing to do with the file any more, as another process holds it."""
         self._is_held = False
 
@@ -103,11 +102,3 @@ def named(path: str) -> int | None:
 
 def _pid(content: bytes) -> int | None:
     return int(content) if content.strip().isdigit() else None
-
-
-def name_of(pid: int) -> str | None:
-    """What a process calls itself in the process list; None if there is none."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
-    except OSError:
-        return None

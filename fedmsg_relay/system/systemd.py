@@ -15,11 +15,8 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-BARRIER_S = 5.0
-"""How long to wait for systemd to have read all: more than enough, if it runs at all."""
-
 PATIENCE_S = 5.0
-"""How long to wait for room in systemd's queue, likewise."""
+"""How long to wait for systemd to read its queue: more than enough if systemd runs at all."""
 
 STANDS_FOR_COLON = "|"
 """In the name of a socket that systemd keeps: it allows no colon there."""
@@ -76,18 +73,22 @@ def notify(
         socket.send_fds(sender, ["\n".join(lines).encode()], [s.fileno() for s in sockets])
 
 
-def keep(listener: socket.socket, uri: str) -> None:
+def store(listener: socket.socket, uri: str) -> None:
     """Leave a socket with systemd until it is given back, or the service stops."""
-    notify("FDSTORE=1", f"FDNAME={uri.replace(':', STANDS_FOR_COLON)}", sockets=[listener])
+    notify("FDSTORE=1", _fd_name(uri), sockets=[listener])
 
 
-def give_back(listeners: dict[str, socket.socket]) -> None:
+def discard(listeners: dict[str, socket.socket]) -> None:
     """The opposite of :func:`keep`; returns when the sockets are closed, here and there."""
     for uri, listener in listeners.items():
         listener.close()
-        notify("FDSTOREREMOVE=1", f"FDNAME={uri.replace(':', STANDS_FOR_COLON)}")
+        notify("FDSTOREREMOVE=1", _fd_name(uri))
     if listeners:
         barrier()
+
+
+def _fd_name(uri: str) -> str:
+    return f"FDNAME={uri.replace(':', STANDS_FOR_COLON)}"
 
 
 def barrier() -> None:
@@ -98,12 +99,12 @@ def barrier() -> None:
     with reader:
         with writer:
             notify("BARRIER=1", sockets=[writer])
-        reader.settimeout(BARRIER_S)
+        reader.settimeout(PATIENCE_S)
         with contextlib.suppress(TimeoutError):
             reader.recv(1)  # ends when systemd, which takes one after the other, has closed its end
 
 
-def kept() -> dict[str, socket.socket]:
+def stored() -> dict[str, socket.socket]:
     """The sockets that an earlier process of this service has left with systemd, by their URI."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}

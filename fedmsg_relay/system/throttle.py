@@ -13,7 +13,7 @@ class Throttle:
         self._period_s = period_s
         self._lines = lines
         self._until = -math.inf  # monotonic: the end of the period
-        self.left = lines
+        self.remaining = lines
         """How many lines this period still allows."""
 
     def allows(self) -> bool:
@@ -21,12 +21,12 @@ class Throttle:
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._period_s
-            self.left = self._lines
-        if not self.left:
+            self.remaining = self._lines
+        if not self.remaining:
             return False
-        self.left -= 1
+        self.remaining -= 1
         return True
 
     def due_s(self) -> float:
         """Seconds until a line is allowed."""
-        return 0.0 if self.left else max(0.0, self._until - time.monotonic())
+        return 0.0 if self.remaining else max(0.0, self._until - time.monotonic())

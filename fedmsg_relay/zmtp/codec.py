@@ -1,7 +1,4 @@
-"""What goes over the wire: the frames of ZMTP 2.0 and later (https://rfc.zeromq.org/spec/37/).
-
-And what the kernel still has of it.
-"""
+"""Frames of ZMTP 2.0 and later (https://rfc.zeromq.org/spec/37/); unsent bytes in the kernel."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ MORE, LONG, COMMAND = 1, 2, 4
 """Flags of a frame."""
 
 SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
-"""How a greeting begins."""
+"""The first bytes of a greeting."""
 
 NULL = b"NULL".ljust(20, b"\0")
-"""The mechanism without security."""
+"""The security mechanism without security."""
 
 MAJOR, MINOR = 3, 1
 """The version of ZMTP that this package speaks: the first with PING and PONG."""
@@ -27,65 +24,65 @@ MAJOR, MINOR = 3, 1
 GREETING = SIGNATURE + bytes([MAJOR, MINOR]) + NULL + bytes(32)
 
 PONG = b"\x04PONG"
-"""How the body of the command begins that answers a PING; the context of the PING follows."""
+"""The first bytes of the command that answers a PING; the context of the PING follows."""
 
 DRAINS = b"\0fedmsg-relay drains"
-"""To what the SUB of a relay that stops subscribes.  Nobody publishes it, and to a stock publisher
-it is a subscription like any other.  A publisher that knows it sends nothing more, waits for the
-PONGs to what it has sent, and comes back: only a relay can say this, and no forwarder."""
+"""The topic to which a relay that drains subscribes.  No message has this topic, and a stock
+publisher takes the subscription for any other.  A script of this package sends nothing more, waits
+for the PONGs that are due, and reconnects: only a relay can say this, and no forwarder."""
 
 
 def frame(body: bytes, flags: int = 0) -> bytes:
-    """A frame as it goes over the wire."""
+    """Encode a frame."""
     if len(body) > 255:
         return struct.pack(">BQ", flags | LONG, len(body)) + body
     return struct.pack("BB", flags, len(body)) + body
 
 
 def message(*frames: bytes) -> bytes:
-    """A message as it goes over the wire."""
+    """Encode a message."""
     return b"".join(frame(body, MORE) for body in frames[:-1]) + frame(frames[-1])
 
 
 def command(name: bytes, data: bytes = b"") -> bytes:
-    """A command as it goes over the wire."""
+    """Encode a command."""
     return frame(bytes([len(name)]) + name + data, COMMAND)
 
 
 def ready(kind: bytes) -> bytes:
-    """The command that ends a handshake, from a socket of ``kind``, such as ``PUB``."""
+    """Encode the READY that completes a handshake, for a socket of ``kind``, such as ``PUB``."""
     return command(b"READY", b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind)
 
 
 def ping(context: bytes = b"") -> bytes:
-    """A PING, to be answered by a PONG of the same ``context``, of 16 bytes at most."""
-    return command(b"PING", bytes(2) + context)  # without a time to live
+    """Encode a PING; the PONG has the same ``context``, of 16 bytes at most."""
+    return command(b"PING", bytes(2) + context)  # no time to live
 
 
 def pong(flags: int, body: bytes) -> bytes | None:
-    """The answer to a PING; None if the frame is none."""
+    """Encode the answer to a PING; None if the frame is not a PING."""
     start = len(b"\x04PING") + 2
     return command(b"PONG", body[start:]) if flags == COMMAND and body[:5] == b"\x04PING" else None
 
 
 def subscribe(topic: bytes) -> bytes:
-    """A subscription."""
+    """Encode a subscription."""
     return command(b"SUBSCRIBE", topic)
 
 
 def subscribed(flags: int, body: bytes) -> bytes | None:
-    """The topic of a subscription, of ZMTP 3.1 or before; None if the frame is none."""
+    """Decode the topic of a subscription of any ZMTP; None if the frame is not a subscription."""
     if flags == 0 and body[:1] == b"\1":
         return body[1:]
     return body[10:] if flags == COMMAND and body[:10] == b"\x09SUBSCRIBE" else None
 
 
 class Malformed(ValueError):
-    """What was read is not ZMTP, or more than is taken; the message says how."""
+    """The bytes received are not ZMTP, or a frame is too large; the message says how."""
 
 
 def socket_type(body: bytes) -> bytes:
-    """The kind of socket that sent a READY of this ``body``.  Raises :class:`Malformed`."""
+    """Decode the kind of the socket that has sent a READY.  Raises :class:`Malformed`."""
     start = len(b"\x05READY")
     while start < len(body):
         name_end = start + 1 + body[start]
@@ -100,10 +97,10 @@ def socket_type(body: bytes) -> bytes:
 
 
 def take_frame(read: bytearray, size_max: float = math.inf) -> tuple[int, bytes] | None:
-    """Take the first frame out of what was read: its flags, but for LONG, and its body.
+    """Remove the first frame from the bytes ``read``; return its flags, without LONG, and its body.
 
-    None if it is not all there yet.  Raises :class:`Malformed` for one of more than ``size_max``
-    bytes, before it is there, and for flags that no frame has.
+    None if the frame is incomplete.  Raises :class:`Malformed` for a body of more than ``size_max``
+    bytes, as soon as its size is read, and for flags that no frame has.
     """
     if read and read[0] & ~(MORE | LONG | COMMAND):
         raise Malformed(f"a frame with the flags {read[0]:#x}")
@@ -124,5 +121,5 @@ def take_frame(read: bytearray, size_max: float = math.inf) -> tuple[int, bytes]
 
 
 def queued(connection: socket.socket) -> int:
-    """What the kernel still has for the other end: bytes, or at ``ipc`` the memory they take."""
+    """Return the kernel's unsent bytes of ``connection``; for ``ipc``, the memory they take."""
     return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -1,10 +1,10 @@
 """A connection that speaks ZMTP 3.1 (https://rfc.zeromq.org/spec/37/), as a PUB or as a SUB.
 
-By hand, as libzmq keeps to itself what a script has to know: whether its message has arrived.  Here
-a command, PING, is sent behind it, and the PONG that answers says that the peer's libzmq has read
-both.  Peers of less than ZMTP 3.1 would take a PING for a message, and are turned away.
+libzmq does not tell a script whether its message has arrived.  Here a PING follows the message, and
+the PONG that answers says that the peer's libzmq has read both.  Peers of less than ZMTP 3.1 would
+take a PING for a message, and are refused.
 
-A :class:`Connection` never waits: whoever has several of them waits for all at once, with poll(2).
+A :class:`Connection` never blocks; :func:`wait` waits for any number of connections at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fedmsg_relay.net.resolver import Address
 from fedmsg_relay.zmtp import codec
@@ -25,38 +25,50 @@ Frame = tuple[int, bytes]
 """Flags and body."""
 
 PEERS = {b"PUB": (b"SUB", b"XSUB"), b"SUB": (b"PUB", b"XPUB")}
-"""What a socket may be connected to."""
+"""By kind of socket: the kinds of peers that it may be connected to."""
 
 CHUNK = 2**16
 """Bytes to read at once."""
 
 CHUNKS = 4
-"""How many of these before somebody else has a turn, and the time is looked at: a peer may send for
-ever, and the smallest frames, of which so many take 0.2 s."""
+"""Chunks read in one :meth:`Connection.advance`: a peer may send forever, and this many chunks of
+the smallest frames take 0.2 s, in which neither another connection nor a deadline is looked at."""
 
-FLOOD = 2**20
-"""Bytes that a peer may send before it has done what it should; see :func:`cost`."""
+FLOOD_BYTES = 2**20
+"""Bytes that a peer may send without doing what is expected; see :class:`Flood`."""
 
-FRAME_COST = 64
-"""Bytes that take as long to read as what comes with each frame."""
+FRAME_COST_BYTES = 64
+"""Bytes of a body that take as long to read as the rest of a frame."""
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 5, 3
-"""So a script that has been idle finds a connection whose other end is gone closed, in most cases;
-and a firewall does not forget it."""
+"""An idle script then mostly finds a connection closed whose other end is gone, and no firewall on
+the way forgets a connection that is idle."""
 
 WAIT_MAX_S = 3600.0
-"""For one call of poll(2), which does not know infinity."""
+"""Longest single call of poll(2), which has no infinite number of milliseconds."""
 
 
 def wait(poller: select.poll, until: float) -> None:
-    """Wait for a registered :class:`Connection`, at most until ``until`` (monotonic)."""
+    """Wait until a registered :class:`Connection` is ready, or until ``until`` (monotonic)."""
     left_s = max(until - time.monotonic(), 0)
     poller.poll(math.ceil(min(left_s, WAIT_MAX_S) * 1000))
 
 
-def cost(frame: Frame) -> int:
-    """What a frame adds to a flood."""
-    return len(frame[1]) + FRAME_COST
+def is_handlers(error: OSError) -> bool:
+    """Whether a signal handler of the script has raised ``error``, rather than a system call.
+
+    A handler's frames are in the traceback, where a system call leaves only frames of this package,
+    of the socket module and of the package that the process has put in its place (gevent).
+    """
+    step = error.__traceback__
+    while step is not None:
+        module = step.tb_frame.f_globals
+        if module is not globals():  # quick, as each read ends with an EAGAIN
+            name = str(module.get("__name__")).partition(".")[0]
+            if name not in ("fedmsg_relay", "socket", socket.socket.__module__.partition(".")[0]):
+                return True
+        step = step.tb_next
+    return False
 
 
 class Ended(ConnectionError):
@@ -64,22 +76,37 @@ class Ended(ConnectionError):
 
 
 class BadPeer(ConnectionError):
-    """Whoever listens there is not a relay of this age; the message says how that is known."""
+    """The peer is not a relay that speaks ZMTP 3.1; the message says how that is known."""
+
+
+class Flood:
+    """Counts what a peer sends instead of what is expected, by the time that reading takes."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, frames: Iterable[Frame]) -> None:
+        """Count ``frames``.  Raises :class:`BadPeer` for more than :data:`FLOOD_BYTES`."""
+        self._bytes += sum(len(body) + FRAME_COST_BYTES for _, body in frames)
+        if self._bytes > FLOOD_BYTES:
+            raise BadPeer("what listens there sends and sends, and is not a relay")
 
 
 class Connection:
     """Connects to ``address`` as a socket of ``kind``, ``PUB`` or ``SUB``.
 
-    Takes frames of ``frame_max`` bytes at most.  Raises OSError if it cannot even begin; what goes
-    wrong later is :attr:`error`.
+    Accepts frames of ``frame_max`` bytes at most.  Raises OSError if the connection cannot even be
+    begun; later errors are in :attr:`error`.
     """
 
     def __init__(self, address: Address, kind: bytes, frame_max: float) -> None:
         self.is_connected = False
         self.is_ready = False
-        """Whether the handshake is over."""
+        """Whether the handshake is complete."""
         self.error: OSError | None = None
-        """Why there is nothing more to be had of it."""
+        """Why nothing more will be received, if so."""
+        self.flood = Flood()
+        """Counts the frames that the caller adds."""
         self._kind = kind
         self._frame_max = frame_max
         self._in, self._out = bytearray(), bytearray(codec.GREETING)
@@ -91,7 +118,7 @@ class Connection:
             if family != socket.AF_UNIX:
                 self._set_options()
             code = self._socket.connect_ex(self._peer)
-            if code not in (0, errno.EINPROGRESS):  # at ipc, EAGAIN: its queue is full
+            if code not in (0, errno.EINPROGRESS):  # EAGAIN for ipc: the listener's queue is full
                 raise OSError(code, os.strerror(code))
         except BaseException:
             self._socket.close()
@@ -112,24 +139,24 @@ class Connection:
 
     @property
     def events(self) -> int:
-        """What to wait for with poll(2) before the next :meth:`advance`."""
+        """The events of poll(2) at which :meth:`advance` is due."""
         wants_to_write = bool(self._out) or not self.is_connected
         return select.POLLIN | (select.POLLOUT if wants_to_write else 0)
 
     def send(self, data: bytes) -> None:
-        """Have it sent, now or by :meth:`advance`."""
+        """Queue ``data``; what is not sent at once :meth:`advance` sends."""
         self._out += data
         if self.is_connected and len(self._out) == len(data):
             self._try(self._write)
 
     def untaken(self) -> int:
-        """Bytes that neither the kernel of the other end has, nor a forwarder on the way."""
+        """Return the unsent bytes, here and in the kernel: neither peer nor forwarder has them."""
         return len(self._out) + codec.queued(self._socket)
 
     def advance(self) -> list[Frame]:
-        """Do what can be done without waiting; the frames that came after the handshake.
+        """Connect, send and receive without blocking; return the frames behind the handshake.
 
-        These are all that came before :attr:`error`, if there is one.
+        With :attr:`error` set, these are all the frames that were received before the error.
         """
         frames: list[Frame] = []
         self._try(self._connect)
@@ -146,10 +173,12 @@ class Connection:
     def _try(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except BlockingIOError:
-            pass
         except OSError as error:
-            if self.error is None or isinstance(error, BadPeer):  # which says more than an end
+            if is_handlers(error):
+                raise
+            if isinstance(error, BlockingIOError):
+                return
+            if self.error is None or isinstance(error, BadPeer):  # a BadPeer says more than an end
                 self.error = error
 
     def _connect(self) -> None:
@@ -164,7 +193,7 @@ class Connection:
                 return
             raise
         if self._socket.family != socket.AF_UNIX and peer == self._socket.getsockname():
-            # Nobody listens there, and of all ports we were given that one.
+            # Nobody listens there: the kernel gave this end the port that it was to connect to.
             no_linger = struct.pack("ii", 1, 0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
             self._socket.close()
@@ -197,7 +226,7 @@ class Connection:
             raise BadPeer(f"what listens there is not a relay: it sends {error}") from None
 
     def _greet(self) -> bool:
-        """Take the peer's greeting, and answer; whether it was there."""
+        """Check the peer's greeting and answer; return whether all of the greeting was there."""
         theirs = self._in[: len(codec.GREETING)]
         if theirs[:10:9] != codec.SIGNATURE[::9][: len(theirs[:10:9])]:
             raise BadPeer("what listens there is not a relay: it does not speak ZMTP")
@@ -214,12 +243,12 @@ class Connection:
         return True
 
     def _is_welcome(self, flags: int, body: bytes) -> bool:
-        """Whether a frame of the handshake ends it."""
+        """Whether a frame completes the handshake.  Raises :class:`BadPeer`."""
         if flags == codec.COMMAND and body.startswith(b"\x05READY"):
             kind = codec.socket_type(body)
             if kind not in PEERS[self._kind]:
                 wanted = PEERS[self._kind][0].decode()
-                shown = repr(kind[:20])[2:-1]  # without what could upset a terminal
+                shown = repr(kind[:20])[2:-1]  # no control characters reach a terminal
                 raise BadPeer(f"what listens there is a {shown} socket, not a {wanted}")
             return True
         if flags == codec.COMMAND and body.startswith(b"\x05ERROR"):

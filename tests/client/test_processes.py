@@ -153,6 +153,24 @@ class TestThreads:
         assert script(site, text).wait() == 0
         assert sorted(body["n"] for body in bodies(subscriber.wait(9))) == list(range(9))
 
+    def test_greenlets(self, site: Site) -> None:
+        site.relay()
+        site.write(relay_inbound=site.inbound.replace("127.0.0.1", "localhost"))
+        subscriber = site.subscriber()
+        text = """
+            import gevent.monkey
+            gevent.monkey.patch_all()
+            import gevent
+
+            def work(n):
+                fedmsg_relay.publish('made', {'n': n}, timeout=20)
+
+            gevent.joinall([gevent.spawn(work, n) for n in range(9)], raise_error=True)
+        """
+        publishing = script(site, text)
+        assert publishing.wait() == 0, publishing.output
+        assert sorted(body["n"] for body in bodies(subscriber.wait(9))) == list(range(9))
+
 
 class TestChildren:
     @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -261,6 +279,35 @@ class TestHandlers:
         while received[-1] != "last":
             received = [body["n"] for body in bodies(subscriber.wait(len(received) + 1))]
         assert len(set(received)) == len(received), "none may come twice"
+
+    def test_an_oserror_that_a_handler_raises_comes_out(self, site: Site) -> None:
+        site.relay()
+        site.write(relay_inbound=site.inbound.replace("127.0.0.1", "localhost"))
+        text = """
+            def handle():
+                global raised
+                raised += 1
+                raise TimeoutError("enough")
+
+            def work():
+                global came_out
+                try:
+                    fedmsg_relay.destroy()
+                    fedmsg_relay.publish('made', {'x': 1}, timeout=20)
+                except TimeoutError as error:
+                    came_out += str(error) == "enough"
+
+            raised = came_out = 0
+            work()
+            files = ('client/dialing.py', 'zmtp/connection.py', 'net/resolver.py')
+            at_each_step(handle, work, *files)
+            print(raised, came_out)
+        """
+        raising = script(site, STEPS + textwrap.dedent(text))
+        assert raising.wait() == 0, raising.output
+        raised, came_out = map(int, raising.output.split())
+        assert raised > 100
+        assert came_out == raised
 
     def test_what_a_handler_gives_up_by_raising_is_not_sent_later(self, site: Site) -> None:
         site.relay()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import box
 import pytest
 from harness import DEADLINE_S, Process, Site, wait_for
 
@@ -54,6 +55,82 @@ async def main():
 asyncio.run(main())
 """
 
+TWISTED = """
+from twisted.internet import reactor
+from txzmq import ZmqEndpoint, ZmqFactory, ZmqPubConnection, ZmqSubConnection
+class Consumer(ZmqSubConnection):
+    def messageReceived(self, message):
+        show(message)
+factory = ZmqFactory()
+factory.lingerPeriod = 10_000
+factory.registerForShutdown()
+endpoint = ZmqEndpoint("connect", address)
+if role == "consume":
+    Consumer(factory, endpoint).subscribe(b"")
+else:
+    publisher = ZmqPubConnection(factory, endpoint)
+    def publish():
+        for message in messages:
+            publisher.send(message)
+        reactor.stop()
+    reactor.callLater(0.5, publish)
+reactor.run()
+"""
+
+C = r"""
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <zmq.h>
+
+static char zeros[70000], all[256];
+
+static void show(void *socket)
+{
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    do {
+        zmq_msg_recv(&frame, socket, 0);
+        const unsigned char *bytes = zmq_msg_data(&frame);
+        for (size_t i = 0; i < zmq_msg_size(&frame); i++)
+            printf("%02x", bytes[i]);
+        putchar(zmq_msg_more(&frame) ? '.' : '\n');
+    } while (zmq_msg_more(&frame));
+    fflush(stdout);
+}
+
+int main(int count, char **arguments)
+{
+    if (count != 4)
+        return 2;
+    const char *role = arguments[1], *address = arguments[2], *name = arguments[3];
+    int consumes = !strcmp(role, "consume"), size = strlen(name);
+    void *context = zmq_ctx_new();
+    void *socket = zmq_socket(context, consumes ? ZMQ_SUB : ZMQ_PUB);
+    if (consumes)
+        zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0);
+    if (zmq_connect(socket, address))
+        return 1;
+    while (consumes)
+        show(socket);
+    for (int i = 0; i < 256; i++)
+        all[i] = i;
+    usleep(500000);
+    zmq_send(socket, name, size, 0);
+    zmq_send(socket, name, size, ZMQ_SNDMORE);
+    zmq_send(socket, all, sizeof all, 0);
+    zmq_send(socket, name, size, ZMQ_SNDMORE);
+    zmq_send(socket, "", 0, ZMQ_SNDMORE);
+    zmq_send(socket, zeros, sizeof zeros, 0);
+    zmq_send(socket, name, size, ZMQ_SNDMORE);
+    zmq_send(socket, "last", 4, ZMQ_SNDMORE);
+    zmq_send(socket, "", 0, ZMQ_SNDMORE);
+    zmq_send(socket, "", 0, 0);
+    zmq_close(socket);
+    return zmq_ctx_term(context);
+}
+"""
+
 NODE = """
 const zmq = require("zeromq")
 const [role, address, name] = process.argv.slice(-3)
@@ -96,17 +173,39 @@ def node_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "node_modules"
 
 
-@pytest.fixture(params=["gevent", "aiozmq", "node"])
-def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
+def compiled(directory: Path) -> Path:
+    """The peer in C, with the system's libzmq: another release than pyzmq's."""
+    box.require("cc")
+    source, peer = directory / "peer.c", directory / "peer"
+    source.write_text(C)
+    command = ["cc", "-Wall", "-Wextra", "-Werror", "-o", peer, source, "-lzmq"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "zmq.h" in done.stderr:
+        box.skip("libzmq3-dev is not installed")
+    assert done.returncode == 0, done.stderr
+    return peer
+
+
+SCRIPTS = {
+    "gevent": "import time, zmq.green as zmq" + BLOCKING,
+    "aiozmq": ASYNCIO,
+    "txzmq": TWISTED,
+}
+"""In Python, by the module that each needs."""
+
+
+@pytest.fixture(params=[*SCRIPTS, "node", "c"])
+def command(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
     """How to start another implementation."""
     name = request.param
     if name == "node":
         path = request.getfixturevalue("node_path")
         return ("env", f"NODE_PATH={path}", "node", "-e", NODE)
+    if name == "c":
+        return (str(compiled(tmp_path)),)
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
-    text = "import time, zmq.green as zmq" + BLOCKING if name == "gevent" else ASYNCIO
-    return (sys.executable, "-W", "ignore", "-c", PYTHON + text)
+        box.skip(f"{name} is not installed")
+    return (sys.executable, "-W", "ignore", "-c", PYTHON + SCRIPTS[name])
 
 
 def test_all_pairs_with_pyzmq_byte_for_byte(site: Site, command: tuple[str, ...]) -> None:

@@ -36,6 +36,21 @@ def test_a_start_returns_when_the_relay_is_bound(machine: box.Box) -> None:
     assert machine.run("service fedmsg-relay status").returncode == 3
 
 
+def test_a_start_makes_the_directories_that_are_missing(machine: box.Box) -> None:
+    """As at boot, when there is nothing in /run."""
+    machine.check("rm -rf /run/fedmsg /var/log/fedmsg; service fedmsg-relay start")
+    made = machine.check("stat -c '%a %U:%G' /run/fedmsg /var/log/fedmsg")
+    assert made == "2775 fedmsg:fedmsg\n755 fedmsg:fedmsg\n"
+    machine.check("chmod 770 /run/fedmsg; service fedmsg-relay restart")
+    assert machine.check("stat -c %a /run/fedmsg") == "2770\n", "another program's mode is kept"
+
+
+def test_a_start_that_cannot_make_them_says_so(machine: box.Box) -> None:
+    machine.check("rm -rf /run/fedmsg; : >/run/fedmsg")
+    assert machine.run("service fedmsg-relay start").returncode != 0
+    assert machine.run("pgrep -u fedmsg").stdout == ""
+
+
 def test_the_init_script_hands_over(machine: box.Box) -> None:
     if machine.run("test -e /lib/lsb/init-functions.d/40-systemd").returncode:
         pytest.skip("this machine's functions know nothing of systemd")
@@ -267,6 +282,15 @@ def test_prometheus_sees_the_process_too(machine: box.Box) -> None:
 def test_the_unit_is_sound_and_closed(machine: box.Box) -> None:
     assert machine.check(f"systemd-analyze verify {UNIT}") == ""
     machine.check(f"systemd-analyze security --offline=true --threshold=20 {UNIT}")
+
+
+def test_it_goes_before_other_services(machine: box.Box) -> None:
+    """Which takes effect where systemd has the controller of processor time."""
+    machine.check("service fedmsg-relay start")
+    assert show(machine, "CPUWeight") == "1000"
+    if "cpu" in machine.check("cat /sys/fs/cgroup/cgroup.controllers").split():
+        weight = machine.check("cat /sys/fs/cgroup/system.slice/fedmsg-relay.service/cpu.weight")
+        assert weight.strip() == "1000"
 
 
 def test_uninstall(machine: box.Box) -> None:

@@ -34,7 +34,7 @@ MEMORY_MAX = 512 * 2**20
 RESTARTS = 6
 LOSSY_SHARE = 0.01
 """Of the messages over a network that loses segments: where that of a script which has ended is
-lost, and the relay tells it at that moment that it forwards, the kernel sends it no more."""
+lost, and the relay writes to the script before it has come again, the kernel sends it no more."""
 
 
 def outages(site: Site, _relay: Process) -> Iterator[str]:

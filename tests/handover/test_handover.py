@@ -402,7 +402,7 @@ class TestTrouble:
         assert alive(daemon.pid)
         forwards(site)
 
-    @pytest.mark.parametrize("module", ["proxy", "cli"])
+    @pytest.mark.parametrize("module", ["relay/proxy", "commands/relay"])
     def test_a_new_version_that_cannot_be_imported(
         self, site: Site, daemon: Daemon, module: str
     ) -> None:

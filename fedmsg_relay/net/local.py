@@ -1,4 +1,7 @@
-"""What a start would bind: of the configured addresses, those of this host."""
+"""The endpoints of this host among the configured addresses: what a start binds.
+
+Resolves and checks, and leaves nothing bound.  Logs a warning for every address that it skips.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fedmsg_relay.config.settings import MONITORING, Settings
-from fedmsg_relay.errors import BindError, ConfigError, NotHere, RelayError
+from fedmsg_relay.errors import BindError, ConfigError, NoLocalAddress, RelayError
 from fedmsg_relay.net import endpoints
 from fedmsg_relay.net.endpoints import Endpoint
 from fedmsg_relay.system import unix
@@ -20,26 +23,28 @@ from fedmsg_relay.system import unix
 log = logging.getLogger("fedmsg.relay")
 
 OPTIONAL_S = 0.5
-"""How long a name server may take for the name of something optional."""
+"""How long a name server may take for the address of monitoring or of Prometheus."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a start would bind: every endpoint, but of outbound those of the first free group."""
+class LocalEndpoints:
+    """What a start binds: every endpoint, but of outbound those of the first free group."""
 
     inbound: tuple[Endpoint, ...]
     outbound: tuple[tuple[Endpoint, ...], ...]
+    """A group for each configured address, in order of preference."""
     monitoring: tuple[Endpoint, ...]
     prometheus: tuple[Endpoint, ...]
 
     def first_outbound(
         self, attempt: Callable[[tuple[Endpoint, ...]], _T]
     ) -> tuple[_T, list[BindError]]:
-        """What ``attempt`` returns for the first group of outbound for which it does not fail.
+        """Try the groups of outbound in order until ``attempt`` raises no :class:`BindError`.
 
-        With it comes what those before failed with; raises :class:`BindError` if all of them do.
+        Returns what ``attempt`` returned, and the errors of the groups before.  Raises
+        :class:`BindError`, with all the reasons, if there is no such group.
         """
         errors: list[BindError] = []
         for group in self.outbound:
@@ -50,13 +55,13 @@ class Plan:
         raise BindError("; ".join(map(str, errors)))
 
 
-def bindable(settings: Settings, deadline: float) -> Plan:
-    """The addresses of this host among the configured ones.
+def local_endpoints(settings: Settings, deadline: float) -> LocalEndpoints:
+    """Resolve the configured addresses, and return the endpoints that are of this host.
 
-    Names are asked for until ``deadline`` (monotonic).
+    A name server that answers "try again" is asked again until ``deadline`` (monotonic).
 
-    Raises :class:`ConfigError` for one that is malformed or never can be bound, if none is of this
-    host, or if inbound and outbound are in each other's way.
+    Raises :class:`ConfigError` for an address that is malformed or can never be bound, and if
+    inbound and outbound overlap; :class:`NotHere` if no address of inbound or of outbound is local.
     """
     inbound = _flat(_required("relay_inbound", settings.inbound, deadline))
     outbound = _required(settings.outbound_key, settings.outbound, deadline)
@@ -64,7 +69,7 @@ def bindable(settings: Settings, deadline: float) -> Plan:
         raise ConfigError(clash)
     needed = (*inbound, *itertools.chain(*outbound))
     monitoring = _optional(MONITORING, settings.monitoring, needed)
-    return Plan(
+    return LocalEndpoints(
         inbound=inbound,
         outbound=tuple(outbound),
         monitoring=monitoring,
@@ -75,9 +80,11 @@ def bindable(settings: Settings, deadline: float) -> Plan:
 def _optional(
     key: str, addresses: tuple[str, ...], needed: tuple[Endpoint, ...]
 ) -> tuple[Endpoint, ...]:
-    """The endpoints of what a relay can go without, but that are not ``needed`` for other things.
+    """Return the local endpoints of a key that a relay can go without.
 
-    A start does not wait for their names.
+    Returns (), and logs a warning, if the endpoints are not known within :data:`OPTIONAL_S`, can
+    never be bound, or overlap with one of ``needed``.  Raises :class:`ConfigError` for a malformed
+    address.
     """
     if not addresses:
         return ()
@@ -99,9 +106,9 @@ def _optional(
 
 
 def _clash(some: Iterable[Endpoint], others: Iterable[Endpoint]) -> str | None:
-    """Why not all of both can be bound; None if they can."""
+    """Return why ``some`` and ``others`` cannot all be bound; None if they can."""
     for one, other in itertools.product(some, others):
-        if one.meets(other):
+        if one.overlaps(other):
             return (
                 f"{one.key}: {one.uri} and {other.key}: {other.uri} cannot both be bound;"
                 " give them different ports or paths"
@@ -110,9 +117,10 @@ def _clash(some: Iterable[Endpoint], others: Iterable[Endpoint]) -> str | None:
 
 
 def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
+    """Return the local endpoints of each address.  Raises :class:`ConfigError` if none is."""
     groups = _local(key, addresses, deadline)
     if not groups:
-        raise NotHere(
+        raise NoLocalAddress(
             f"{key} = {list(addresses)}: none is an address of this host;"
             " add one that is, or run the relay where they are"
         )
@@ -123,7 +131,7 @@ def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tup
 
 
 def _fault(endpoint: Endpoint) -> str | None:
-    """Why an endpoint of this host can never be bound; None if it can."""
+    """Return why a local endpoint can never be bound; None if it can."""
     if isinstance(endpoint.address, str):
         size = len(os.fsencode(endpoint.address))
         if size > unix.PATH_MAX:
@@ -142,7 +150,7 @@ def _fault(endpoint: Endpoint) -> str | None:
 
 
 def _local(key: str, addresses: tuple[str, ...], deadline: float) -> list[tuple[Endpoint, ...]]:
-    """For each address that is of this host, its endpoints; a warning for every other one."""
+    """Return the local endpoints of each address that has some; log a warning for the others."""
     groups = []
     for address in addresses:
         group = [e for e in endpoints.resolve(key, address, deadline) if endpoints.is_local(e)]
@@ -158,5 +166,6 @@ def _flat(groups: list[tuple[Endpoint, ...]]) -> tuple[Endpoint, ...]:
 
 
 def _distinct(found: list[Endpoint]) -> tuple[Endpoint, ...]:
+    """Leave out duplicates, and what a wildcard among ``found`` covers."""
     once = dict.fromkeys(found)
     return tuple(e for e in once if not any(other.covers(e) for other in once))
