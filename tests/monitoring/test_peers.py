@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from harness import wait_for
 
-from fedmsg_relay.monitoring.peers import BEHIND_S, GONE, Cut, PeerTable
-from fedmsg_relay.net.endpoints import Accepting, Endpoint
+from fedmsg_relay.monitoring.peers import BEHIND_S, GONE, PeerTable, Reason
+from fedmsg_relay.net.accepted import Accepting
+from fedmsg_relay.net.endpoints import Endpoint
 
 NEVER_S = 3600.0
 
@@ -117,7 +118,7 @@ class TestTable:
         assert (side.table.accepted, len(side.table.connected)) == (2, 2)
         assert side.table.remove(accepted.fileno()).address.startswith("127.0.0.1:")
         assert (side.table.accepted, len(side.table.connected)) == (2, 1)
-        assert set(side.table.cuts.values()) == {0}
+        assert set(side.table.disconnected.values()) == {0}
 
     def test_one_that_nobody_knows(self, side: Side) -> None:
         assert side.table.remove(1234).address == GONE
@@ -192,7 +193,7 @@ class TestLook:
         side.table.look(published=0)
 
 
-class TestCut:
+class TestDisconnect:
     def stalled(self, side: Side, published: int = 0) -> tuple[socket.socket, socket.socket, int]:
         """A consumer that takes nothing, and how much is on its way to it."""
         consumer, accepted = side.connect()
@@ -209,14 +210,18 @@ class TestCut:
     def test_one_that_is_stalled_for_long_enough(self, side: Side) -> None:
         consumer, accepted, sent = self.stalled(side)
         healthy, _ = side.connect()
-        side.table.cut_off(stall_timeout_s=NEVER_S, unreachable_timeout_s=NEVER_S)
-        assert side.table.connected[accepted.fileno()].cut is None
-        side.table.cut_off(stall_timeout_s=0, unreachable_timeout_s=NEVER_S)
+        side.table.disconnect_timed_out(stall_timeout_s=NEVER_S, unreachable_timeout_s=NEVER_S)
+        assert side.table.connected[accepted.fileno()].reason is None
+        side.table.disconnect_timed_out(stall_timeout_s=0, unreachable_timeout_s=NEVER_S)
         assert accepted.recv(1) == b"", "by which libzmq notices"
         take(consumer, sent)  # what the kernel had is still delivered
         assert consumer.recv(1) == b""
-        assert side.table.remove(accepted.fileno()).cut is Cut.STALLED
-        assert side.table.cuts == {Cut.STALLED: 1, Cut.UNREACHABLE: 0, Cut.MEMORY: 0}
+        assert side.table.remove(accepted.fileno()).reason is Reason.STALLED
+        assert side.table.disconnected == {
+            Reason.STALLED: 1,
+            Reason.UNREACHABLE: 0,
+            Reason.MEMORY: 0,
+        }
         healthy.setblocking(False)
         with pytest.raises(BlockingIOError):
             healthy.recv(1)
@@ -229,19 +234,19 @@ class TestCut:
         peers = [side.table.connected[each.fileno()] for each in (first, second)]
         assert peers[0].backlog(published) > peers[1].backlog(published)
         time.sleep(BEHIND_S)
-        assert not side.table.cut_off_furthest_behind(published, at_least=2**40)
-        assert side.table.cut_off_furthest_behind(published, at_least=1)
-        assert [peer.cut for peer in peers] == [Cut.MEMORY, None]
-        assert side.table.cut_off_furthest_behind(published, at_least=1)
-        assert [peer.cut for peer in peers] == [Cut.MEMORY, Cut.MEMORY]
-        assert not side.table.cut_off_furthest_behind(published, at_least=0)
+        assert not side.table.disconnect_furthest_behind(published, at_least=2**40)
+        assert side.table.disconnect_furthest_behind(published, at_least=1)
+        assert [peer.reason for peer in peers] == [Reason.MEMORY, None]
+        assert side.table.disconnect_furthest_behind(published, at_least=1)
+        assert [peer.reason for peer in peers] == [Reason.MEMORY, Reason.MEMORY]
+        assert not side.table.disconnect_furthest_behind(published, at_least=0)
 
     def test_a_descriptor_that_is_another_connection_by_now(self, side: Side) -> None:
         """The peer whom it was about has ended, and nobody has told the table yet."""
         _, accepted, _ = self.stalled(side)
         other, others_end = side.connect()
         os.dup2(others_end.fileno(), accepted.fileno())
-        side.table.cut_off(stall_timeout_s=0, unreachable_timeout_s=NEVER_S)
+        side.table.disconnect_timed_out(stall_timeout_s=0, unreachable_timeout_s=NEVER_S)
         others_end.send(b"well")
         assert other.recv(4) == b"well"
-        assert side.table.connected[accepted.fileno()].cut is None
+        assert side.table.connected[accepted.fileno()].reason is None

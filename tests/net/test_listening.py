@@ -29,7 +29,7 @@ def tcp(host: str, port: int, family: socket.AddressFamily = socket.AF_INET) -> 
 def refusal(endpoint: Endpoint) -> str:
     """The line with which an endpoint is not bound."""
     with pytest.raises(BindError) as refused:
-        listening.listen(endpoint, 0o660).close()
+        listening.listen(endpoint, 0o660, []).close()
     return str(refused.value)
 
 
@@ -49,21 +49,21 @@ def other(path: Path) -> Iterator[socket.socket]:
 
 def test_an_ipv4_address() -> None:
     port = free_port()
-    with listening.listen(tcp("127.0.0.1", port), 0o660) as listener:
+    with listening.listen(tcp("127.0.0.1", port), 0o660, []) as listener:
         assert not listener.getblocking()
         socket.create_connection(("127.0.0.1", port)).close()
 
 
 def test_an_ipv6_wildcard_includes_ipv4() -> None:
     port = free_port()
-    with listening.listen(tcp("::", port, socket.AF_INET6), 0o660):
+    with listening.listen(tcp("::", port, socket.AF_INET6), 0o660, []):
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, port)).close()
 
 
 def test_another_ipv6_address_does_not() -> None:
     port = free_port()
-    with listening.listen(tcp("::1", port, socket.AF_INET6), 0o660), socket.socket() as ipv4:
+    with listening.listen(tcp("::1", port, socket.AF_INET6), 0o660, []), socket.socket() as ipv4:
         assert ipv4.connect_ex(("127.0.0.1", port)) != 0
 
 
@@ -78,7 +78,7 @@ def test_a_port_in_use() -> None:
 
 def test_a_wildcard_beside_an_address_of_our_own() -> None:
     port = free_port()
-    with listening.listen(tcp("127.0.0.1", port), 0o660) as first:
+    with listening.listen(tcp("127.0.0.1", port), 0o660, []) as first:
         assert "already in use" in refusal(tcp("0.0.0.0", port))
         with listening.listen(tcp("0.0.0.0", port), 0o660, beside=[first]) as both:
             for listener in (first, both):
@@ -90,7 +90,7 @@ def test_a_wildcard_beside_an_address_of_our_own() -> None:
 def test_a_socket_file_has_the_mode(path: Path, mode: int, umask: int) -> None:
     before = os.umask(umask)
     try:
-        listening.listen(ipc(path), mode).close()
+        listening.listen(ipc(path), mode, []).close()
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -101,7 +101,7 @@ def test_a_stale_socket_file_is_replaced(path: Path) -> None:
         stale.bind(str(path))
     listening.check_file(ipc(path), holder=None)
     assert path.is_socket(), "a check touches nothing"
-    with listening.listen(ipc(path), 0o660), socket.socket(socket.AF_UNIX) as peer:
+    with listening.listen(ipc(path), 0o660, []), socket.socket(socket.AF_UNIX) as peer:
         peer.connect(str(path))
 
 
@@ -142,7 +142,7 @@ def test_a_file_instead_of_a_directory(path: Path) -> None:
 
 
 def test_a_file_of_ours_is_removed(path: Path) -> None:
-    with listening.listen(ipc(path), 0o660) as listener:
+    with listening.listen(ipc(path), 0o660, []) as listener:
         listening.remove(ipc(path), listener)
         assert not path.exists()
 
@@ -161,7 +161,7 @@ with socket.socket(socket.AF_UNIX) as taking:
 
 
 def test_the_file_of_another_listener_stays(path: Path) -> None:
-    with listening.listen(ipc(path), 0o660) as listener:
+    with listening.listen(ipc(path), 0o660, []) as listener:
         taking = [sys.executable, "-c", TAKES, str(path)]
         with subprocess.Popen(taking, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
             assert other.stdout
@@ -170,16 +170,3 @@ def test_the_file_of_another_listener_stays(path: Path) -> None:
             assert path.exists()
             other.communicate()
         assert other.returncode == 0
-
-
-def test_own_sockets_are_found(path: Path) -> None:
-    with listening.listen(ipc(path), 0o660) as listener:
-        found = {borrowed.fileno() for borrowed in listening.own_sockets()}
-        assert listener.fileno() in found
-        assert listener.getsockname() == str(path), "and not closed"
-
-
-def test_what_is_no_socket_cannot_be_borrowed(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("w") as file:
-        with pytest.raises(OSError, match="non-socket"), listening.borrow(file.fileno()):
-            pass

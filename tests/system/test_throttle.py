@@ -9,9 +9,9 @@ from fedmsg_relay.system.throttle import Throttle
 
 def test_so_many_lines_in_a_period() -> None:
     throttle = Throttle(period_s=600, lines=3)
-    assert throttle.left == 3
+    assert throttle.remaining == 3
     assert [throttle.allows() for _ in range(5)] == [True, True, True, False, False]
-    assert throttle.left == 0
+    assert throttle.remaining == 0
     assert 0 < throttle.due_s() <= 600
 
 
@@ -31,7 +31,7 @@ def test_a_period_begins_with_the_first_line_in_it() -> None:
         time.sleep(throttle.due_s())
         assert throttle.allows()
         assert time.monotonic() - before > 0.05
-        assert throttle.left == 1
+        assert throttle.remaining == 1
 
 
 def test_who_waits_until_it_is_due_is_allowed() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from fedmsg_relay.config import settings
-from fedmsg_relay.errors import BindError, ConfigError, NotHere
-from fedmsg_relay.net import plan
+from fedmsg_relay.errors import BindError, ConfigError, NoLocalAddress
+from fedmsg_relay.net import local
 from fedmsg_relay.net.endpoints import Endpoint
 
 INBOUND, OUTBOUND = "tcp://127.0.0.1:2003", "tcp://127.0.0.1:4001"
@@ -20,15 +20,15 @@ UNKNOWN = "tcp://relay.invalid:2003"  # RFC 6761: never resolves
 MONITORING = "moksha.monitoring.socket"
 
 
-def bindable(inbound: Any = INBOUND, outbound: Any = OUTBOUND, **config: Any) -> plan.Plan:
+def read(inbound: Any = INBOUND, outbound: Any = OUTBOUND, **config: Any) -> local.LocalEndpoints:
     config = {"relay_inbound": inbound, "endpoints": {"relay_outbound": outbound}, **config}
-    return plan.bindable(settings.read(config), deadline=time.monotonic())
+    return local.local_endpoints(settings.read(config), deadline=time.monotonic())
 
 
 def refusal(*addresses: Any, **config: Any) -> str:
     """The line with which addresses are refused."""
     with pytest.raises(ConfigError) as refused:
-        bindable(*addresses, **config)
+        read(*addresses, **config)
     return str(refused.value)
 
 
@@ -43,7 +43,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_every_local_inbound_address_counts_and_others_are_skipped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    found = bindable([ELSEWHERE, INBOUND, UNKNOWN, "ipc:///run/in"])
+    found = read([ELSEWHERE, INBOUND, UNKNOWN, "ipc:///run/in"])
     assert uris(found.inbound) == [INBOUND, "ipc:///run/in"]
     one, other, last = warnings(caplog)
     assert one == f"relay_inbound: {ELSEWHERE} is not an address of this host; skipped"
@@ -52,12 +52,12 @@ def test_every_local_inbound_address_counts_and_others_are_skipped(
 
 
 def test_of_the_outbound_every_local_address_is_a_candidate() -> None:
-    found = bindable(outbound=[ELSEWHERE, OUTBOUND, "tcp://127.0.0.1:4002"])
+    found = read(outbound=[ELSEWHERE, OUTBOUND, "tcp://127.0.0.1:4002"])
     assert list(map(uris, found.outbound)) == [[OUTBOUND], ["tcp://127.0.0.1:4002"]]
 
 
 def test_the_first_outbound_that_is_free_is_taken() -> None:
-    found = bindable(outbound=[OUTBOUND, "tcp://127.0.0.1:4002", "tcp://127.0.0.1:4003"])
+    found = read(outbound=[OUTBOUND, "tcp://127.0.0.1:4002", "tcp://127.0.0.1:4003"])
 
     def attempt(group: tuple[Endpoint, ...]) -> str:
         if group[0].uri == OUTBOUND:
@@ -74,17 +74,17 @@ def test_no_outbound_is_free() -> None:
         raise BindError(f"{group[0].uri} is taken")
 
     with pytest.raises(BindError, match=f"^{OUTBOUND} is taken; tcp://127.0.0.1:4002 is taken$"):
-        bindable(outbound=[OUTBOUND, "tcp://127.0.0.1:4002"]).first_outbound(attempt)
+        read(outbound=[OUTBOUND, "tcp://127.0.0.1:4002"]).first_outbound(attempt)
 
 
 @pytest.mark.parametrize("wildcard", ["tcp://*:2003", "tcp://[::]:2003", "tcp://0.0.0.0:2003"])
 def test_an_address_that_a_wildcard_covers_is_not_bound_twice(wildcard: str) -> None:
-    (found,) = bindable([INBOUND, wildcard, INBOUND]).inbound
+    (found,) = read([INBOUND, wildcard, INBOUND]).inbound
     assert found.uri in ("tcp://[::]:2003", "tcp://0.0.0.0:2003")
 
 
 def test_a_name_stands_for_all_its_local_addresses() -> None:
-    assert "tcp://127.0.0.1:2003" in uris(bindable("tcp://localhost:2003").inbound)
+    assert "tcp://127.0.0.1:2003" in uris(read("tcp://localhost:2003").inbound)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_name_stands_for_all_its_local_addresses() -> None:
     ids=str,
 )
 def test_no_local_address(addresses: tuple[Any, ...], key: str) -> None:
-    with pytest.raises(NotHere) as refused:
-        bindable(*addresses)
+    with pytest.raises(NoLocalAddress) as refused:
+        read(*addresses)
     assert str(refused.value).startswith(f"{key} = ['{ELSEWHERE}'")
     assert "none is an address of this host; add one that is, or run" in str(refused.value)
 
@@ -128,7 +128,7 @@ def test_an_inbound_that_is_the_outbound_too(inbound: str, outbound: str) -> Non
     ],
 )
 def test_addresses_that_are_in_nobodys_way(inbound: str, outbound: str) -> None:
-    found = bindable(inbound, outbound)
+    found = read(inbound, outbound)
     assert len(found.inbound) == len(found.outbound) == 1
 
 
@@ -141,7 +141,7 @@ def test_a_path_that_links_to_the_other(tmp_path: Path) -> None:
 def test_the_length_of_a_path(size: int, is_bindable: bool) -> None:
     address = f"ipc://{'/run/'.ljust(size, 'x')}"
     if is_bindable:
-        assert uris(bindable(address).inbound) == [address]
+        assert uris(read(address).inbound) == [address]
     else:
         says = "a path of 108 bytes is too long for a socket; choose one of 107 at most"
         assert refusal(address) == f"relay_inbound: {address}: {says}"
@@ -178,7 +178,7 @@ def test_an_ipv4_mapped_address(side: str, host: str) -> None:
 def test_what_it_can_go_without(
     config: dict[str, Any], says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = bindable(**config)
+    found = read(**config)
     (warning,) = warnings(caplog)
     assert says in warning
     assert warning.endswith("; going without it")
@@ -186,7 +186,7 @@ def test_what_it_can_go_without(
 
 
 def test_what_it_has_beside() -> None:
-    found = bindable(**{MONITORING: "ipc:///run/monitoring"}, relay_prometheus="[::1]:9411")
+    found = read(**{MONITORING: "ipc:///run/monitoring"}, relay_prometheus="[::1]:9411")
     assert uris(found.monitoring) == ["ipc:///run/monitoring"]
     assert uris(found.prometheus) == ["tcp://[::1]:9411"]
 
