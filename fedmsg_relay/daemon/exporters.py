@@ -52,7 +52,7 @@ hangs."""
 class Exporters:
     """The exporters of one relay, which listen at ``bindings``; the listening sockets stay open.
 
-    ``report`` makes a report; only the main thread calls it.  ``wake`` has the main thread run
+    ``report`` makes a report; only the main thread calls it.  ``wake`` makes the main thread call
     :meth:`attend`; any thread may call it.
     """
 
@@ -67,11 +67,13 @@ class Exporters:
         self._make_report = report
         self._wake = wake
         self._history = History()
+        self._is_closed = False
         self._is_wanted = False  # whether a request waits for another report, or has waited
         self._is_late = False  # whether a request has waited in vain since the newest report
-        self._made = threading.Event()  # since the last request that waited
-        self._newest = self._dated_report()  # other threads read this
+        self._made = threading.Event()  # set by a report since the last request that waited
+        self._newest = (time.monotonic(), report())  # with its time; other threads read this
         self._bindings = bindings
+        self._settings = settings
         self._serve_every_s = SERVE_EVERY_S if bindings.http else math.inf
         self._served = Timer(self._serve_every_s)
         self._totals = Timer(TOTALS_EVERY_S)
@@ -81,17 +83,24 @@ class Exporters:
         self._monitoring: MonitoringSocket | None = None
         self._poller = poller
         self._listening = contextlib.ExitStack()
-        if bindings.monitoring:
+
+    def open(self) -> None:
+        """Serve whoever connects, beginning with a new report."""
+        self._history = History()  # without reports that lack what a predecessor has passed on
+        report = self._report()
+        self._sent = (time.monotonic(), report.frames_out)
+        if self._bindings.monitoring:
             with _going_without(MONITORING):
-                self._monitoring = MonitoringSocket(bindings.monitoring.values())
-                poller.register(self._monitoring, zmq.POLLIN)
-        if bindings.http:
+                self._monitoring = MonitoringSocket(self._bindings.monitoring.values(), report)
+                self._poller.register(self._monitoring, zmq.POLLIN)
+        if self._bindings.http:
             with _going_without("relay_http"):
-                # Not before a site wants it: what the page takes is not loaded at once.
+                # Not before a site wants it, as loading it takes time.
                 from fedmsg_relay.web import port
 
-                hosts = (uri[len("tcp://") :].rpartition(":")[0] for uri in settings.http)
-                server = port.serve(bindings.http.values(), hosts, self.newest, self._snapshot)
+                hosts = (uri[len("tcp://") :].rpartition(":")[0] for uri in self._settings.http)
+                listeners = self._bindings.http.values()
+                server = port.serve(listeners, hosts, self.newest, self._snapshot)
                 self._listening.callback(server.close)
 
     def due_s(self) -> float:
@@ -113,21 +122,15 @@ class Exporters:
 
     def _report(self) -> Report:
         """Make a report, which :meth:`newest` then returns."""
-        self._newest = _, report = self._dated_report()
-        self._is_wanted = self._is_late = False
-        self._made.set()
-        self._served = Timer(self._serve_every_s)
+        report, now = self._make_report(), time.monotonic()
+        self._is_wanted = False
+        if not self._is_closed:
+            self._history.add(report, now)
+            self._newest = (now, report)
+            self._is_late = False
+            self._made.set()
+            self._served = Timer(self._serve_every_s)
         return report
-
-    def _dated_report(self) -> tuple[float, Report]:
-        report = self._make_report()
-        now = time.monotonic()
-        self._history.add(report, now)
-        return now, report
-
-    def _snapshot(self) -> Snapshot:
-        """Return what has passed until the newest report; for any thread."""
-        return self._history.snapshot
 
     def newest(self) -> Report:
         """Return a fresh report, or the newest there is; for the thread of the server.
@@ -135,7 +138,7 @@ class Exporters:
         Waits :data:`PATIENCE_S` at most, and not again before the main thread has made a report.
         Raises TimeoutError if the newest report is older than :data:`STALE_S`.
         """
-        if self._age_s() > FRESH_S and not self._is_late:
+        if self._age_s() > FRESH_S and not (self._is_late or self._is_closed):
             self._made.clear()
             self._is_wanted = True
             self._wake()
@@ -147,6 +150,10 @@ class Exporters:
 
     def _age_s(self) -> float:
         return time.monotonic() - self._newest[0]
+
+    def _snapshot(self) -> Snapshot:
+        """Return the traffic until the newest report; for any thread."""
+        return self._history.snapshot
 
     def _attend_monitoring(self, monitoring: MonitoringSocket) -> None:
         try:
@@ -177,17 +184,21 @@ class Exporters:
             patience_s=0,
         )
 
-    def follow(self, before: Traffic) -> None:
-        """Leave ``before``, what another relay had passed on, out of all rates."""
+    def skip(self, traffic: Traffic) -> None:
+        """Leave traffic that a predecessor has passed on out of all rates."""
         sent_at, frames = self._sent
-        self._sent = sent_at, frames + before.frames_out
-        self._history.follow(before)
+        self._sent = sent_at, frames + traffic.frames_out
+        self._history.skip(traffic)
         if self._monitoring:
-            self._monitoring.follow(before)
+            self._monitoring.skip(traffic.frames_in, traffic.frames_out)
 
     def close(self) -> None:
-        """Close every server, and be due for nothing."""
-        self._serve_every_s = math.inf
+        """Close every server, and be due for nothing.
+
+        A request that has come before gets the report of then: the successor's begin with it.
+        """
+        self._is_closed = True
+        self._made.set()
         self._served = self._status = self._totals = Timer(math.inf)
         self._close_monitoring()
         self._listening.close()

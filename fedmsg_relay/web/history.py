@@ -83,12 +83,12 @@ class History:
             samples = (*recent, point)[-SAMPLES_MAX:]
         self.snapshot = Snapshot(samples, point)
 
-    def follow(self, before: Traffic) -> None:
-        """Leave ``before``, what another relay had passed on, out of all rates."""
+    def skip(self, traffic: Traffic) -> None:
+        """Leave traffic that a predecessor has passed on out of all rates."""
         newest = self.snapshot.newest
         self.snapshot = Snapshot(
-            tuple(_after(before, sample) for sample in self.snapshot.samples),
-            newest and _after(before, newest),
+            tuple(_after(traffic, sample) for sample in self.snapshot.samples),
+            newest and _after(traffic, newest),
         )
 
 

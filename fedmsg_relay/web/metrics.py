@@ -34,7 +34,7 @@ def render(report: Report, accept: str) -> tuple[bytes, str]:
 
 
 class _Metrics(Collector):
-    """A report, as a registry collects it."""
+    """A report as metrics, for a registry."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -46,12 +46,12 @@ class _Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "fedmsg_relay_forwarding",
-            "1 if messages are passed on; 0 while it starts, holds, stops or hangs.",
+            "1 if messages are passed on; 0 while the relay starts, holds, stops or hangs.",
             report.is_forwarding,
         )
         yield StateSetMetricFamily(
             "fedmsg_relay_state",
-            "Where in its life it is, or that it hangs.",
+            "The phase of the relay, or that it hangs.",
             {state: state == report.state for state in STATES},
         )
         yield GaugeMetricFamily(

@@ -143,7 +143,7 @@ def _tiles(report: Report) -> str:
         ("consumers", report.consumers.connected, "connected now"),
     ]
     if report.state in (Phase.OPEN.value, Phase.HOLD.value):
-        tiles.append(("held", report.held, "messages, until consumers are back"))
+        tiles.append(("held", report.holding, "messages, until consumers are back"))
     elif report.backlog:
         about = f"messages, an estimate: {size(report.behind_bytes)} wait in the kernel"
         tiles.append(("waiting", report.backlog, f"{about} for the consumer furthest behind"))
@@ -164,14 +164,14 @@ def _counters(report: Report) -> str:
         '<p class="note">Refused: by an allow list. Stalled, unreachable, over memory: disconnected'
         " by the relay.</p>"
     )
-    return _table("Connections since the start", ("", "publishers", "consumers"), rows, rest)
+    return _table("Connections", ("", "publishers", "consumers"), rows, rest)
 
 
 def _traffic(report: Report) -> str:
     rows = [
         ("frames", count(report.frames_in), count(report.frames_out)),
         ("bytes", size(report.bytes_in), size(report.bytes_out)),
-        ("messages held at the start", count(report.held), ""),
+        ("messages held, in all", count(report.held), ""),
     ]
     return _table("Passed on", ("", "in", "out"), rows)
 

@@ -29,6 +29,7 @@ REPORT = Report(
     frames_out=1234567,
     bytes_out=10**9,
     held=0,
+    holding=0,
     behind_bytes=0,
     publishers=SIDE,
     consumers=SIDE,

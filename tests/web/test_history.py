@@ -64,6 +64,6 @@ def test_a_relay_that_was_suspended_has_no_old_samples() -> None:
 def test_what_another_relay_had_passed_on_is_no_peak() -> None:
     history = History()
     add(history, 0.0, 0)
-    history.follow(Traffic(1000, 10_000, 1000, 10_000))
+    history.skip(Traffic(1000, 10_000, 1000, 10_000))
     add(history, 5.0, 1050)
     assert history.snapshot.rates[-1] == Rate(5.0, 10, 100, 10, 100)

@@ -87,7 +87,7 @@ def test_what_others_say_is_text() -> None:
     "state", ["starting", "holding", "draining", "flushing", "stopped", "hung"]
 )
 def test_every_state_is_said_in_words(state: str) -> None:
-    text = page.render(replace(REPORT, state=state, held=12345), Snapshot())
+    text = page.render(replace(REPORT, state=state, holding=12345), Snapshot())
     Checker(text)
     assert f">{state}</h1>" in text
 
@@ -96,7 +96,7 @@ def test_a_backlog_is_called_an_estimate_and_what_is_held_is_not() -> None:
     behind = page.render(replace(REPORT, behind_bytes=10**6), Snapshot())
     assert "an estimate" in behind
     assert "977 KiB wait" in behind
-    held = page.render(replace(REPORT, state="holding", held=12345), Snapshot())
+    held = page.render(replace(REPORT, state="holding", holding=12345), Snapshot())
     assert '<p class="number" id="held">12,345</p>' in held
     assert "estimate" not in held
 
