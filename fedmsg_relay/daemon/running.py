@@ -148,7 +148,7 @@ class RunningRelay:
         elif phase is Phase.CLOSE:
             self._closed_at = time.monotonic()
             self.connections.watch()  # until every connection has ended
-            self.be_silent()
+            self.close_exporters()
         return phase
 
     def follow(self, before: Traffic) -> None:
@@ -156,7 +156,7 @@ class RunningRelay:
         self._relay.follow(before)
         self._exporters.follow(before)
 
-    def be_silent(self) -> None:
+    def close_exporters(self) -> None:
         """Close the exporters: another relay publishes the status now, or none does."""
         self._exporters.close()
 
@@ -180,7 +180,7 @@ class RunningRelay:
                 " the process was ended, and what the relay had in memory is lost"
             )
 
-    def say_end(self) -> None:
+    def log_end(self) -> None:
         """Log the totals, and whether messages may be lost."""
         loss = self._relay.status.loss
         if loss is not None:
@@ -195,7 +195,7 @@ class RunningRelay:
 
     def end(self) -> None:
         """Log the end.  Raises :class:`Died` if the relay ended without :meth:`stop`."""
-        self.say_end()
+        self.log_end()
         error = self._relay.status.error
         if error is not None:
             raise Died(f"the relay died: {error!r}; start it again") from error

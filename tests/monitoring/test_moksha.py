@@ -550,4 +550,4 @@ class TestStatus:
             hub.recv()
             hub.send_json({"consumers": [], "producers": [], **report})
             assert asking.wait() == 1
-            assert "who answers there is not this relay" in asking.output
+            assert "the process that answers is not this relay" in asking.output
