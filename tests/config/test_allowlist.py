@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import zmtp
-from harness import RELAY, Site, free_port, wait_for
+from harness import DEADLINE_S, RELAY, Site, free_port, wait_for
 
 from fedmsg_relay.config import allowlist, settings
 from fedmsg_relay.errors import ConfigError
-from fedmsg_relay.net import listening, plan
+from fedmsg_relay.net import listening, local
+from fedmsg_relay.relay import socket_monitor
 from fedmsg_relay.relay.sockets import Sockets
 
 # Where the relay listens, whom it lets in, from where somebody connects, and whether he gets in.
@@ -72,12 +73,15 @@ def sockets(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
             "relay_outbound_allow": allow,
         }
     )
-    there = plan.bindable(read, deadline=0)
+    there = local.local_endpoints(read, deadline=0)
     made = Sockets(read)
     try:
         with contextlib.ExitStack() as stack:
             sides = (
-                {e: stack.enter_context(listening.listen(e, read.ipc_mode)) for e in side}
+                {
+                    e: stack.enter_context(listening.listen(e, read.ipc_mode, beside=()))
+                    for e in side
+                }
                 for side in (there.outbound[0], there.inbound)
             )
             made.bind(*sides)
@@ -86,6 +90,8 @@ def sockets(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
         made.close(linger_ms=0)
         made.proxy.end()
         for events in made.events.values():
+            while socket_monitor.ENDED not in dict(socket_monitor.read(events)):
+                assert events.poll(DEADLINE_S * 1000)
             events.close()
         made.terminate()
 

@@ -39,7 +39,7 @@ def load(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str,
 
     def load(*options: str) -> dict[str, Any]:
         monkeypatch.setattr(sys, "argv", ["fedmsg-relay", *options])
-        return loader.load([])
+        return loader.load([], "")
 
     return load
 

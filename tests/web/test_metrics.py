@@ -14,7 +14,7 @@ from pathlib import Path
 
 import box
 import pytest
-from harness import Process, Site, free_port, wait_for
+from harness import Process, Site, free_port, hastened, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 WITHOUT_CLIENT = """
@@ -24,6 +24,8 @@ from fedmsg_relay.commands.relay import main
 sys.exit(main())
 """
 """A relay without the package."""
+
+IMPATIENT = hastened("web.metrics.REQUEST_S=1")
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_the_next_relay_takes_it_over(site: Site) -> None:
 
 
 def test_who_asks_nothing_holds_nothing_up(site: Site) -> None:
-    relay = site.relay()
+    relay = site.relay(command=IMPATIENT)
     with contextlib.ExitStack() as stack:
         for _ in range(30):  # more than there are threads
             address = "127.0.0.1", site.config["relay_prometheus"]
@@ -161,14 +163,14 @@ def test_who_asks_nothing_holds_nothing_up(site: Site) -> None:
 
 
 def test_who_asks_for_ever_holds_nothing_up_for_ever(site: Site) -> None:
-    site.relay()
+    site.relay(command=IMPATIENT)
     address = "127.0.0.1", site.config["relay_prometheus"]
     over = threading.Event()
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(address)) for _ in range(30)]
 
         def ask() -> None:
-            while not over.wait(0.5):
+            while not over.wait(0.1):
                 for each in slow:
                     with contextlib.suppress(ConnectionError):
                         each.sendall(b"G")
@@ -182,14 +184,11 @@ def test_who_asks_for_ever_holds_nothing_up_for_ever(site: Site) -> None:
             asking.join()
 
 
-@pytest.mark.parametrize(
-    "value", ["localhost", "9411/metrics", 0, 65536, True, [9411], "a b:1", "::1:9411"]
-)
-def test_a_wrong_address_is_refused(site: Site, value: object) -> None:
-    site.write(relay_prometheus=value)
+def test_a_wrong_address_is_refused(site: Site) -> None:
+    site.write(relay_prometheus="::1:9411")
     refused = site.refused()
     assert refused.returncode == 6
-    assert f"relay_prometheus = {value!r}: must be " in refused.stderr
+    assert "relay_prometheus = '::1:9411': must be " in refused.stderr
 
 
 def test_a_package_that_is_too_old_ends_no_relay(site: Site) -> None:
