@@ -25,6 +25,9 @@ hub = [
 # Other implementations of ZeroMQ's sockets.
 others = ["gevent", "aiozmq", "txZMQ"]
 
+# The types of Grafana's dashboards.
+grafana = ["grafana-foundation-sdk==0.0.21; python_version >= '3.11'"]
+
 # Plots of the benchmark.
 bench = ["matplotlib>=3.5"]
 
@@ -48,6 +51,7 @@ setup(
             *bench,
             *hub,
             *others,
+            *grafana,
             "dnspython",
             "pytest>=7",
             "pytest-timeout",

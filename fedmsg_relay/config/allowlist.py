@@ -1,8 +1,8 @@
-"""Addresses and networks that may connect -> libzmq's accept filters.
+"""The addresses and networks of an allow list -> libzmq's accept filters.
 
-A filter (``ZMQ_TCP_ACCEPT_FILTER``) closes the connection of an outsider before a byte of his is
-read, and peers of any age need not know of it.  ZAP, which took its place in libzmq's manual, locks
-out those that speak ZMTP 2.0.
+libzmq closes a connection that no filter (``ZMQ_TCP_ACCEPT_FILTER``) matches before it reads a
+byte, whatever ZMTP version the peer speaks.  ZAP, which libzmq's manual recommends instead, locks
+out peers that speak ZMTP 2.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def networks(key: str, value: object) -> tuple[Network, ...]:
-    """The networks that a list of strings names.  Raises :class:`ConfigError`, naming the entry."""
+    """Return the networks of a list of strings.  Raises :class:`ConfigError`, naming the entry."""
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, (list, tuple)) or not entries:
         raise ConfigError(
@@ -32,7 +32,7 @@ def networks(key: str, value: object) -> tuple[Network, ...]:
 
 def _network(key: str, entry: object) -> Network:
     try:
-        if not isinstance(entry, str) or "%" in entry:  # ip_network() takes numbers, and scopes
+        if not isinstance(entry, str) or "%" in entry:  # ip_network() accepts those
             raise ValueError("it must look like 192.0.2.7, 192.0.2.0/24, 2001:db8::/32")
         network = ip_network(entry)
     except ValueError as error:
@@ -44,10 +44,10 @@ def _network(key: str, entry: object) -> Network:
 
 
 def filters(allowed: tuple[Network, ...]) -> Iterator[tuple[int, str]]:
-    """What libzmq is to be told: the value of ``ZMQ_IPV6`` that must be set, and then the filter.
+    """Yield the value that ``ZMQ_IPV6`` must have while a filter is set, and the filter.
 
-    With ``ZMQ_IPV6`` libzmq makes an IPv6 address of an IPv4 one but leaves the length of its
-    prefix as it was: a filter of 10.0.0.0/8 then lets in all the world.
+    With ``ZMQ_IPV6`` set libzmq turns an IPv4 address into an IPv6 one but leaves the length of the
+    prefix as it was: 10.0.0.0/8 would become ::ffff:10.0.0.0/8, which lets in all IPv4 addresses.
     """
     for network in allowed:
         if isinstance(network, IPv4Network):
@@ -55,7 +55,7 @@ def filters(allowed: tuple[Network, ...]) -> Iterator[tuple[int, str]]:
             prefix = MAPPED.prefixlen + network.prefixlen
             yield 1, f"::ffff:{network.network_address}/{prefix}"
         elif network.supernet_of(MAPPED):
-            # Whoever allows all of IPv6 has not allowed all of IPv4.
+            # To allow all of IPv6 is not to allow the IPv4 addresses that are mapped into it.
             for part in network.address_exclude(MAPPED):
                 yield 1, str(part)
         else:

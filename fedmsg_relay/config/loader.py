@@ -1,7 +1,7 @@
-"""fedmsg's own loader of the global config, with errors that say where, and without its detours.
+"""The global fedmsg config, loaded by fedmsg's own loader, with errors that name file and line.
 
-Owns the import of fedmsg: whoever needs it in this package imports this module first.  Promises
-that any number of threads may load at once, and that nothing of the process is changed for others:
+Owns the import of fedmsg: a module of this package that needs fedmsg imports this module first.
+Any number of threads may load at once.  Loading changes nothing that the rest of the process sees:
 no warning filter, no standard stream, no cache of fedmsg's.
 """
 
@@ -38,7 +38,7 @@ _shared: dict[str, Any] = {}
 
 
 def _forget_lock() -> None:
-    """In a child after a fork: another thread of the parent may have held it."""
+    """Replace the lock after a fork: a thread that the child does not have may hold it."""
     global _lock
     _lock = threading.RLock()
 
@@ -51,9 +51,9 @@ def load(
 ) -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
 
-    ``options`` are those beyond the ones of every fedmsg command; ``doc`` is what ``--help`` says
-    before the options.  ``may_execute`` is asked of each config file, and of a directory that
-    cannot be read; where it returns False the loader goes on as if there were nothing.
+    ``options`` come in addition to those of every fedmsg command; ``doc`` is the text that
+    ``--help`` shows before the options.  ``may_execute`` is called with the path of each config
+    file, and of a directory that cannot be read; where it returns False the path is skipped.
 
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
@@ -91,7 +91,7 @@ def _load(
 
 
 def _loader(may_execute: MayExecute) -> types.FunctionType:
-    """A copy of ``fedmsg.config.load_config``, with the functions below in place of its own."""
+    """Return a copy of ``fedmsg.config.load_config`` that calls the functions below."""
     module = dict(vars(fedmsg.config))
     for name, value in vars(fedmsg.config).items():
         if isinstance(value, types.FunctionType) and value.__module__ == fedmsg.config.__name__:
@@ -110,7 +110,7 @@ def _loader(may_execute: MayExecute) -> types.FunctionType:
 
 
 def _files_in(directory: str, may_execute: MayExecute) -> list[str]:
-    """The config files in one of the directories where fedmsg looks, in order."""
+    """Return the config files of a directory, in order.  Raises :class:`ConfigError`."""
     try:
         names = sorted(os.listdir(directory))
         if names and not os.access(directory, os.X_OK):
@@ -149,20 +149,20 @@ def _execute(path: str, variables: dict[str, Any], may_execute: MayExecute) -> N
     found = variables.get("config")
     if not isinstance(found, dict):
         raise ConfigError(f"{CANNOT}: {path}: it must define a dictionary named 'config'")
-    # Where consumers find more to listen to: a name server would be asked, for nothing.
+    # fedmsg would ask a name server for more addresses of consumers, which the relay does not use.
     found.pop("srv_endpoints", None)
 
 
 def _warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Stand in for :func:`warnings.warn`: the loader goes on without a file that it cannot read."""
-    if not issubclass(category, DeprecationWarning):  # of itself
+    """Raise :class:`ConfigError` for a warning: the loader gives one for a file it cannot read."""
+    if not issubclass(category, DeprecationWarning):  # about the loader itself
         raise ConfigError(f"{CANNOT}: {message}")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells a value of the config that is none from one of the command line.
+    """Reports a wrong value of the config as one of the config.
 
-    argparse checks the defaults, which come from the config, as if somebody had typed them.
+    argparse checks the defaults, which come from the config, as if they were on the command line.
     """
 
     def parse_args(self, *args: Any, **named: Any) -> Any:

@@ -36,43 +36,45 @@ MEMORY_MAX = 512 * 2**20
 """Default of ``relay_memory_max`` in bytes: a small host has a GiB or two."""
 
 MEMORY_MAX_MIN = 256 * 2**20
-"""Of a smaller limit too little is left beside the relay (30 MB), what it holds after a start
-(64 MiB), and the backlog of the second in which it may grow unseen."""
+"""Bytes: a smaller limit leaves too little beside the relay itself (30 MB), what a hold may keep
+(64 MiB), and what a backlog may grow by in the second between two looks at the memory."""
 
-IO_THREADS_MAX = 64  # libzmq ends the process if it cannot start one
+IO_THREADS_MAX = 64
+"""More than any host needs: libzmq aborts the process if it cannot start a thread."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the relay was told, validated; the module's docstring says what each key means."""
+    """The validated configuration; :mod:`fedmsg_relay.config` says what each key means."""
 
     inbound: tuple[str, ...]
     """The configured addresses, at least one."""
     outbound: tuple[str, ...]
     """The configured addresses, at least one, in order of preference."""
     outbound_key: str
-    """Where they stand, for messages."""
+    """The key of :attr:`outbound`, for error messages."""
     io_threads: int
     high_water_mark: int
-    """Messages for each peer; 0 is no limit."""
+    """Messages for each peer; 0 means no limit."""
     linger_ms: int
     tcp_keepalive: int
+    """-1 means as the operating system has it, here and in the next three."""
     tcp_keepalive_cnt: int
     tcp_keepalive_idle_s: int
     tcp_keepalive_intvl_s: int
     hold_s: float
     drain_s: float
     inbound_allow: tuple[Network, ...] | None
-    """None is everybody."""
+    """None means everybody, here and in the next."""
     outbound_allow: tuple[Network, ...] | None
     ipc_mode: int
     max_message_size: int
-    """Bytes of a frame; 0 is no limit."""
+    """Bytes of a frame; 0 means no limit."""
     stall_timeout_s: float
-    """0 is never, here and below."""
+    """0 means never, here and in the next."""
     unreachable_timeout_s: float
     memory_max: int
-    """Bytes; 0 is no limit."""
+    """Bytes of resident memory; 0 means no limit."""
     monitoring: tuple[str, ...]
     """The configured address; empty if there is none."""
     monitoring_mode: int
@@ -84,7 +86,7 @@ def read(config: Mapping[str, Any]) -> Settings:
     """Validate what the loader returned.  Raises :class:`ConfigError`, naming key and value."""
     for key in config:
         if str(key).startswith("relay_") and key not in OUR_KEYS:
-            import difflib  # not before somebody has made a mistake
+            import difflib  # takes time, and is needed only here
 
             near = difflib.get_close_matches(key, OUR_KEYS, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(OUR_KEYS)}"
@@ -107,7 +109,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         io_threads=values.whole(config, "io_threads", 1, minimum=1, maximum=IO_THREADS_MAX),
         high_water_mark=values.whole(config, "high_water_mark", 0),
         linger_ms=values.whole(config, "zmq_linger", 1000),
-        # The limits are those of Linux, see tcp(7); it would refuse more for every connection.
+        # The limits of Linux, see tcp(7): beyond them setsockopt(2) fails for every connection.
         tcp_keepalive=values.keepalive(config, "zmq_tcp_keepalive", minimum=0, maximum=1),
         tcp_keepalive_cnt=values.keepalive(config, "zmq_tcp_keepalive_cnt", maximum=127),
         tcp_keepalive_idle_s=values.keepalive(config, "zmq_tcp_keepalive_idle", maximum=32767),
@@ -128,12 +130,12 @@ def read(config: Mapping[str, Any]) -> Settings:
 
 
 def inbound(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The addresses of ``relay_inbound``, at least one.  Raises :class:`ConfigError`."""
+    """Return the addresses of ``relay_inbound``, at least one.  Raises :class:`ConfigError`."""
     return values.addresses("relay_inbound", config.get("relay_inbound"))
 
 
 def outbound(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The key under which the outbound stands, and its addresses, at least one; likewise."""
+    """Return the key of the outbound and its addresses, at least one; raises likewise."""
     key, value = OUTBOUND, config["endpoints"].get("relay_outbound")
     if value is None and "relay_outbound" in config:
         key, value = "relay_outbound", config["relay_outbound"]
@@ -141,12 +143,12 @@ def outbound(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 
 def max_message_size(config: Mapping[str, Any]) -> int:
-    """Bytes of a frame; 0 is no limit.  Raises :class:`ConfigError`."""
+    """Return the bytes that a frame may have; 0 means no limit.  Raises :class:`ConfigError`."""
     return values.whole(config, "relay_max_message_size", 16 * 2**20, maximum=2**63 - 1)
 
 
 def timeout_s(value: object, may_be_infinite: bool = False) -> float:
-    """How long to wait, as fedmsg's ``timeout`` or ``--timeout``.  Raises :class:`ConfigError`."""
+    """Return a number of seconds to wait, as of ``--timeout``.  Raises :class:`ConfigError`."""
     if may_be_infinite and value == math.inf:
         return math.inf
     if isinstance(value, (int, float)) and value is not True and 0 < value <= values.SECONDS_MAX:
@@ -172,7 +174,7 @@ def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None
 
 def _monitoring(config: Mapping[str, Any]) -> tuple[str, ...]:
     value = config.get(MONITORING)
-    return values.addresses(MONITORING, value) if value else ()  # as moksha has it
+    return values.addresses(MONITORING, value) if value else ()  # as moksha treats an empty value
 
 
 def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""The files of the global fedmsg config: which of them fedmsg's loader executes.
+"""The files of the global fedmsg config: which of them fedmsg's loader may execute.
 
-They are Python, and some lie wherever the command happens to be started.  Whoever only asks how a
-relay is, root or Nagios, must not execute there what others have written.
+They are Python, and some are looked for in the working directory.  A command that only asks for a
+relay's status, perhaps as root, must not execute what another user has written there.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ import os
 import stat
 
 HERE = ("fedmsg.d", "fedmsg-config.py")
-"""What fedmsg's loader looks for in the working directory."""
+"""The names that fedmsg's loader looks for in the working directory."""
 
 
 class Sources:
-    """The files that :meth:`may_execute` was asked of.
+    """Decides which config files are executed, and has the list of those that are.
 
-    With ``only_own``, those of the working directory are passed over unless nobody but this user
-    may write there; and those of a home that is neither this user's nor root's.  ``named`` is the
-    file that ``--config-filename`` names, which counts wherever it is.
+    With ``only_own`` the files of the working directory are skipped unless this user alone may
+    write there, and so are those of a home that is neither this user's nor root's.  ``named`` is
+    the file of ``--config-filename``, which always counts.
     """
 
     def __init__(self, only_own: bool, named: str | None = None) -> None:
         self.read: list[str] = []
+        """The files that may be executed, in order."""
         self.passed_over: list[str] = []
+        """The files that may not."""
         self._only_own = only_own
         self._named = named
 
     def may_execute(self, path: str) -> bool:
-        """Whether a config file counts, or a directory of them; notes the files that do."""
+        """Whether a config file, or a directory of them, counts; remembers the answer for files."""
         is_trusted = path == self._named or self._may_read(path)
         if not os.path.isdir(path):
             (self.read if is_trusted else self.passed_over).append(path)
@@ -47,7 +49,7 @@ class Sources:
 
 
 def _is_own(path: str) -> bool:
-    """Whether it is this user's, and nobody else may write to it; a group of one's own may."""
+    """Whether ``path`` is this user's, and no other may write to it but this process's group."""
     try:
         status = os.stat(path)
     except OSError:
@@ -60,4 +62,4 @@ def _owner(path: str) -> int:
     try:
         return os.stat(path).st_uid
     except OSError:
-        return 0  # there is nothing there
+        return 0  # nothing is there, so nothing can be executed

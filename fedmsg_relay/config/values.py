@@ -1,6 +1,6 @@
-"""A value of the global fedmsg config -> what it means, or an error that names key and value.
+"""A value of the global fedmsg config -> a checked value of the type that the relay uses.
 
-Everything raises :class:`fedmsg_relay.errors.ConfigError`.
+Every function raises :class:`fedmsg_relay.errors.ConfigError`, naming the key and the value.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from fedmsg_relay.config.loader import WHERE
 from fedmsg_relay.errors import ConfigError
 
 C_INT_MAX = 2**31 - 1
+"""The largest value of an int, which most of libzmq's options are."""
+
 SECONDS_MAX = 86_400
+"""A day."""
+
 OCTAL = re.compile("(0o?)?[0-7]{3}")
 
 
 def addresses(key: str, value: object) -> tuple[str, ...]:
-    """Return an address, or a list of them, as a tuple of at least one."""
+    """Return an address or a list of addresses as a tuple that is not empty."""
     if value is None:
         raise ConfigError(f"{key}: not set; it belongs in {WHERE}")
     found = (value,) if isinstance(value, str) else value
@@ -34,7 +38,7 @@ def addresses(key: str, value: object) -> tuple[str, ...]:
 def whole(
     config: Mapping[str, Any], key: str, default: int, minimum: int = 0, maximum: int = C_INT_MAX
 ) -> int:
-    """Return a whole number within both limits."""
+    """Return a whole number, from ``minimum`` to ``maximum``."""
     value = config.get(key, default)
     if type(value) is not int or not minimum <= value <= maximum:
         raise ConfigError(f"{key} = {value!r}: must be a whole number from {minimum} to {maximum}")
@@ -42,7 +46,10 @@ def whole(
 
 
 def keepalive(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 1) -> int:
-    """A whole number, or True or False for one; -1 leaves it to the operating system."""
+    """Return an option of TCP keepalive; -1, the default, leaves it to the operating system.
+
+    A switch, of which the ``maximum`` is 1, may be True or False too.
+    """
     value = config.get(key, -1)
     if isinstance(value, bool) and maximum == 1:
         return int(value)
@@ -50,7 +57,7 @@ def keepalive(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 
 
 
 def seconds(config: Mapping[str, Any], key: str, default: float) -> float:
-    """Return a number of seconds, up to a day."""
+    """Return a number of seconds, up to :data:`SECONDS_MAX`."""
     value = config.get(key, default)
     if type(value) not in (int, float) or not 0 <= value <= SECONDS_MAX:
         raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {SECONDS_MAX}")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import zmq
 
 from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.daemon.kept_totals import KeptTotals
 from fedmsg_relay.daemon.role import Role
 from fedmsg_relay.daemon.running import RunningRelay
 from fedmsg_relay.errors import RelayError
@@ -77,9 +78,11 @@ class MainLoop:
         self._poller = zmq.Poller()
         self._poller.register(wakeup, zmq.POLLIN)
         self._successor = Successor(bindings, self._poller)
-        self._role = Role(bindings, settings, pidfile, self._successor)
+        kept_totals = KeptTotals()
+        self._role = Role(bindings, settings, pidfile, self._successor, kept_totals)
         self._relay = self._begin(follows=predecessor is not None)
         if predecessor is None:
+            self._relay.publish(kept_totals.take())
             self._take_place(None)
         else:
             log.info("taking over from pid %d: holding until it has drained", predecessor.pid)
@@ -145,13 +148,14 @@ class MainLoop:
             close_listeners(self._bindings.inbound)
             close_listeners(self._bindings.outbound)
         elif phase is Phase.CLOSE and not self._hands_over:
-            self._role.leave()
+            self._role.leave(self._relay.totals)
 
     def _end_leaving(self, leaving: RunningRelay) -> None:
         """End the hold of the relay, as the relay that drained beside it has ended."""
         leaving.say_end()
         self._leaving = None
-        self._relay.follow(leaving.traffic)
+        self._relay.publish(leaving.totals)
+        self._relay.end_hold()
 
     def _stop(self, asked_by: signal.Signals) -> None:
         if self._predecessor is not None:
@@ -188,15 +192,16 @@ class MainLoop:
         if predecessor is None:
             return
         try:
-            before = predecessor.traffic()
+            is_new = predecessor.attend()
         except RelayError as error:
             raise RelayError(f"{error}; {self._loss()}") from error
-        if before is None:
-            return
-        self._poller.unregister(predecessor)
-        self._predecessor = None
-        self._take_place(predecessor)
-        self._relay.follow(before)
+        if is_new:
+            self._relay.publish(predecessor.totals)
+        if predecessor.has_ended:
+            self._poller.unregister(predecessor)
+            self._predecessor = None
+            self._take_place(predecessor)
+            self._relay.end_hold()
 
     def _take_place(self, predecessor: Predecessor | None) -> None:
         self._role.take(predecessor)
@@ -242,12 +247,13 @@ class MainLoop:
             log.info("handing over to pid %d; %s", pid, self._relay.report().connections)
             self._hands_over = True
             self._relay.be_silent()
+            self._successor.say("drains", totals=self._relay.totals.as_dict())
             self._relay.stop()
 
     def _closed(self) -> None:
         """Let the successor be the relay, if there is one, as this relay has drained."""
         if self._hands_over and self._successor.pid:
-            self._role.give(self._relay.traffic)
+            self._role.give(self._relay.totals)
             if self._stops:
                 self._successor.expect_word()
 
@@ -261,7 +267,8 @@ class MainLoop:
         elif not self._stops:
             self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)
+            self._relay.publish(before.totals)
             if before.phase is Phase.CLOSED:
-                self._relay.follow(before.traffic)
+                self._relay.end_hold()
             else:
                 self._leaving = before

@@ -19,7 +19,6 @@ from fedmsg_relay.config.settings import MONITORING
 from fedmsg_relay.monitoring.moksha import MonitoringSocket
 from fedmsg_relay.monitoring.stats import Report
 from fedmsg_relay.net.bindings import Bindings, close_listeners
-from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
 
@@ -60,11 +59,16 @@ class Exporters:
         self._monitoring: MonitoringSocket | None = None
         self._poller = poller
         self._listening = contextlib.ExitStack()
-        if bindings.monitoring:
+
+    def open(self) -> None:
+        """Serve whoever connects, beginning with a new report."""
+        report = self._report()
+        self._sent = (time.monotonic(), report.frames_out)
+        if self._bindings.monitoring:
             with _going_without(MONITORING):
-                self._monitoring = MonitoringSocket(bindings.monitoring.values())
-                poller.register(self._monitoring, zmq.POLLIN)
-        for listener in bindings.prometheus.values():
+                self._monitoring = MonitoringSocket(self._bindings.monitoring.values(), report)
+                self._poller.register(self._monitoring, zmq.POLLIN)
+        for listener in self._bindings.prometheus.values():
             with _going_without("relay_prometheus"):
                 # Not before a site wants it: prometheus-client may not be installed.
                 from fedmsg_relay.web.metrics import MetricsServer
@@ -134,12 +138,12 @@ class Exporters:
             patience_s=0,
         )
 
-    def follow(self, before: Traffic) -> None:
-        """Leave ``before``, what another relay had passed on, out of all rates."""
+    def skip(self, frames_in: int, frames_out: int) -> None:
+        """Leave frames that a predecessor has passed on out of all rates."""
         sent_at, frames = self._sent
-        self._sent = sent_at, frames + before.frames_out
+        self._sent = sent_at, frames + frames_out
         if self._monitoring:
-            self._monitoring.follow(before)
+            self._monitoring.skip(frames_in, frames_out)
 
     def close(self) -> None:
         """Close every server, and be due for nothing."""

@@ -11,12 +11,13 @@ import logging
 import socket
 
 from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.daemon.kept_totals import KeptTotals
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
 from fedmsg_relay.handover.protocol import HandoverSocket
 from fedmsg_relay.handover.successor import Successor
+from fedmsg_relay.monitoring.totals import Totals
 from fedmsg_relay.net.bindings import Bindings
-from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.naming import FLUSHING, NAME, set_name
 from fedmsg_relay.system.pidfile import PidFile
@@ -37,11 +38,13 @@ class Role:
         settings: Settings,
         pidfile: PidFile | None,
         successor: Successor,
+        kept_totals: KeptTotals,
     ) -> None:
         self._bindings = bindings
         self._settings = settings
         self._pidfile = pidfile
         self._successor = successor
+        self._kept_totals = kept_totals
 
     def take(self, predecessor: Predecessor | None) -> None:
         """Take the role, from ``predecessor`` if there is one; from then on a successor may ask.
@@ -59,6 +62,7 @@ class Role:
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
                 systemd.store(listener, endpoint.uri)
+        self._kept_totals.store()
         systemd.notify("READY=1", "WATCHDOG=1")
 
     def resume(self) -> None:
@@ -91,10 +95,10 @@ class Role:
         else:
             self._successor.listen(listener, pidfile)
 
-    def give(self, traffic: Traffic) -> None:
-        """Give the role to the successor, with the counters of what has passed."""
+    def give(self, totals: Totals) -> None:
+        """Give the role to the successor, with the final totals."""
         set_name(FLUSHING)
-        self._successor.say("drained", traffic=traffic)
+        self._successor.say("drained", totals=totals.as_dict())
 
     def forget(self) -> bool:
         """Confirm that the successor has the role; False if the successor has died.
@@ -108,8 +112,9 @@ class Role:
         systemd.barrier()
         return self._successor.hang_up()
 
-    def leave(self) -> None:
+    def leave(self, totals: Totals) -> None:
         """Leave the role vacant, while libzmq still delivers: the next relay need not wait."""
+        self._kept_totals.write(totals)
         self._bindings.close()
         self._successor.close()
         if self._pidfile is not None:

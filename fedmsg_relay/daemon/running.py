@@ -18,10 +18,10 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.daemon.exporters import Exporters
 from fedmsg_relay.errors import Died, shortage
 from fedmsg_relay.monitoring.connections import Connections
-from fedmsg_relay.monitoring.stats import Report, report
+from fedmsg_relay.monitoring.stats import Report, report, totals
+from fedmsg_relay.monitoring.totals import Totals
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES, Phase
-from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.thread import Posted, RelayThread
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Wakeup
@@ -46,7 +46,7 @@ class RunningRelay:
 
     The relay's thread posts to ``wakeup`` what :meth:`take` is to be called with.  The socket
     monitors and the monitoring socket wake ``poller``.  With ``follows`` the hold lasts until
-    :meth:`follow` is called.
+    :meth:`end_hold` is called.
 
     Raises :class:`RelayError` if the relay cannot be made.
     """
@@ -59,6 +59,7 @@ class RunningRelay:
         poller: zmq.Poller,
         follows: bool,
     ) -> None:
+        self._before: Totals | None = None
         try:
             self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
             self.connections = Connections(relay, settings, poller)
@@ -83,7 +84,7 @@ class RunningRelay:
 
     def report(self) -> Report:
         """Make a report of the relay's status now."""
-        return report(self._relay, self.connections)
+        return report(self._relay, self.connections, self._before or Totals())
 
     @property
     def phase(self) -> Phase:
@@ -96,9 +97,9 @@ class RunningRelay:
         return self._relay.status.held
 
     @property
-    def traffic(self) -> Traffic:
-        """Frames and bytes that have passed; all of them once the phase is CLOSE."""
-        return self._relay.traffic()
+    def totals(self) -> Totals:
+        """What has been counted, with what the relay follows; final once the phase is CLOSE."""
+        return (self._before or Totals()) + totals(self._relay, self.connections)
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
@@ -151,10 +152,22 @@ class RunningRelay:
             self.be_silent()
         return phase
 
-    def follow(self, before: Traffic) -> None:
-        """End the hold in ``relay_hold``; ``before`` is what the relay before had passed on."""
-        self._relay.follow(before)
-        self._exporters.follow(before)
+    def publish(self, before: Totals) -> None:
+        """Publish the status from now on; ``before`` are the totals of those that this one follows.
+
+        To be called again when ``before`` has grown, as the predecessor has drained.
+        """
+        known, self._before = self._before, before
+        if known is None:
+            self._exporters.open()
+        else:
+            self._exporters.skip(
+                before.frames_in - known.frames_in, before.frames_out - known.frames_out
+            )
+
+    def end_hold(self) -> None:
+        """Go over to forwarding in ``relay_hold``, as the predecessor has ended."""
+        self._relay.end_hold()
 
     def be_silent(self) -> None:
         """Close the exporters: another relay publishes the status now, or none does."""

@@ -17,8 +17,8 @@ import time
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover import protocol
 from fedmsg_relay.handover.protocol import Channel, Gone, Message
+from fedmsg_relay.monitoring.totals import Totals
 from fedmsg_relay.net.bindings import Inherited
-from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import naming, systemd
 from fedmsg_relay.system.naming import name_of
 from fedmsg_relay.system.pidfile import PidFile
@@ -58,12 +58,16 @@ class Predecessor:
         self._pidfile_fd, self.handover_fd = offer.fds
         self.pid: int = offer.fields["pid"]
         self.listeners = listeners
+        self.totals = Totals()
+        """The relay's counters, as of the last :meth:`attend`."""
+        self.has_ended = False
+        """Whether the relay has drained, or died."""
         self._ends_within_s: float = offer.fields["ends_within_s"]  # counted from "holding"
         self._until = math.inf  # until when the relay may drain (monotonic)
         self._systemd: dict[str, str] = offer.fields["systemd"]  # see systemd.environment()
 
     def fileno(self) -> int:
-        """Return the descriptor to poll for :meth:`traffic`."""
+        """Return the descriptor to poll for :meth:`attend`."""
         return self._channel.fileno()
 
     def hand_on(self, pidfile: PidFile) -> None:
@@ -85,15 +89,15 @@ class Predecessor:
     def say_holding(self) -> None:
         """Have the relay drain and close, as this process accepts and holds."""
         self._until = time.monotonic() + self._ends_within_s
-        with contextlib.suppress(Gone):  # traffic() finds that out
+        with contextlib.suppress(Gone):  # attend() finds that out
             self._channel.send("holding")
 
     def due_s(self) -> float:
-        """Seconds until :meth:`traffic` must be called next."""
+        """Seconds until :meth:`attend` must be called next."""
         return max(0.0, self._until - time.monotonic())
 
-    def traffic(self) -> Traffic | None:
-        """Return the relay's counters once it has drained, zeros once it has died, else None.
+    def attend(self) -> bool:
+        """Return whether :attr:`totals` are new, or the relay :attr:`has_ended`.
 
         Raises :class:`RelayError` if the relay goes on instead, or hangs.
         """
@@ -101,9 +105,12 @@ class Predecessor:
             message = self._channel.receive()
         except Gone:
             log.warning("the relay that ran before (pid %d) died while it drained", self.pid)
-            return Traffic(0, 0, 0, 0)
-        if message is not None and message.word == "drained":
-            return Traffic(*message.fields["traffic"])
+            self.has_ended = True
+            return True
+        if message is not None and message.word in ("drains", "drained"):
+            self.totals = Totals.of(message.fields.get("totals", {}))
+            self.has_ended = message.word == "drained"
+            return True
         if message is not None:
             raise RelayError(
                 f"the relay that runs (pid {self.pid}) goes on, as this process was stopped or too"
@@ -114,7 +121,7 @@ class Predecessor:
                 f"the relay that runs (pid {self.pid}) hands over and has not drained within"
                 f" {self._ends_within_s:g} s: it is stopped or hung, and was left alone"
             )
-        return None
+        return False
 
     def say_running(self) -> None:
         """Let the relay exit, as the pid file has the pid of this process.

@@ -1,7 +1,7 @@
 """The relay's connections, as libzmq's socket monitors report them.
 
-Owns the counters, and the lines of the log about peers.  Runs on the main thread; forwarding
-neither waits for it nor does anything for it.
+Owns the counters of connections, and the lines of the log about peers.  Runs on the main thread;
+forwarding never waits for it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ REFUSED_EVERY_S = 60.0
 """Seconds between two warnings about refused connections, for each allow list."""
 
 CONSUMER_LINES, CONSUMER_LINES_S = 60, 60.0
-"""Lines of the log about consumers that connect and disconnect, and the seconds for so many."""
+"""Lines that the log has about consumers at most, in how many seconds."""
 
 
 class Connections:
-    """Reads the socket monitors of ``relay`` to their end, when ``poller`` wakes up for them.
+    """Reads the socket monitors of ``relay`` until their last event.
 
-    Watches from the start; see :meth:`unwatch`.
+    ``poller`` wakes up for the socket monitors from the start.
     """
 
     def __init__(self, relay: RelayThread, settings: Settings, poller: zmq.Poller) -> None:
@@ -58,13 +58,13 @@ class Connections:
         self.watch()
 
     def watch(self) -> None:
-        """Have the poller wake up for the socket monitors, which :meth:`attend` reads."""
+        """Have :meth:`attend` read the socket monitors, and the poller wake up for them."""
         self._is_watching = True
         for events in self._tables:
             self._poller.register(events, zmq.POLLIN)
 
     def unwatch(self) -> None:
-        """Read the socket monitors a last time before a drain; they queue until :meth:`watch`.
+        """Read the socket monitors a last time before a drain; events queue until :meth:`watch`.
 
         To half-close thousands of connections takes all of Python's time.
         """
@@ -81,7 +81,7 @@ class Connections:
         return not self._tables
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` must run next."""
+        """Return the seconds until :meth:`attend` must run next."""
         if not self._is_watching:
             return math.inf
         return min(each.due_s() for each in (self._gate, self.slow_consumers, *self._refusals))
@@ -113,7 +113,7 @@ class Connections:
                 self._disconnected(table, fd=value)
             elif event != socket_monitor.ACCEPT_FAILED:
                 table.handshakes_failed += 1
-            # The errno of accept(2), or whatever it was before if the filter refused somebody.
+            # The value is the errno of accept(2), or a stale errno if the accept filter refused.
             elif not self._gate.failed(error=value) and table.is_filtered:
                 table.refused += 1
 
@@ -124,7 +124,7 @@ class Connections:
         self._log(table, "disconnected: %s, after %.0f s%s", peer.address, connected_s, why)
 
     def _log(self, table: PeerTable, what: str, *values: object) -> None:
-        """Log at a bounded rate; publishers, who are many, at debug alone."""
+        """Log consumers at info, at a bounded rate; publishers, which are many, at debug."""
         line = f"{table.kind} {what}; %d connected"
         if table is self.publishers:
             log.debug(line, *values, len(table.connected))
@@ -135,7 +135,7 @@ class Connections:
 
 
 class _Refusals:
-    """The lines of the log about those whom an allow list has refused, at a bounded rate."""
+    """The lines of the log about connections that an allow list refuses, at a bounded rate."""
 
     def __init__(self, key: str, table: PeerTable) -> None:
         self._key = key
@@ -144,13 +144,13 @@ class _Refusals:
         self._throttle = Throttle(REFUSED_EVERY_S)
 
     def due_s(self) -> float:
-        """Seconds until :meth:`log` has something to say; infinite if nobody was refused."""
+        """Return the seconds until :meth:`log` may log; infinite if there is nothing new."""
         if self._table.refused == self._logged:
             return math.inf
         return self._throttle.due_s()
 
     def log(self) -> None:
-        """Log how many were refused since the last time, if there were any."""
+        """Log how many connections were refused since the last line, if any."""
         if refused := self._table.refused - self._logged:
             log.warning("%s: refused %d from outside it", self._key, refused)
             self._logged = self._table.refused

@@ -1,9 +1,9 @@
 """The monitoring socket that every daemon of fedmsg has, with the relay's report on it.
 
-What is published there is read by ``fedmsg-check``, by Fedora's Nagios plugins and by
-``fedmsg-relay --status``: JSON of the shape that moksha.hub 1.5 gives it (``moksha.hub.monitoring``
-and ``Consumer.__json__``), with the report under :data:`REPORT_KEY` beside it.  There the relay is
-one consumer, :data:`CONSUMER`, and the sender of these reports one producer.
+Publishes JSON for ``fedmsg-check``, Fedora's Nagios plugins and ``fedmsg-relay --status``, in the
+shape of moksha.hub 1.5 (``moksha.hub.monitoring``, ``Consumer.__json__``).  The report is beside
+that under :data:`REPORT_KEY`.  The JSON lists the relay as one consumer, :data:`CONSUMER`, and the
+sender of the reports as one producer.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import socket
 import time
 from collections.abc import Iterable
 
-from fedmsg_relay.monitoring.pubserver import Broadcast
+from fedmsg_relay.monitoring.pubserver import PubServer
 from fedmsg_relay.monitoring.stats import Report
-from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import rlimit
 from fedmsg_relay.system.wakeup import Timer
 
@@ -26,52 +25,53 @@ CONSUMER = "RelayConsumer"
 PRODUCER = "MonitoringProducer"
 
 EVERY_S = 5
-"""As moksha's producer, whose ``frequency`` this is."""
+"""Seconds between two reports, as of moksha's producer, which calls this ``frequency``."""
 
 PAUSE_S = 0.1
-"""How soon after one report the next may be, however many subscribe."""
+"""Seconds between two reports at least, however many peers subscribe."""
 
 SUBSCRIBERS_MAX = 100
-"""How many may be connected at once: some daemons for monitoring, and some people."""
+"""Connections at once: enough for some monitoring daemons and some people."""
 
 
 class MonitoringSocket:
-    """A PUB at ``listeners``, which stay open when it is closed."""
+    """A PUB at ``listeners``, which :meth:`close` leaves open."""
 
-    def __init__(self, listeners: Iterable[socket.socket]) -> None:
+    def __init__(self, listeners: Iterable[socket.socket], report: Report) -> None:
+        """Take ``report`` for the report before the first one."""
         self._every = Timer(EVERY_S)
-        self._due_at = self._sent_at = time.monotonic()  # the first is at once
-        self._frames = (0, 0)  # in and out, at the last report
-        self._broadcast = Broadcast(list(listeners), min(SUBSCRIBERS_MAX, rlimit.reserved() // 2))
+        self._due_at = self._sent_at = time.monotonic()  # the first is due at once
+        self._frames = (report.frames_in, report.frames_out)  # at the last report
+        self._server = PubServer(list(listeners), min(SUBSCRIBERS_MAX, rlimit.reserved() // 2))
 
-    def follow(self, before: Traffic) -> None:
-        """What another relay had passed on counts as reported."""
-        frames_in, frames_out = self._frames
-        self._frames = frames_in + before.frames_in, frames_out + before.frames_out
+    def skip(self, frames_in: int, frames_out: int) -> None:
+        """Count frames of a predecessor as reported."""
+        reported_in, reported_out = self._frames
+        self._frames = reported_in + frames_in, reported_out + frames_out
 
     def fileno(self) -> int:
-        """To be polled for :meth:`attend`."""
-        return self._broadcast.fileno()
+        """Return the descriptor to poll for :meth:`attend`."""
+        return self._server.fileno()
 
     def close(self) -> None:
-        """Hang up on everybody; what waits for a subscriber is dropped."""
-        self._broadcast.close()
+        """Close every connection, and drop unsent bytes."""
+        self._server.close()
 
     def due_s(self) -> float:
-        """Seconds until the next report."""
+        """Return the seconds until the next report."""
         return min(self._every.due_s(), max(0.0, self._due_at - time.monotonic()))
 
     def is_due(self) -> bool:
-        """Whether there is to be one now."""
+        """Return whether a report is due; if so, the next period begins."""
         return self._every.is_due() or time.monotonic() >= self._due_at
 
     def attend(self) -> None:
-        """Take in who subscribes: somebody new gets a report soon."""
-        if self._broadcast.attend():
+        """Serve the connections; a new subscriber gets a report soon."""
+        if self._server.attend():
             self._due_at = min(self._due_at, self._sent_at + PAUSE_S)
 
     def publish(self, report: Report) -> None:
-        """Send a report to whoever has subscribed."""
+        """Send a report to every subscriber."""
         self._sent_at = time.monotonic()
         self._due_at = math.inf
         before_in, before_out = self._frames
@@ -81,10 +81,10 @@ class MonitoringSocket:
             "module": "fedmsg_relay",
             "topic": "*",
             "initialized": report.is_forwarding,
-            "exceptions": 0,  # after one there is no relay that could report it
+            "exceptions": 0,  # a relay that has one does not report any more
             "jsonify": False,
             "backlog": report.backlog,
-            # Since the last report, in messages of two frames.
+            # Messages of two frames since the last report.
             "headcount_in": (report.frames_in - before_in) // 2,
             "headcount_out": (report.frames_out - before_out) // 2,
             "times": [],
@@ -103,4 +103,4 @@ class MonitoringSocket:
             "producers": [producer],
             REPORT_KEY: dataclasses.asdict(report),
         }
-        self._broadcast.send(json.dumps(document).encode())
+        self._server.send(json.dumps(document).encode())

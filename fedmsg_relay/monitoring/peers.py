@@ -1,8 +1,8 @@
-"""Peers at one side of the relay: since when they are connected, from where, if they take data.
+"""The publishers or the consumers that are connected, and what the kernel knows of each.
 
-A consumer that takes nothing is *stalled* if its kernel answers, and *unreachable* if it does not.
-The relay disconnects a stalled one, which notices.  An unreachable one would not notice: its
-backlog is kept until the network is back, or for as long as the configuration says.
+A consumer that does not read is *stalled* if its kernel answers, and *unreachable* if its kernel
+does not answer.  A stalled consumer notices that the relay disconnects it.  An unreachable consumer
+would not notice; its backlog is kept until the network is back, or for the configured time.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from fedmsg_relay.net import tcp_info
 from fedmsg_relay.net.accepted import Accepting, borrow
 from fedmsg_relay.zmtp import codec
 
-GONE = "unknown (already disconnected)"
+UNKNOWN = "unknown (already disconnected)"
 """The address of a peer that disconnected before the kernel could be asked for it."""
 
 UNANSWERED = 2
-"""Probes or retransmissions in a row without an answer: the peer's kernel is unreachable.  On
-loopback one probe counts as unanswered although the answer is there; see tcp_send_probe0()."""
+"""Probes or retransmissions in a row without an answer that make a peer unreachable.  On loopback
+one probe counts as unanswered although it is answered: see Linux's tcp_send_probe0()."""
 
 BEHIND_S = 0.1
-"""Data that is unsent for less than this is no backlog: a busy healthy consumer has some often."""
+"""Seconds of unsent bytes from which on a consumer is behind: a busy healthy one often has some."""
 
 
 class Reason(Enum):
-    """Why the relay disconnected a peer, and the counter of that."""
+    """Why the relay disconnected a peer, with the name of the report's counter."""
 
     STALLED = "stalled"
     UNREACHABLE = "unreachable"
@@ -41,31 +41,35 @@ class Reason(Enum):
 
 @dataclass
 class Peer:
-    """A connection, from when it was accepted."""
+    """A connection.  All times are monotonic."""
 
     address: str
-    """``192.0.2.7:51234``, ``[2001:db8::7]:51234``, or what else there is to say."""
+    """``192.0.2.7:51234``, ``[2001:db8::7]:51234``, ``a local process`` or :data:`UNKNOWN`."""
     since: float
-    """Monotonic, as all times here."""
+    """When the relay's main thread learned of the connection."""
     inode: int = 0
-    """Of the socket: a descriptor's number is soon another connection's."""
+    """The socket's inode: its descriptor's number is soon another connection's."""
     waiting: int = 0
-    """Bytes that the kernel has not sent yet; at ``ipc`` the memory that unread data takes."""
+    """Bytes that the kernel has not sent; at ``ipc`` the memory of unread data."""
     taken: int = 0
     """Bytes that the peer's kernel has acknowledged; at ``ipc`` an estimate from samples."""
     stalled_since: float = math.inf
-    """Since when the peer takes nothing though its kernel answers; not known at ``ipc``."""
+    """Since when the peer has taken nothing though its kernel answers; infinite at ``ipc``."""
     unreachable_since: float = math.inf
-    """Since when the peer's kernel does not answer."""
+    """Since when the peer's kernel has not answered."""
     behind_since: float = math.inf
     """Since when every look has found unsent bytes."""
     missing_from: int | None = None
-    """Bytes published, less those taken, when that was first known of a peer that is behind."""
+    """``published - taken`` at the first look that found unsent bytes and knew ``published``."""
     reason: Reason | None = None
-    """Why the relay has disconnected it; None if it has not."""
+    """Why the relay has disconnected the peer; None if it has not."""
 
     def look(self, connection: socket.socket, published: int | None) -> None:
-        """Ask the kernel about the connection; ``published`` are bytes since the relay's start."""
+        """Ask the kernel about the connection.
+
+        ``published`` are the bytes that the relay has sent since its start, if known.  Raises
+        OSError if the descriptor is not a connection any more.
+        """
         now = time.monotonic()
         if connection.family == socket.AF_UNIX:
             waiting = codec.queued(connection)
@@ -86,7 +90,7 @@ class Peer:
         self.taken = info.bytes_acked
         self.waiting = info.notsent_bytes
         if max(info.retransmits, info.probes) >= UNANSWERED:
-            # What the network does not deliver the peer cannot take: it is not stalled.
+            # The peer cannot take what the network does not deliver.
             self.stalled_since = math.inf
             self.unreachable_since = min(self.unreachable_since, now)
             return
@@ -94,53 +98,58 @@ class Peer:
         self.stalled_since = math.inf if has_moved else min(self.stalled_since, now)
 
     def backlog(self, published: int) -> int:
-        """Estimate the bytes that wait for the peer, if it is behind and subscribed to all."""
+        """Estimate the bytes that wait for the peer, as if it had subscribed to everything.
+
+        ``published`` are the bytes that the relay has sent since its start; 0 if not behind.
+        """
         return 0 if self.missing_from is None else published - self.taken - self.missing_from
 
 
 @dataclass
 class PeerTable:
-    """The publishers, or the consumers, and what has become of them."""
+    """The publishers or the consumers, and counters since the start."""
 
     kind: str
     """``publisher`` or ``consumer``."""
     accepting: Accepting
-    """The endpoints that they connect to."""
+    """The endpoints that the peers connect to."""
     is_filtered: bool
     """Whether there is an allow list."""
     connected: dict[int, Peer] = field(default_factory=dict)
-    """By descriptor."""
+    """The peers that are connected, by descriptor."""
     accepted: int = 0
+    """Connections that libzmq has accepted."""
     refused: int = 0
-    """Because of the allow list."""
+    """Connections that the allow list refused."""
     handshakes_failed: int = 0
+    """Connections on which the handshake of ZMTP failed."""
     disconnected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
-    """How many the relay has disconnected, by reason."""
+    """Connections that the relay has ended, by reason."""
     are_behind: bool = False
-    """Whether one of them had unsent bytes at the last look."""
+    """Whether a peer had unsent bytes at the last look."""
 
     def add(self, fd: int) -> Peer:
-        """Remember a connection that was accepted just now."""
+        """Add a connection that libzmq has accepted."""
         self.accepted += 1
         peer = self.connected[fd] = _peer(fd, self.accepting)
         return peer
 
     def remove(self, fd: int) -> Peer:
-        """Forget a connection that has ended."""
-        peer = self.connected.pop(fd, Peer(GONE, time.monotonic()))
+        """Remove a connection that has ended, and return its peer."""
+        peer = self.connected.pop(fd, Peer(UNKNOWN, time.monotonic()))
         if peer.reason is not None:
             self.disconnected[peer.reason] += 1
         return peer
 
     def look(self, published: int | None = None) -> None:
-        """Look at every peer's unsent bytes, and whether it takes them; see :meth:`Peer.look`."""
+        """Ask the kernel about every peer; see :meth:`Peer.look`."""
         for fd, peer in self.connected.items():
             with contextlib.suppress(OSError), borrow(fd) as connection:
                 peer.look(connection, published)
         self.are_behind = any(peer.waiting for peer in self.connected.values())
 
     def disconnect_timed_out(self, stall_timeout_s: float, unreachable_timeout_s: float) -> None:
-        """Disconnect whoever has been stalled or unreachable for that long at the last look."""
+        """Disconnect peers that have been stalled or unreachable for so long at the last look."""
         now = time.monotonic()
         for fd, peer in self.connected.items():
             if now - peer.stalled_since >= stall_timeout_s:
@@ -149,7 +158,10 @@ class PeerTable:
                 self._disconnect(fd, peer, Reason.UNREACHABLE)
 
     def disconnect_furthest_behind(self, published: int, at_least: float) -> bool:
-        """Disconnect the peer with the largest backlog; False if nobody has ``at_least`` bytes."""
+        """Disconnect the peer with the largest backlog, if that has ``at_least`` bytes.
+
+        Returns whether there was one.  ``published`` is as in :meth:`Peer.backlog`.
+        """
         behind_since = time.monotonic() - BEHIND_S
         behind = (
             (peer.backlog(published), fd)
@@ -163,10 +175,10 @@ class PeerTable:
         return True
 
     def _disconnect(self, fd: int, peer: Peer, reason: Reason) -> None:
-        """Have libzmq disconnect a peer: it reads the end of the connection.
+        """Shut the connection down, so that libzmq reads its end and closes it.
 
-        What the kernel has of the backlog is still delivered, and the end behind it, so that the
-        peer notices as soon as it reads, or as soon as the network is back.
+        The kernel still delivers what it has of the backlog, then the end.  The peer notices as
+        soon as it reads, or as soon as the network is back.
         """
         if peer.reason is not None:
             return
@@ -183,21 +195,21 @@ def _has_room(connection: socket.socket) -> bool:
 
 
 def _peer(fd: int, accepting: Accepting) -> Peer:
-    """A connection as it was accepted, unless its descriptor is another one's already."""
+    """Return the peer of an accepted connection, unknown if the descriptor is reused already."""
     now = time.monotonic()
     try:
         inode = os.fstat(fd).st_ino
         with borrow(fd) as connection:
             if not accepting.accepted(connection):
-                return Peer(GONE, now)
+                return Peer(UNKNOWN, now)
             return Peer(_address(connection), now, inode)
     except OSError:
-        return Peer(GONE, now)
+        return Peer(UNKNOWN, now)
 
 
 def _address(connection: socket.socket) -> str:
     if connection.family == socket.AF_UNIX:
         return "a local process"
     host, port, *_ = connection.getpeername()
-    host = host[len("::ffff:") :] if host.startswith("::ffff:") else host  # IPv4, where both are
+    host = host[len("::ffff:") :] if host.startswith("::ffff:") else host  # IPv4 peer
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

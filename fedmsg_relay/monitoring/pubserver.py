@@ -1,8 +1,11 @@
-"""A PUB by hand, for the few who want to know how the relay is: bounded in all that they can take.
+"""A PUB without libzmq, for the monitoring socket: connections, memory and time are bounded.
 
-libzmq's own would keep any number of subscriptions, in the thread that owns it, take descriptors
-until there is none left for a peer of the relay, and at ``ipc`` then end the process.  This one
-sends everything to everybody: SUBs filter for themselves.
+Was weighed against an XPUB of libzmq in a context of its own.  That keeps any number of
+subscriptions, and accepts until no descriptor is left for the relay's peers, which at ``ipc``
+aborts the process.
+
+This PUB sends every message to every subscriber: a SUB filters what it receives.  Nothing here
+blocks.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from fedmsg_relay.zmtp import codec
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
-class Broadcast:
-    """Sends to whoever connects at ``listeners``, which do not block.
+class PubServer:
+    """Sends to every SUB that connects to ``listeners``, which must not block.
 
-    No more than ``maximum`` at once; others wait in the kernel's queue.
+    Has ``maximum`` connections at most; others wait in the kernel's queue.
     """
 
     def __init__(self, listeners: Sequence[socket.socket], maximum: int) -> None:
@@ -35,17 +38,17 @@ class Broadcast:
         self._resume()
 
     def fileno(self) -> int:
-        """To be polled for :meth:`attend`."""
+        """Return the descriptor to poll for :meth:`attend`."""
         return self._selector.fileno()
 
     def attend(self) -> bool:
-        """Take in what has happened; whether somebody has subscribed."""
+        """Accept, read and write what is ready; return whether a peer has subscribed."""
         is_new = False
         for key, ready in self._selector.select(0):
             if key.data is None:
                 self._accept(key.fileobj)
                 continue
-            with self._bearing(key.data) as subscriber:
+            with self._dropping(key.data) as subscriber:
                 before = subscriber.is_subscribed
                 if ready & _READ:
                     subscriber.read()
@@ -55,21 +58,21 @@ class Broadcast:
         return is_new
 
     def send(self, body: bytes) -> None:
-        """Send a message of one frame to everybody, and part with who is of no use."""
+        """Send a message of one frame to every subscriber, and drop those that are late."""
         message = codec.message(body)
         for each in list(self._subscribers):
-            with self._bearing(each) as subscriber:
+            with self._dropping(each) as subscriber:
                 subscriber.send(message)
         self._resume()
 
     def close(self) -> None:
-        """Hang up on everybody; what waits is dropped.  What listens is left open."""
+        """Close every connection, and drop unsent bytes.  The listeners stay open."""
         for subscriber in self._subscribers:
             subscriber.connection.close()
         self._selector.close()
 
     def _accept(self, listener: Any) -> None:
-        if not self._accepts:  # not any more
+        if not self._accepts:  # since the poll, an earlier accept has reached the maximum
             return
         try:
             connection, _ = listener.accept()
@@ -83,14 +86,14 @@ class Broadcast:
         subscriber = Subscriber(connection)
         self._subscribers.add(subscriber)
         self._selector.register(connection, _READ, subscriber)
-        with self._bearing(subscriber):
+        with self._dropping(subscriber):
             subscriber.greet()
         if len(self._subscribers) >= self._maximum:
             self._pause()
 
     @contextlib.contextmanager
-    def _bearing(self, subscriber: Subscriber) -> Iterator[Subscriber]:
-        """Part with it if it hangs up within; else be told when it has room for what is left."""
+    def _dropping(self, subscriber: Subscriber) -> Iterator[Subscriber]:
+        """Drop the subscriber if the body raises HungUp; else poll for room if bytes are unsent."""
         try:
             yield subscriber
         except HungUp:

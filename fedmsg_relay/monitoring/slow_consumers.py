@@ -27,7 +27,7 @@ LOOK_BEHIND_S = 1.0
 falls behind again between two looks counts as behind all the time."""
 
 NO_CANDIDATE_EVERY_S = 60.0
-"""Seconds between two warnings that memory is short and no consumer is far enough behind."""
+"""Seconds between two warnings that memory is short and no consumer is to be disconnected."""
 
 
 class SlowConsumers:
@@ -85,7 +85,7 @@ class SlowConsumers:
             return
         if self._consumers.disconnect_furthest_behind(published, self._memory.backlog_min):
             self._memory.settle()
-        elif self._memory.is_settled() and self._no_candidate.allows():
+        elif self._memory.has_freed() and self._no_candidate.allows():
             log.warning(
                 "the relay has %d bytes of memory, relay_memory_max = %d, and no consumer is behind"
                 " by enough to be disconnected; subscriptions and unfinished messages take memory"

@@ -1,6 +1,7 @@
-"""How the relay is: the counters, under the names that every reader of them has.
+"""The relay's status as one immutable report.
 
-The monitoring socket, ``--status``, Prometheus, systemd and the log all read one :class:`Report`.
+The monitoring socket, ``--status``, Prometheus, systemd and the log all read a :class:`Report`.
+The names of its fields are the names in the JSON of the monitoring socket.
 """
 
 from __future__ import annotations
@@ -8,45 +9,48 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fedmsg_relay import __version__
 from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.peers import Peer, PeerTable
+from fedmsg_relay.monitoring.totals import PeerTotals, Totals
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.thread import RelayThread
 
 HUNG = "hung"
-STATES = (*(phase.value for phase in Phase), HUNG)
-"""The phases of a relay, and that it does nothing though it should."""
+"""The state of a relay whose thread does not answer."""
 
-BEHIND_S = 3.0
-"""A backlog is what has waited for so long without a moment in which nothing waited: of a bus that
-is busy something waits at any time, and of a hold as well."""
+STATES = (*(phase.value for phase in Phase), HUNG)
+
+BACKLOG_S = 3.0
+"""Seconds for which messages must have waited, without a moment in which none waited, to count as a
+backlog.  On a busy bus, and in every hold, some message waits at any time."""
 
 PEERS_MAX = 1000
-"""How many peers of a side are in a report by address, which is 0.1 MB then; all are counted."""
+"""Peers of a side that a report lists by address at most, which takes 0.1 MB.  All are counted."""
 
 
 @dataclass(frozen=True)
 class PeerReport:
-    """Who is connected."""
+    """A connected peer."""
 
     address: str
     for_s: float
+    """Seconds since the peer connected."""
     waiting_bytes: int
-    """What the kernel has for it, and it has no room for; more may wait in the relay's memory."""
+    """Unsent bytes in the kernel; more may wait in the relay's memory."""
 
 
 @dataclass(frozen=True)
 class SideReport:
-    """Publishers or consumers, since the start."""
+    """The publishers or the consumers: how many connections, since the start of the process."""
 
     connected: int
-    """Now."""
+    """Connections now."""
     accepted: int
     refused: int
-    """Because of an allow list."""
+    """Refused by the allow list."""
     handshakes_failed: int
     stalled: int
     """Disconnected after ``relay_stall_timeout``."""
@@ -55,7 +59,7 @@ class SideReport:
     over_memory: int
     """Disconnected for ``relay_memory_max``."""
     peers: list[PeerReport]
-    """Those who are connected, the first :data:`PEERS_MAX` of them."""
+    """The connected peers, :data:`PEERS_MAX` at most."""
 
     def __str__(self) -> str:
         return (
@@ -66,9 +70,9 @@ class SideReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is counted from the start of the process until now.
+    """The status of the relay at one moment.
 
-    Frames and bytes are counted on over hand-overs.
+    What is counted goes on over hand-overs, and over restarts of a systemd service.
     """
 
     version: str
@@ -77,49 +81,52 @@ class Report:
     """One of :data:`STATES`."""
     uptime_s: float
     inbound: list[str]
-    """The addresses that are bound."""
+    """The URIs that are bound."""
     outbound: list[str]
     frames_in: int
     bytes_in: int
     frames_out: int
-    """Each once, however many consumers there are."""
+    """Frames sent; each counts once, however many consumers there are."""
     bytes_out: int
     held: int
-    """Messages kept during the hold, in all; while it forwards, none of them waits."""
+    """Messages kept during holds, in all."""
+    holding: int
+    """Messages that a hold keeps now."""
     behind_bytes: int
-    """What the kernel has for the consumer that is furthest behind, of those for whom something has
-    waited for :data:`BEHIND_S`."""
+    """Unsent bytes of the consumer that has most of them in the kernel, of the consumers that have
+    had some for :data:`BACKLOG_S`."""
     publishers: SideReport
     consumers: SideReport
 
     @property
     def is_forwarding(self) -> bool:
-        """Whether messages are passed on: libzmq's proxy has just said so."""
+        """Whether messages are passed on: the phase is ``FORWARD``, and libzmq's proxy answered."""
         return self.state == Phase.FORWARD.value
 
     @property
     def backlog(self) -> int:
-        """Messages that wait: all that is held, or for the consumer that is furthest behind.
+        """Messages that wait: those held, or an estimate for the consumer furthest behind.
 
-        That pages people, so what has waited for less than :data:`BEHIND_S` is none.
+        Monitoring pages people for a backlog, so messages count that have waited for
+        :data:`BACKLOG_S`.
 
-        Of the latter only what is in the kernel can be known, in bytes; a message is taken to be of
-        two frames, as fedmsg's are, of the mean size since the start, each with a header of two
-        bytes.
+        The estimate is made from the bytes in the kernel; how much waits in libzmq is not known.  A
+        message is taken to have two frames, as fedmsg's have, of the mean size since the start,
+        each with a ZMTP header of two bytes.
         """
         if self.state in (Phase.OPEN.value, Phase.HOLD.value):
-            return self.held if self.uptime_s >= BEHIND_S else 0
+            return self.holding if self.uptime_s >= BACKLOG_S else 0
         on_the_wire = self.bytes_out + 2 * self.frames_out
         return math.ceil(self.behind_bytes / max(on_the_wire, 1) * self.frames_out / 2)
 
     @property
     def forwarded(self) -> str:
-        """How much, for the log."""
+        """Frames and bytes forwarded, for the log."""
         return f"forwarded {self.frames_out} frames, {self.bytes_out} bytes"
 
     @property
     def connections(self) -> str:
-        """Who is there and was, for the log."""
+        """The counters of publishers and consumers, for the log."""
         return (
             f"publishers: {self.publishers}; consumers: {self.consumers},"
             f" {self.consumers.stalled} stalled, {self.consumers.unreachable} unreachable,"
@@ -128,21 +135,42 @@ class Report:
 
     @property
     def totals(self) -> str:
-        """Both of these, for the log."""
+        """:attr:`forwarded` and :attr:`connections`, for the log."""
         return f"{self.forwarded}; {self.connections}"
 
 
-def report(relay: RelayThread, connections: Connections) -> Report:
-    """The relay's status now.
+def totals(relay: RelayThread, connections: Connections) -> Totals:
+    """Return what a relay has counted itself."""
+    return Totals(
+        **relay.traffic()._asdict(),
+        held=relay.status.held,
+        publishers=_peer_totals(connections.publishers),
+        consumers=_peer_totals(connections.consumers),
+    )
 
-    If its proxy hangs, that takes :data:`fedmsg_relay.relay.thread.ANSWER_MS`.
+
+def _peer_totals(table: PeerTable) -> PeerTotals:
+    return PeerTotals(
+        accepted=table.accepted,
+        refused=table.refused,
+        handshakes_failed=table.handshakes_failed,
+        **{reason.value: count for reason, count in table.disconnected.items()},
+    )
+
+
+def report(relay: RelayThread, connections: Connections, before: Totals) -> Report:
+    """Return the relay's status; ``before`` are the totals of the relays that this one follows.
+
+    Takes :data:`fedmsg_relay.relay.thread.ANSWER_MS` if the relay's proxy hangs.
     """
     connections.consumers.look()
     is_alive = relay.is_alive()
-    since = time.monotonic() - BEHIND_S
+    since = time.monotonic() - BACKLOG_S
     waiting = [
         p.waiting for p in connections.consumers.connected.values() if p.behind_since <= since
     ]
+    counted = before + totals(relay, connections)
+    is_holding = relay.phase in (Phase.OPEN, Phase.HOLD)
     return Report(
         version=__version__,
         pid=os.getpid(),
@@ -150,22 +178,23 @@ def report(relay: RelayThread, connections: Connections) -> Report:
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
         inbound=[endpoint.uri for endpoint in relay.inbound],
         outbound=[endpoint.uri for endpoint in relay.outbound],
-        held=relay.status.held,
+        frames_in=counted.frames_in,
+        bytes_in=counted.bytes_in,
+        frames_out=counted.frames_out,
+        bytes_out=counted.bytes_out,
+        held=counted.held,
+        holding=relay.status.held if is_holding else 0,
         behind_bytes=max(waiting, default=0),
-        publishers=_side(connections.publishers),
-        consumers=_side(connections.consumers),
-        **relay.traffic()._asdict(),
+        publishers=_side(connections.publishers, counted.publishers),
+        consumers=_side(connections.consumers, counted.consumers),
     )
 
 
-def _side(table: PeerTable) -> SideReport:
+def _side(table: PeerTable, counted: PeerTotals) -> SideReport:
     peers = list(table.connected.values())
     return SideReport(
         connected=len(peers),
-        accepted=table.accepted,
-        refused=table.refused,
-        handshakes_failed=table.handshakes_failed,
-        **{reason.value: count for reason, count in table.disconnected.items()},
+        **asdict(counted),
         peers=[_peer(peer) for peer in peers[:PEERS_MAX]],
     )
 

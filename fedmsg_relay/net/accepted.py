@@ -1,7 +1,7 @@
 """The connections that libzmq has accepted in this process, as the kernel shows them.
 
-libzmq owns their descriptors and hands none out.  This module borrows them: it never closes one,
-and opens none of its own, as there may be none left.
+Their descriptors are libzmq's, which makes no more than their numbers known.  This module borrows
+them: it never closes one, and opens none of its own, as there may be none left.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What a forwarding relay's subscription tells every peer at the inbound: the bound addresses."""
+"""The announcement: a subscription by which a forwarding relay names its bound addresses.
+
+The SUB sends its subscriptions to each peer that connects to the inbound.  This one tells a peer
+that the relay forwards, not holds, and where its outbound is.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,18 @@ ANNOUNCES = b"\0fedmsg-relay forwards "
 
 
 class Announcement(NamedTuple):
-    """The addresses that a relay has bound, as it says to whoever connects to its inbound."""
+    """The URIs that a relay has bound."""
 
     inbound: list[str]
     outbound: list[str]
 
     def topic(self) -> bytes:
-        """To what the SUB subscribes, beside everything, when it goes over to forwarding.
-
-        By that a peer at the inbound can tell it from a hold, and knows where the outbound is.
-        """
+        """Return the topic to subscribe to, beside everything, when forwarding begins."""
         return ANNOUNCES + json.dumps(self._asdict()).encode()
 
     @classmethod
     def of(cls, topic: bytes) -> Announcement | None:
-        """What a topic announces; None if it is another one."""
+        """Return what ``topic`` announces; None if ``topic`` is not an announcement."""
         if not topic.startswith(ANNOUNCES):
             return None
         with contextlib.suppress(ValueError, TypeError):

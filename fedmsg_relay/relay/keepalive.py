@@ -1,11 +1,11 @@
-"""When the kernel itself gives a peer up: TCP keepalive, and the time for unanswered data.
+"""TCP keepalive and TCP_USER_TIMEOUT: when the kernel ends a peer's connection.
 
-Publishers that vanished without a word must not keep their descriptors, so that keepalive at the
-inbound is on unless the configuration says otherwise.  Consumers are the relay's to disconnect (see
-:mod:`fedmsg_relay.monitoring.peers`): the kernel would do so without the consumer's ever noticing.
+Keepalive at the inbound is on unless the configuration turns it off, as publishers that vanished
+must not keep their descriptors.  Consumers are disconnected by the relay
+(:mod:`fedmsg_relay.monitoring.slow_consumers`), and later by the kernel: a consumer does not notice
+what the kernel does.
 
-For the same end libzmq has heartbeats, but peers that speak less than ZMTP 3.1 take them for
-messages.
+ZMTP heartbeats are not used: peers that speak less than ZMTP 3.1 receive them as messages.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.config.values import C_INT_MAX
 
 PUBLISHER_IDLE_S, PUBLISHER_INTERVAL_S, PUBLISHER_PROBES = 60, 30, 10
-"""A publisher that vanished is given up after 6 minutes of silence: scripts are gone in seconds,
-and an idle daemon's connection survives an outage of 5 minutes, so that nothing of what the daemon
-writes is lost to a connection that only one end still has."""
+"""The kernel ends a publisher's connection after 60 + 10 * 30 s of silence.  Scripts are gone in
+seconds.  An idle daemon's connection survives an outage of 5 minutes: were it ended here, the
+daemon would lose what it writes to a connection that only its own end still has."""
 
 SYSTEM_IDLE_S = 7200
-"""Linux's ``net.ipv4.tcp_keepalive_time``, where ``zmq_tcp_keepalive_idle`` is not set."""
+"""Linux's default ``net.ipv4.tcp_keepalive_time``, used if ``zmq_tcp_keepalive_idle`` is unset."""
 
 MARGIN = 1.25
-"""How much later than the relay the kernel would disconnect a consumer: the relay looks four times
-within a timeout."""
+"""By what factor the kernel's timeout is longer than the relay's: the relay looks at its consumers
+four times within a timeout."""
 
 
 def apply(sub: zmq.Socket[bytes], pub: zmq.Socket[bytes], settings: Settings) -> None:
-    """Set the options of both sockets, before they are bound."""
+    """Set the options of both sockets; to be called before they are bound."""
     for option, value, default in (
         (zmq.TCP_KEEPALIVE, settings.tcp_keepalive, 1),
         (zmq.TCP_KEEPALIVE_IDLE, settings.tcp_keepalive_idle_s, PUBLISHER_IDLE_S),
@@ -48,10 +48,10 @@ def _or(value: int, default: int) -> int:
 
 
 def _consumer_timeout_ms(settings: Settings) -> int:
-    """TCP_USER_TIMEOUT of consumers: longer than the relay waits for any of them.
+    """Return TCP_USER_TIMEOUT for consumers: longer than the relay waits for any of them.
 
-    It takes the place of the number of keepalive probes and of ``net.ipv4.tcp_retries2``; of an
-    idle connection the kernel counts it from the last segment, so from before the first probe.
+    TCP_USER_TIMEOUT replaces the number of keepalive probes and ``net.ipv4.tcp_retries2``.  On an
+    idle connection the kernel counts the timeout from the last segment, before the first probe.
     """
     timeout_s = max(
         s or math.inf for s in (settings.stall_timeout_s, settings.unreachable_timeout_s)

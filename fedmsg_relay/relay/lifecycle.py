@@ -1,12 +1,13 @@
-"""The heart: every frame from the inbound SUB to the outbound PUB.
+"""The life of a relay: every frame goes from the inbound SUB to the outbound PUB.
 
-:class:`Relay` lives five words, in this order: **open** the sockets; **hold** what comes in until
-the consumers are back; **forward**; **drain** what has come in when asked to stop; **close**.  It
-starts no thread: ``open`` is called where a failure is to be known at once, and ``run`` does the
-rest on a thread that does nothing else; see :mod:`fedmsg_relay.relay.thread`.
+The life of a :class:`Relay` has five phases, in this order: **open** the sockets; **hold** messages
+until the consumers have reconnected; **forward**; **drain** when asked to stop; **close**.  This
+module starts no thread.  :meth:`Relay.open` is called where a failure must be known at once, and
+:meth:`Relay.run` does the rest on a thread of its own: see :mod:`fedmsg_relay.relay.thread`.
 
-On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log: a publisher
-gets its subscription only when the thread that owns the SUB runs, and discards what it sent before.
+On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log.  A publisher
+gets its subscription only while the thread that owns the SUB runs, and discards what it sends
+before.
 """
 
 from __future__ import annotations
@@ -29,36 +30,38 @@ from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.sockets import Sockets
 
 HOLD_LIMIT_BYTES = 64 * 2**20
-"""Memory for held messages, Python's own overhead included."""
+"""Memory for held messages, including Python's overhead."""
 
 HOLD_POLL_MS = 100
-"""How often a hold looks up to see whether it is to stop."""
+"""Milliseconds between two looks at the orders during a hold."""
 
 PACED_S = 5.0
-"""How long consumers may set the pace of what is sent outside the proxy; from then on a consumer at
-its high-water mark misses it, as with any PUB."""
+"""Seconds for which consumers may slow down what is sent outside the proxy.  After that a consumer
+at its high-water mark misses messages, as with any PUB."""
 
 POLL_MS = 2
-"""How often to see which publishers have hung up, during a drain."""
+"""Milliseconds between two looks at which publishers have hung up, during a drain."""
 
 QUIET_MS = 20
-"""No frame for this long after the last connection ended: libzmq has delivered all it had read."""
+"""Milliseconds without a frame, after the last connection has ended, that mean that libzmq has
+delivered all that it had read."""
 
 LAST_S = 0.2
-"""How long to pass on what libzmq had read by the end of the drain, however little time it had."""
+"""Seconds for a drain to pass on what libzmq has read, even if relay_drain is over."""
 
-SIGN_EVERY_S = 0.25
-"""How often to post a status within a hold or a drain: a sign of life, and what has passed."""
+STATUS_EVERY_S = 0.25
+"""Seconds between two statuses within a hold or a drain."""
 
-SIGN_S = PACED_S + 1.0
-"""How old the last sign of life may be; while consumers set the pace there is none."""
+STATUS_MAX_AGE_S = PACED_S + 1.0
+"""Seconds without a status after which a relay that holds or drains counts as hung.  While it waits
+for consumers at their high-water mark, a relay posts no status."""
 
-DEAD_LINGER_MS = 1000
-"""How long a relay that has died may still deliver; it must not look alive for longer."""
+DIED_LINGER_MS = 1000
+"""Linger at most of a relay that has died: it must not look alive for longer."""
 
 
 class Phase(Enum):
-    """Where in its life a relay is."""
+    """The phases of a relay's life, in order, with the words that users see."""
 
     OPEN = "starting"
     HOLD = "holding"
@@ -70,35 +73,36 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """What the thread of :meth:`Relay.run` posts with each phase, and within one as a sign of life.
+    """What the thread of :meth:`Relay.run` posts at each phase, and regularly in a hold or a drain.
 
-    Nobody else reads anything of what that thread has.
+    Other threads learn of that thread's state by this alone.
     """
 
     phase: Phase
     at: float
-    """When (monotonic)."""
+    """Time of the post (monotonic)."""
     traffic: Traffic
-    """What has passed outside the proxy."""
+    """Frames and bytes that have passed outside the proxy."""
     held: int = 0
     """Messages kept during the hold."""
     hold_overflowed: bool = False
+    """Whether the hold ended early, at :data:`HOLD_LIMIT_BYTES`."""
     loss: str | None = None
-    """Why something that publishers had sent may be lost."""
+    """Why messages that publishers had sent may be lost."""
     error: BaseException | None = None
-    """Why the relay has ended, if nobody asked it to."""
+    """Why the relay has ended without having been asked to."""
 
 
 class Orders:
-    """What a relay is to do next.  The main thread alone writes this; the relay's thread reads."""
+    """What a relay is to do next.  The main thread writes; the relay's thread only reads."""
 
     def __init__(self, hold_until: float) -> None:
         self.hold_until = hold_until
-        """Until when to keep what comes in (monotonic)."""
+        """End of the hold (monotonic)."""
         self.stop_by = math.inf
-        """When a hold ends at the latest, as the relay is to stop (monotonic)."""
+        """Latest end of the hold of a relay that is to stop (monotonic); infinite before."""
         self.stops_at_once = False
-        """Whether to wait for nobody."""
+        """Whether to stop without waiting for publishers and consumers."""
 
 
 class Relay:
@@ -123,12 +127,12 @@ class Relay:
         self.proxy = self._sockets.proxy
         self.events = self._sockets.events
         self._status = Status(Phase.OPEN, time.monotonic(), Traffic())
-        self._drain_until: float | None = None  # monotonic, once it drains
+        self._drain_until: float | None = None  # monotonic; set when the drain begins
 
     def open(self) -> None:
-        """Accept consumers, then publishers, so that nothing comes in that could not go out.
+        """Bind the PUB, then the SUB, so that no message comes in that could not go out.
 
-        Raises :class:`BindError`; the relay is then of no further use.
+        Raises :class:`BindError`; the relay cannot be used after that.
         """
         try:
             self._sockets.bind(self._bindings.outbound, self._bindings.inbound)
@@ -138,80 +142,84 @@ class Relay:
         self.gate = AcceptGate(self._sockets.listening)
 
     def terminate(self) -> None:
-        """Free what is left when :meth:`run` and all :attr:`events` have ended."""
+        """Terminate the context, after :meth:`run` has returned and :attr:`events` are closed."""
         self._sockets.terminate()
 
-    # -- hold, forward, drain, close: on a thread of their own ----------------------------------
+    # -- hold, forward, drain, close: on the relay's thread --------------------------------------
 
     def run(self) -> None:
-        """Forward until told to stop; returns when every socket is closed, and libzmq delivers.
+        """Hold, forward, and after an order to stop, drain and close.
 
-        Raises nothing: what ended it without having been asked is in the last status.
+        Returns when every socket is closed; libzmq then still delivers within linger.  Raises
+        nothing: an error is in the last status.
         """
         error = None
         try:
             self._hold()
             self._forward()
             self._drain()
-        except BaseException as failure:  # noqa: BLE001 (whatever it is, another thread reports it)
+        except BaseException as failure:  # noqa: BLE001 (the main thread reports any error)
             error = failure
             self.gate.leave()
         try:
             linger_ms = self._settings.linger_ms
-            self._sockets.close(min(linger_ms, DEAD_LINGER_MS) if error else linger_ms)
-            self._tell(phase=Phase.CLOSE, error=error)
+            self._sockets.close(min(linger_ms, DIED_LINGER_MS) if error else linger_ms)
+            self._post_status(phase=Phase.CLOSE, error=error)
         except BaseException as failure:  # noqa: BLE001
-            self._tell(phase=Phase.CLOSED, error=error or failure)
+            self._post_status(phase=Phase.CLOSED, error=error or failure)
 
-    def _tell(self, **changes: Any) -> None:
-        """Post a status."""
+    def _post_status(self, **changes: Any) -> None:
+        """Post a status: the last one with ``changes``, and the traffic until now."""
         now, traffic = time.monotonic(), self._sockets.traffic
         self._status = replace(self._status, at=now, traffic=traffic, **changes)
         self._post(self._status)
 
-    def _give_sign(self, **changes: Any) -> None:
-        """Post a status, if the last one is old."""
-        if time.monotonic() >= self._status.at + SIGN_EVERY_S:
-            self._tell(**changes)
+    def _post_status_if_due(self, **changes: Any) -> None:
+        """Post a status, if the last one is older than :data:`STATUS_EVERY_S`."""
+        if time.monotonic() >= self._status.at + STATUS_EVERY_S:
+            self._post_status(**changes)
 
     def _hold(self) -> None:
-        """Receive and keep until the consumers have had the time to come back, then pass it on."""
-        self._tell(phase=Phase.HOLD)
+        """Receive and keep messages until the hold is over, then send them."""
+        self._post_status(phase=Phase.HOLD)
         kept: list[list[bytes]] = []
         size = 0
         while size <= HOLD_LIMIT_BYTES and (left_s := self._hold_left_s()) > 0:
-            self._give_sign(held=len(kept))
+            self._post_status_if_due(held=len(kept))
             frames = self._sockets.receive(min(left_s * 1000, HOLD_POLL_MS))
             if frames is not None:
                 kept.append(frames)
                 size += sys.getsizeof(frames) + sum(map(sys.getsizeof, frames))
-        self._tell(held=len(kept), hold_overflowed=size > HOLD_LIMIT_BYTES)
+        self._post_status(held=len(kept), hold_overflowed=size > HOLD_LIMIT_BYTES)
         self._send(kept)
 
     def _hold_left_s(self) -> float:
-        """A stop waits for the end of the hold, or what is held would go to nobody."""
+        """Return the seconds until the hold is over.
+
+        A stop does not end the hold at once: no consumer would receive what is held.
+        """
         if self._orders.stops_at_once:
             return 0
         return min(self._orders.hold_until, self._orders.stop_by) - time.monotonic()
 
     def _forward(self) -> None:
-        """Let libzmq's proxy forward, until it is told to terminate."""
-        self._tell(phase=Phase.FORWARD)
+        """Run libzmq's proxy until its control socket receives ``TERMINATE``."""
+        self._post_status(phase=Phase.FORWARD)
         if math.isinf(self._orders.stop_by):
             self._sockets.forward()
         if math.isinf(self._orders.stop_by):
             raise Died("libzmq's proxy returned without having been told to")
 
     def _drain(self) -> None:
-        """Half-close the connections of publishers, and pass on what has come in.
+        """Half-close the connections of publishers, and send what they have written.
 
-        All that takes ``relay_drain`` at most.
+        Takes ``relay_drain`` and :data:`LAST_S` at most.
         """
-        self._tell(phase=Phase.DRAIN)
+        self._post_status(phase=Phase.DRAIN)
         drain_s = self._settings.drain_s
         self._drain_until = time.monotonic() + drain_s
         self.gate.shut()
-        self._sockets.say_it_drains()
+        self._sockets.announce_drain()
         half_close = HalfClose(self._publishers, drain_s)
         while half_close.left() and not self._is_late():
             self._pass_on(POLL_MS, POLL_MS / 1000)
@@ -219,11 +227,12 @@ class Relay:
         self.gate.leave()
         self._sockets.unbind_inbound()
         was_late = self._is_late()
-        # Publishers take what libzmq has read for taken, also where relay_drain is 0.
+        # To the publishers, what libzmq has read is delivered: it must be passed on, even if
+        # relay_drain is 0.
         self._drain_until = max(self._drain_until, time.monotonic() + LAST_S)
         self._pass_on(QUIET_MS)
         if sending or self._sockets.receive(0) is not None:
-            self._tell(loss=self._why_lost(sending, was_late))
+            self._post_status(loss=self._why_lost(sending, was_late))
 
     def _why_lost(self, sending: int, was_late: bool) -> str:
         if self._orders.stops_at_once:
@@ -233,21 +242,22 @@ class Relay:
         return f"{sending} of them went on sending, and did not hang up in time"
 
     def _pass_on(self, quiet_ms: int, for_s: float = math.inf) -> None:
-        """Send what comes in, for so long, or until nothing does for ``quiet_ms``."""
+        """Send what comes in, for ``for_s`` seconds, or until nothing comes for ``quiet_ms``."""
         self._send(self._received(quiet_ms, time.monotonic() + for_s))
 
     def _received(self, quiet_ms: int, until: float) -> Iterator[list[bytes]]:
         while time.monotonic() < until and not self._is_late():
-            self._give_sign()
+            self._post_status_if_due()
             frames = self._sockets.receive(quiet_ms)
             if frames is None:
                 return
             yield frames
 
     def _send(self, messages: Iterable[list[bytes]]) -> None:
-        """Send outside the proxy, at the pace of the consumers: no burst exceeds a high-water mark.
+        """Send outside the proxy, no faster than consumers read, so that no burst overflows them.
 
-        A consumer that is stuck, or a stop that is late, bounds how far that goes.
+        After :data:`PACED_S`, or when the relay is late, consumers at their high-water mark miss
+        messages instead.
         """
         until = time.monotonic() + PACED_S
         self._sockets.pace(True)
@@ -257,6 +267,6 @@ class Relay:
         self._sockets.pace(False)
 
     def _is_late(self) -> bool:
-        """Whether a drain, or the end of a hold for a stop, is out of time."""
+        """Return whether the drain, or the hold of a relay that is to stop, is out of time."""
         until = self._orders.stop_by if self._drain_until is None else self._drain_until
         return self._orders.stops_at_once or time.monotonic() > until

@@ -1,6 +1,7 @@
-"""libzmq's proxy between two sockets, and what is said to it and by it.
+"""libzmq's proxy (zmq_proxy_steerable(3)) between two sockets, its commands and its counters.
 
-It runs on a thread of its own, that of :meth:`Proxy.run`; all else here is for another one.
+:meth:`Proxy.run` and :meth:`Proxy.close` are for the thread of the two sockets, all other methods
+for one other thread.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import NamedTuple
 import zmq
 
 COUNTERS = 8
-"""Frames in the answer to ``STATISTICS``; to any other word there is an answer of one."""
+"""Frames in the answer to ``STATISTICS``; the answer to any other command has one frame."""
 
 
 class Traffic(NamedTuple):
-    """What came in from publishers, and what was sent on, once for all consumers."""
+    """Frames and bytes from publishers, and to consumers: what is sent is counted once for all."""
 
     frames_in: int = 0
     bytes_in: int = 0
@@ -25,49 +26,52 @@ class Traffic(NamedTuple):
 
 
 class Proxy:
-    """Forwards until told to ``TERMINATE``, without any Python for a message."""
+    """Forwards until it receives ``TERMINATE``; no Python runs for a message."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
-        """As it last said."""
-        # In a context of its own the control can be read when the proxy's sockets are gone.
+        """The counters of the last answer that :meth:`read_answers` has read."""
+        # With a context of its own, answers can be read when the forwarded sockets are closed.
         self._context = zmq.Context(0)
-        self._here = self._context.socket(zmq.PAIR)
-        self._there = self._context.socket(zmq.PAIR)
-        self._there.bind("inproc://control")
-        self._here.connect("inproc://control")
+        self._control = self._context.socket(zmq.PAIR)
+        self._proxy_control = self._context.socket(zmq.PAIR)
+        self._proxy_control.bind("inproc://control")
+        self._control.connect("inproc://control")
 
     def run(self, sub: zmq.Socket[bytes], pub: zmq.Socket[bytes]) -> None:
-        """Forward from one to the other; see zmq_proxy_steerable(3)."""
-        zmq.proxy_steerable(sub, pub, None, self._there)
+        """Forward from ``sub`` to ``pub``; return after ``TERMINATE``."""
+        zmq.proxy_steerable(sub, pub, None, self._proxy_control)
 
     def command(self, *words: bytes) -> None:
-        """Say ``PAUSE``, ``STATISTICS`` or ``TERMINATE`` to it; never blocks."""
-        with contextlib.suppress(zmq.Again):  # it does not listen any more
+        """Send ``PAUSE``, ``STATISTICS`` or ``TERMINATE``; never blocks."""
+        with contextlib.suppress(zmq.Again):  # run() has returned, and close() was called
             for word in words:
-                self._here.send(word, zmq.NOBLOCK)
+                self._control.send(word, zmq.NOBLOCK)
 
     def read_answers(self, patience_ms: int = 0) -> bool:
-        """Take in what it has answered, for so long if there is nothing; whether it has."""
+        """Read all answers, after waiting for ``patience_ms`` at most for the first.
+
+        Returns whether there was one.
+        """
         has_answered = False
-        while not self._here.closed and self._here.poll(0 if has_answered else patience_ms):
+        while not self._control.closed and self._control.poll(0 if has_answered else patience_ms):
             has_answered = True
-            answer = self._here.recv_multipart()
+            answer = self._control.recv_multipart()
             if len(answer) == COUNTERS:
-                # Frames (which the manual calls messages) and bytes in, then out: of the first
-                # socket, then of the second.
+                # Of the first socket, then of the second: frames (which the manual calls messages)
+                # and bytes received, frames and bytes sent.
                 counters = [int.from_bytes(each, sys.byteorder) for each in answer]
                 self.traffic = Traffic(*counters[:2], *counters[6:])
         return has_answered
 
     def close(self) -> None:
-        """To be called by the thread of :meth:`run`; what it has answered can still be heard."""
-        self._there.close()
+        """Close the proxy's end, after :meth:`run`; its answers can still be read."""
+        self._proxy_control.close()
 
     def end(self) -> None:
-        """Hear no more, when :meth:`run` is over.
+        """Read the last answers and free everything, after :meth:`close`.
 
-        Left to the garbage collector, the context would wait for its sockets for ever.
+        The garbage collector would terminate the context, which waits for its sockets forever.
         """
         self.read_answers()
         self._context.destroy(linger=0)

@@ -1,4 +1,4 @@
-"""What happens at a socket of libzmq, see zmq_socket_monitor(3): told to whoever reads it."""
+"""Socket monitors of libzmq (zmq_socket_monitor(3)): which events, and how to read them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ HANDSHAKE_FAILED = (
 ENDED = zmq.EVENT_MONITOR_STOPPED
 """The last event: the socket is closed, and its peers have what was sent, or its linger is over."""
 
-KINDS = ACCEPTED | ACCEPT_FAILED | HANDSHAKE_FAILED | DISCONNECTED | ENDED
-"""What is told."""
+MONITORED = ACCEPTED | ACCEPT_FAILED | HANDSHAKE_FAILED | DISCONNECTED | ENDED
 
-AT_ONCE = 1000
-"""How many events are taken in before the main thread looks after something else."""
+EVENTS_MAX = 1000
+"""Events that one :func:`read` yields at most, so that the main thread does its other work too."""
 
 
 def open_monitor(monitored: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-    """A socket from which :func:`read` reads, of the same context; close it before that.
+    """Return a PAIR socket, of the same context, for :func:`read`.
 
-    To be closed after :data:`ENDED` only: libzmq's threads would wait for room in it for ever.
+    The caller must close it before the context is terminated, but not before :data:`ENDED`:
+    libzmq's threads would wait for room in it forever.
     """
     address = f"inproc://events-{monitored.underlying}"
-    monitored.monitor(address, KINDS)
+    monitored.monitor(address, MONITORED)
     made: zmq.Socket[bytes] = monitored.context.socket(zmq.PAIR)
     made.setsockopt(zmq.RCVHWM, 0)  # or a late reader would stop libzmq's threads
     made.connect(address)
     return made
 
 
-def read(events: zmq.Socket[bytes]) -> Iterator[tuple[int, int]]:
-    """Each event, in order, and its value: a descriptor or an errno.  Never blocks."""
+def read(monitor: zmq.Socket[bytes]) -> Iterator[tuple[int, int]]:
+    """Yield each event, in order, with its value: a descriptor or an errno.  Never blocks."""
     with contextlib.suppress(zmq.Again):
-        for _ in range(AT_ONCE):
-            told, _endpoint = events.recv_multipart(zmq.NOBLOCK)
-            yield struct.unpack("=HI", told)
+        for _ in range(EVENTS_MAX):
+            event, _endpoint = monitor.recv_multipart(zmq.NOBLOCK)
+            yield struct.unpack("=HI", event)

@@ -1,8 +1,8 @@
 """The two sockets of a relay: their options, binding, and messages outside the proxy.
 
-Everything here belongs to one thread at a time: to the one that binds, to the one that forwards,
-and at last to the one that terminates.  Only :attr:`Sockets.proxy` and :attr:`Sockets.events` are
-for a thread beside it.
+Everything here belongs to one thread at a time: first to the thread that binds, then to the relay's
+thread, at last to the thread that terminates.  Only :attr:`Sockets.proxy` and
+:attr:`Sockets.events` are for the main thread at the same time.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.zmtp import codec
 
 FIRST_THREAD = 1
-"""A mask: of several threads of libzmq it serves the publishers, the others the consumers.  Left to
-itself libzmq gives a connection to the thread that has fewest, whatever passes through it."""
+"""ZMQ_AFFINITY of the SUB: of several I/O threads the first serves publishers, the others serve
+consumers.  By default libzmq gives a connection to the thread with the fewest connections, however
+busy each is."""
 
-PATIENCE_MS = 20
-"""How long a message sent outside the proxy waits for a consumer at its high-water mark."""
+SEND_TIMEOUT_MS = 20
+"""ZMQ_SNDTIMEO: how long a message sent outside the proxy waits for a consumer at its high-water
+mark."""
 
 
 class Sockets:
-    """A SUB that is subscribed to everything, and a PUB."""
+    """A SUB that subscribes to everything, and a PUB, made from ``settings``."""
 
     def __init__(self, settings: Settings) -> None:
         self._frames_in = self._bytes_in = 0  # received outside the proxy
@@ -41,20 +43,20 @@ class Sockets:
         self._context = zmq.Context(settings.io_threads)  # must be made after the last fork
         self._sub = self._make(zmq.SUB, settings.inbound_allow)
         self._pub = self._make(zmq.PUB, settings.outbound_allow)
-        self._pub.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
+        self._pub.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         keepalive.apply(self._sub, self._pub, settings)
         if settings.io_threads > 1:
             self._sub.setsockopt(zmq.AFFINITY, FIRST_THREAD)
             self._pub.setsockopt(zmq.AFFINITY, ~FIRST_THREAD)
-        # For another thread to read, and to close at the end of the events.
+        # The main thread reads these, and closes each after its last event.
         self.events = {
             "relay_inbound": socket_monitor.open_monitor(self._sub),
             "relay_outbound": socket_monitor.open_monitor(self._pub),
         }
         self.proxy = Proxy()
-        self._bound: list[str] = []  # what _sub is bound to, in libzmq's words
+        self._inbound: list[str] = []  # ZMQ_LAST_ENDPOINT of each bind of the SUB
         self.listening: dict[int, socket.AddressFamily] = {}
-        """The descriptors at which libzmq accepts, and the family of each."""
+        """The descriptors of libzmq's listeners, and the family of each."""
         self._announcement = b""
 
     def _make(self, kind: int, allowed: tuple[Network, ...] | None) -> zmq.Socket[bytes]:
@@ -69,15 +71,15 @@ class Sockets:
         return made
 
     def bind(self, outbound: Listeners, inbound: Listeners) -> None:
-        """Accept at sockets that listen already.  Raises :class:`BindError`."""
+        """Accept at duplicates of ``outbound`` and ``inbound``.  Raises :class:`BindError`."""
         inbound_uris, outbound_uris = ([e.uri for e in side] for side in (inbound, outbound))
         self._announcement = Announcement(inbound_uris, outbound_uris).topic()
         self._bind(self._pub, outbound)
         self._sub.subscribe(b"")
-        self._bound = self._bind(self._sub, inbound)
+        self._inbound = self._bind(self._sub, inbound)
 
     def _bind(self, binding: zmq.Socket[bytes], listeners: Listeners) -> list[str]:
-        """Accept there; what libzmq calls the addresses."""
+        """Bind ``binding`` to duplicates of ``listeners``; return libzmq's names of the binds."""
         names = []
         for endpoint, listener in listeners.items():
             fd = os.dup(listener.fileno())  # libzmq closes it
@@ -92,26 +94,26 @@ class Sockets:
         return names
 
     def unbind_inbound(self) -> None:
-        """Stop accepting publishers; what those who are connected had sent can still be read."""
-        for name in self._bound:
+        """Close the SUB's listeners and connections; what libzmq has read can still be received."""
+        for name in self._inbound:
             self._sub.unbind(name)
 
     def forward(self) -> None:
-        """Let libzmq's proxy forward, until it is told to ``TERMINATE``."""
+        """Announce the relay and run libzmq's proxy, until it receives ``TERMINATE``."""
         self._sub.subscribe(self._announcement)
         self.proxy.run(self._sub, self._pub)
 
-    def say_it_drains(self) -> None:
-        """Tell publishers that know the word to send nothing more, and to come back."""
+    def announce_drain(self) -> None:
+        """Subscribe to :data:`codec.DRAINS`: publishers that know it stop sending and reconnect."""
         self._sub.subscribe(codec.DRAINS)
 
     @property
     def traffic(self) -> Traffic:
-        """What has passed outside the proxy."""
+        """Frames and bytes that have passed outside the proxy."""
         return Traffic(self._frames_in, self._bytes_in, self._frames_out, self._bytes_out)
 
     def receive(self, timeout_ms: float) -> list[bytes] | None:
-        """The next message, as its frames; None if there is none within ``timeout_ms``."""
+        """Return the frames of the next message; None if there is none within ``timeout_ms``."""
         if not self._sub.poll(math.ceil(timeout_ms)):
             return None
         frames = self._sub.recv_multipart()
@@ -120,15 +122,15 @@ class Sockets:
         return frames
 
     def pace(self, is_paced: bool) -> None:
-        """Let consumers at their high-water mark set the pace of :meth:`send`, or drop for them."""
-        self._pub.getsockopt(zmq.EVENTS)  # takes in the subscriptions that have arrived
+        """Have :meth:`send` wait for consumers at their high-water mark, or drop for them."""
+        self._pub.getsockopt(zmq.EVENTS)  # has libzmq process the subscriptions that have arrived
         self._pub.setsockopt(zmq.XPUB_NODROP, is_paced)
 
     def send(self, frames: list[bytes]) -> bool:
         """Send a message outside the proxy; return whether every consumer had room for it.
 
-        At a pace, waits :data:`PATIENCE_MS` for room; then the consumers without miss the message,
-        and there is no pace any more.
+        If paced, waits for room for :data:`SEND_TIMEOUT_MS`.  Then consumers without room miss the
+        message, and sending is no longer paced.
         """
         had_room = True
         try:
@@ -137,22 +139,22 @@ class Sockets:
             had_room = False
             self._pub.setsockopt(zmq.XPUB_NODROP, 0)
             self._pub.send_multipart(frames)
-        self._sub.getsockopt(zmq.EVENTS)  # sends our subscription to new publishers
+        self._sub.getsockopt(zmq.EVENTS)  # has libzmq send our subscription to new publishers
         self._frames_out += len(frames)
         self._bytes_out += sum(map(len, frames))
         return had_room
 
     def close(self, linger_ms: int) -> None:
-        """Close both, and with them their addresses; what was sent is still being delivered."""
+        """Close both sockets and their listeners; libzmq delivers what was sent within linger."""
         self._sub.close(linger=0)
         self._pub.close(linger=linger_ms)
         self.proxy.close()
 
     def terminate(self) -> None:
-        """After :meth:`close`, when the readers of :attr:`events` are closed too: free the rest."""
+        """Terminate the context, after :meth:`close`, when :attr:`events` are closed too."""
         self._context.term()
 
     def abandon(self) -> None:
-        """Instead of a :meth:`close`, when nothing was ever bound."""
+        """Close and free everything at once, instead of :meth:`close`, if a bind failed."""
         self._context.destroy(linger=0)
         self.proxy.end()

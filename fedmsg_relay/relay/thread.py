@@ -1,7 +1,7 @@
-"""A relay on a thread of its own, and what the main thread has of it.
+"""A relay on a thread of its own, as the main thread sees it.
 
-The two threads share little: the relay's thread posts a :class:`Status` with each phase, the main
-thread writes :class:`Orders`, and through libzmq's proxy both have an end of its control.
+The two threads share three things: the relay's thread posts a :class:`Status`, the main thread
+writes :class:`Orders`, and each has an end of the control sockets of libzmq's proxy.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass, replace
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.net.bindings import Bindings
-from fedmsg_relay.relay.lifecycle import SIGN_S, Orders, Phase, Relay, Status
+from fedmsg_relay.relay.lifecycle import STATUS_MAX_AGE_S, Orders, Phase, Relay, Status
 from fedmsg_relay.relay.proxy import Traffic
 
 ANSWER_MS = 500
-"""How long libzmq's proxy may take to say what it has forwarded.  That is a matter of microseconds,
-or of waiting for a processor."""
+"""Milliseconds for libzmq's proxy to answer ``STATISTICS``.  The proxy answers within microseconds,
+once it has a processor."""
 
 
 @dataclass(frozen=True)
 class Posted:
-    """What the thread of a relay has posted."""
+    """A status, with the relay that has posted it."""
 
     by: RelayThread
     status: Status
@@ -34,11 +34,11 @@ class Posted:
 class RelayThread:
     """A relay that accepts at ``bindings`` and has begun to hold; for the main thread.
 
-    ``post`` is called with every :class:`Posted` event, by the relay's thread; :attr:`status` is
-    the status of the last one that was given to :meth:`take`.  A relay that ``follows`` another,
-    which drains, holds what comes in until :meth:`follow` says that the other has ended.
+    The relay's thread calls ``post`` with every status.  The main thread passes each to
+    :meth:`take`; :attr:`status` is the last one taken.  A relay that ``follows`` another relay,
+    which drains, holds until :meth:`end_hold` is called.
 
-    Raises OSError, MemoryError, RuntimeError, or a :class:`RelayError` if nothing can be bound.
+    Raises OSError, ZMQError, MemoryError, RuntimeError, or :class:`BindError`.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class RelayThread:
         follows: bool,
     ) -> None:
         self._settings = settings
-        self._before = Traffic()  # of those that it follows
         now = time.monotonic()
         self._orders = Orders(math.inf if follows else now + settings.hold_s)
         self._relay = Relay(
@@ -66,8 +65,8 @@ class RelayThread:
         threading.Thread(target=self._run, name="relay", daemon=True).start()
 
     def _run(self) -> None:
-        # Signals are the main thread's; one here would make pyzmq start the proxy, and its count,
-        # anew.
+        # The main thread handles signals.  A signal on this thread would have pyzmq restart the
+        # proxy, and with it the counters.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._relay.run()
 
@@ -76,54 +75,58 @@ class RelayThread:
         return self.status.phase
 
     def take(self, status: Status) -> bool:
-        """Take a status that was posted; return whether it is of a new phase."""
+        """Make a posted status the current one; return whether its phase is new."""
         is_new = status.phase is not self.phase
         self.status = status
         return is_new
 
     @property
     def _forwards(self) -> bool:
-        """Whether the proxy runs, and was not asked to end."""
+        """Whether the proxy runs and was not told to terminate."""
         return self.phase is Phase.FORWARD and math.isinf(self._orders.stop_by)
 
     def stop(self) -> None:
-        """Ask the relay to drain and close; asked again, to wait for nobody.  Never blocks."""
+        """Have the relay drain and close; called again, without waiting.  Never blocks."""
         if math.isfinite(self._orders.stop_by):
             self._orders.stops_at_once = True
             return
         self._stopped_at = time.monotonic()
         self._orders.stop_by = self._stopped_at + self._settings.drain_s
-        # A pause comes first, or frames pass between the count and the end.
+        # Without PAUSE, frames would pass between STATISTICS and TERMINATE.
         self._proxy.command(b"PAUSE", b"STATISTICS", b"TERMINATE")
 
-    def follow(self, before: Traffic) -> None:
-        """Go on where another has ended, when consumers are back; ``before`` is what had passed."""
-        self._before = before
+    def end_hold(self) -> None:
+        """End the hold in ``relay_hold`` seconds, as the relay before this one has ended."""
         self._orders.hold_until = time.monotonic() + self._settings.hold_s
 
     def is_alive(self) -> bool:
-        """Whether the thread does its work: the proxy answers, or a sign of life is recent."""
+        """Return whether the relay's thread works: the proxy answers, or the status is recent.
+
+        Takes :data:`ANSWER_MS` at most.
+        """
         if self._forwards:
-            self._proxy.read_answers()  # what was answered too late
+            self._proxy.read_answers()  # late answers to earlier questions
             self._proxy.command(b"STATISTICS")
             return self._proxy.read_answers(ANSWER_MS)
         if self.phase in (Phase.CLOSE, Phase.CLOSED):
-            return True  # libzmq delivers, within zmq_linger
-        return time.monotonic() - max(self.status.at, self._stopped_at) < SIGN_S
+            return True  # libzmq alone works on, within zmq_linger
+        return time.monotonic() - max(self.status.at, self._stopped_at) < STATUS_MAX_AGE_S
 
     def ask(self) -> None:
-        """Have the proxy say what has passed, for a later :meth:`traffic`; never blocks."""
+        """Ask the proxy for its counters, for a later :meth:`traffic`; never blocks."""
         if self._forwards:
             self._proxy.command(b"STATISTICS")
 
     def traffic(self) -> Traffic:
-        """What had passed when the proxy was asked last, and at the last status; all at the end."""
+        """Return what has passed, as of the proxy's last answer and the last status.
+
+        After the last status that is everything.
+        """
         self._proxy.read_answers()
-        parts = (self._before, self.status.traffic, self._proxy.traffic)
-        return Traffic(*map(sum, zip(*parts)))
+        return Traffic(*map(sum, zip(self.status.traffic, self._proxy.traffic)))
 
     def end(self) -> None:
-        """Free what is left, at the end of all :attr:`events`; :attr:`phase` is then closed."""
+        """Free everything after the last of :attr:`events`; the phase is then ``CLOSED``."""
         self._proxy.end()
         self._relay.terminate()
         self.status = replace(self.status, phase=Phase.CLOSED, at=time.monotonic())

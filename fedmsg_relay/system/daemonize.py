@@ -1,8 +1,8 @@
-"""Leave the terminal for good, and tell whoever started us how the start went.
+"""Becoming a daemon, with a parent that exits with the outcome of the start.
 
-The detaching is python-daemon's; what it lacks is that its caller returns before anything has been
-done.  So there is one process more: the first one stays, waits for the daemon's word and passes it
-on, so that a start which failed looks like one.
+The detaching is python-daemon's.  Its parent exits before anything is bound, so that a failed start
+would look like success.  Here one process more waits until the daemon has reported its start or has
+died, and returns the outcome.
 """
 
 from __future__ import annotations
@@ -13,40 +13,39 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fedmsg_relay.system import systemd
+from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.naming import NAME
-
-if TYPE_CHECKING:
-    from fedmsg_relay.system.logfile import LogFile
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 ReportStart = Callable[[int, str], None]
-"""To be called once: with 0 and what there is to say, or with an exit status and the reason."""
+"""Reports an exit status and a message to the parent or the terminal: 0 once the relay runs."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the daemon's start went."""
+    """The outcome of the daemon's start."""
 
     status: int
+    """The exit status for the first process."""
     message: str
+    """One line for standard error; may be empty if the status is 0."""
 
 
 def detach(log: LogFile) -> Outcome | ReportStart:
-    """Fork a daemon, whose output goes to ``log``.  Returns twice, as fork(2) does.
+    """Fork a daemon that writes standard output and error to ``log``.
 
-    To the first process the :class:`Outcome`, once the daemon has reported it; to the daemon the
-    function to tell it with.
+    Returns twice, as fork(2) does: the :class:`Outcome` in the first process, once the daemon has
+    reported its start or has died; in the daemon the function to report it with, of which every
+    call after the first does nothing.
     """
-    import daemon  # not needed in the foreground, where a start should be quick
+    import daemon  # takes time, and a start in the foreground is to be quick
 
     reader, writer = os.pipe()
-    # So that a daemon which dies is a child of the first process, as which it can be waited for;
-    # but not where it is to be the main process of a service: systemd, when it stops that, waits
-    # only for a child of its own.
+    # Makes the daemon a child of the first process, which can then wait(2) for its end.  Not in a
+    # service: systemd, when it stops one, waits for the main process only if that is its own child.
     if not systemd.is_service():
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     if os.fork():
@@ -60,24 +59,24 @@ def detach(log: LogFile) -> Outcome | ReportStart:
 
     try:
         daemon.DaemonContext(
-            # What it would guess is wrong under init and under test runners.
+            # The default is a guess that is wrong under init and under test runners.
             detach_process=True,
-            # Its default of 0 makes everything writable for everybody.
+            # The default of 0 would make every new file writable for everybody.
             umask=0o022,
-            # Its default for SIGTERM is an exit with status 1; signals are dealt with elsewhere.
+            # The default ends the process with status 1 at SIGTERM, which must stop the relay.
             signal_map={},
             files_preserve=[writer, log.fileno()],
             stdout=log,
             stderr=log,
         ).open()
-    except Exception as error:  # noqa: BLE001 (of its own types, and what else it may be)
+    except Exception as error:  # noqa: BLE001 (python-daemon's own types, and others)
         os.write(writer, f"1 cannot become a daemon: {error}".encode())
         os._exit(1)
 
     def report(status: int, message: str) -> None:
         nonlocal writer
         if writer >= 0:
-            with contextlib.suppress(BrokenPipeError):  # the first process did not wait
+            with contextlib.suppress(BrokenPipeError):  # the first process has gone
                 os.write(writer, f"{status} {message}".encode())
             os.close(writer)
             writer = -1
@@ -86,9 +85,9 @@ def detach(log: LogFile) -> Outcome | ReportStart:
 
 
 def stay(log: LogFile | None) -> ReportStart:
-    """Stay in the foreground, with our output turned to ``log`` if there is one.
+    """Stay in the foreground, with standard output and error redirected to ``log`` if given.
 
-    Returns the function to tell the terminal with, which says failures alone.
+    Returns the function that reports the start to the terminal, which it does for failures alone.
     """
     console = os.dup(2)
     if log is not None:
@@ -102,9 +101,12 @@ def stay(log: LogFile | None) -> ReportStart:
 
 
 def _last_end() -> str:
-    """How the daemon has ended, such as ``died of SIGABRT``; those between us and it end with 0."""
+    """Wait for the daemon's end, and say how it ended, such as ``died of SIGABRT``.
+
+    The processes that python-daemon has in between exit with 0.
+    """
     status = 0
-    with contextlib.suppress(ChildProcessError):  # there are no more
+    with contextlib.suppress(ChildProcessError):  # no child is left
         while True:
             status = os.wait()[1] or status
     if os.WIFSIGNALED(status):

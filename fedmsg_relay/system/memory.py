@@ -1,7 +1,7 @@
-"""The memory of the process: its limit, and how freed memory returns to the system.
+"""The memory of the process: whether it exceeds a limit, and how to return freed memory.
 
-libzmq tells nobody how much waits for a consumer.  The kernel tells what the process has, and
-nearly all that goes beyond the relay itself are the backlogs of consumers.
+libzmq does not report how much waits for a consumer.  The kernel reports the resident memory of the
+process, and nearly all of that, beyond the relay's own, is backlogs of consumers.
 """
 
 from __future__ import annotations
@@ -13,66 +13,75 @@ import signal
 import time
 
 TRIM_EVERY_S = 10.0
-"""Often enough for an administrator who watches, and seldom enough not to be seen in the load."""
+"""Seconds between two trims of the daemon: an administrator who watches sees memory fall, and the
+load does not show it."""
 
 LOOK_CPU_S = 0.05
-"""How often to look, in processor time of the process: at full speed some 40 times a second, each
-20 MB of a backlog at most, and never while the relay is idle."""
+"""Processor time in seconds between two SIGPROF: at full speed that is some 40 times a second, once
+for 20 MB of a backlog at most; while the relay is idle it is never."""
 
 SETTLE_S = 0.3
-"""How long a disconnected consumer's backlog may take to be freed, before the next has to go."""
+"""Seconds for libzmq to free the backlog of a disconnected consumer, before the next consumer is
+disconnected."""
 
 BACKLOG_SHARE = 1 / 16
-"""Of the limit, what a consumer has to be behind by, or to disconnect it would give back nothing:
-the memory may be that of the last one, which is still being freed."""
+"""Share of the limit that a consumer's backlog must have for a disconnect.  A smaller backlog would
+free next to nothing, and the memory may be a backlog that libzmq is still freeing."""
 
-NOBODY_S = 5.0
-"""How long after that memory is short because of somebody else."""
+FREED_S = 5.0
+"""Seconds after :data:`SETTLE_S` until a disconnected consumer's backlog is certainly freed."""
 
 TRIM_S = 1.0
-"""How often to trim at most while the limit is exceeded."""
+"""Seconds between two trims at least while the limit is exceeded."""
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
 
 def trim() -> None:
-    """Give back what is free: a tenth of a millisecond if that is little, and 0.1 s for a GB.
+    """Return freed memory to the system: takes 0.1 ms if that is little, and 0.1 s for a GB.
 
-    The C library keeps what was freed below anything still in use, which would be nearly all of it.
-    Meanwhile the threads of libzmq wait where they allocate.
+    glibc by itself keeps freed memory that lies below memory in use, which is nearly all.  libzmq's
+    threads wait meanwhile if they allocate.
     """
     if _trim is not None:
         _trim(0)
 
 
 class Bound:
-    """Says when the process has more than ``limit`` bytes, if it is looked at every SIGPROF."""
+    """A limit of resident memory, in bytes; 0 is none.
+
+    With a limit, the process receives SIGPROF, at which the caller runs :meth:`look`.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit or math.inf
         self.backlog_min = self.limit * BACKLOG_SHARE
+        """Backlog in bytes from which on a consumer is worth disconnecting."""
         self.resident = 0
         """Bytes at the last look."""
-        # Kept open, as peers may take every descriptor there is.
+        # Stays open, as peers may take every descriptor.
         self._statm = os.open("/proc/self/statm", os.O_RDONLY)
         self._settled_at = -math.inf  # monotonic, as all times here
         self._trim_at = -math.inf
         if limit:
-            # Memory grows no faster than the processor works.
+            # A timer of processor time: memory grows only while the process works.
             signal.setitimer(signal.ITIMER_PROF, LOOK_CPU_S, LOOK_CPU_S)
 
     def look(self) -> None:
-        """Take :attr:`resident` anew, see proc(5)."""
+        """Read :attr:`resident` from proc(5)."""
         pages = int(os.pread(self._statm, 100, 0).split()[1])
         self.resident = pages * os.sysconf("SC_PAGESIZE")
 
     @property
     def is_filling(self) -> bool:
-        """Whether more than half of the limit is taken: who is behind has to be known by then."""
+        """Whether resident memory is above half of the limit.
+
+        From then on the caller must know which consumers are behind.
+        """
         return self.resident > self.limit / 2
 
     def is_exceeded(self) -> bool:
-        """Whether a consumer has to go, now that what the last one had is given back."""
+        """Return whether a consumer must be disconnected: the limit is exceeded after a trim."""
         now = time.monotonic()
         if self.resident <= self.limit or now < self._settled_at:
             return False
@@ -82,10 +91,10 @@ class Bound:
             self.look()
         return self.resident > self.limit
 
-    def is_settled(self) -> bool:
-        """Whether what the last one had must have been freed by now."""
-        return time.monotonic() > self._settled_at + NOBODY_S
+    def has_freed(self) -> bool:
+        """Return whether the backlog of the last disconnected consumer is certainly freed."""
+        return time.monotonic() > self._settled_at + FREED_S
 
     def settle(self) -> None:
-        """A consumer has been disconnected: wait until its backlog is freed."""
+        """Wait for the backlog of a consumer that was just disconnected to be freed."""
         self._settled_at = self._trim_at = time.monotonic() + SETTLE_S

@@ -1,6 +1,6 @@
-"""What a process is called, in the process list and by psutil: there is just one fedmsg-relay.
+"""The name of a process, in the process list and for psutil: just one is called fedmsg-relay.
 
-Imports next to nothing, as an entry point takes its name before anything else is done.
+Imports next to nothing, as an entry point sets its name before it does anything else.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from types import ModuleType
 from typing import Any
 
 NAME = "fedmsg-relay"
-"""Of the relay, where Nagios' check_procs and pgrep look for it; 15 characters at most."""
+"""The relay's name, by which check_procs of Nagios and pgrep find it; 15 characters at most."""
 
 PR_SET_NAME = 15  # <linux/prctl.h>
 
 COMMAND = "relay-command"
+"""The name of a process before it is the relay, and of every other command."""
+
 FLUSHING = "relay-flushing"
-"""Of a process before and after it is the relay, and of every other command."""
+"""The name of a process that is the relay no more, and sends what consumers have not taken yet."""
 
 
 def set_name(name: str) -> None:
-    """Show as ``name`` in the process list; the command line stays as it is.
+    """Set the name in the process list; the command line stays as it is.
 
-    To be called by the main thread.
+    Must be called by the main thread: the kernel has a name for each thread.
     """
     try:
         with open("/proc/self/comm", "w") as comm:
             comm.write(name)
-    except OSError:  # it is read-only, or not there
+    except OSError:  # /proc is read-only, or not mounted
         import ctypes  # takes as long as a hundred such writes
 
         ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
@@ -50,9 +52,9 @@ def name_of(pid: int) -> str | None:
 def named_by_psutil() -> Iterator[None]:
     """Have psutil call this process :data:`NAME` within the block.
 
-    A site's config may name the monitoring socket after the process that loads it, as Fedora's did.
-    The relay and each command that asks it must find the same name there, which the process list
-    cannot show for all of them.
+    A site's config may put the name of the process that loads it into the address of the monitoring
+    socket, as Fedora's did.  The relay and every command that asks for its status must get the same
+    address.
     """
     finder = _Finder()
     if "psutil" in sys.modules:
@@ -66,14 +68,14 @@ def named_by_psutil() -> Iterator[None]:
 
 
 class _Finder:
-    """Patches psutil when the config imports it: to import it for every start would cost 6 ms."""
+    """Patches psutil when the config imports it: importing psutil at every start costs 6 ms."""
 
     def __init__(self) -> None:
-        self._process: Any = None  # psutil.Process, while it is patched
+        self._process: Any = None  # psutil.Process while patched
         self._name: Any = None
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Find psutil, to be patched when it has been executed."""
+        """Find psutil, and have it patched once it is executed."""
         spec = PathFinder.find_spec(name, path, target) if name == "psutil" else None
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
@@ -97,6 +99,6 @@ class _Finder:
         self._process.name = name
 
     def restore(self) -> None:
-        """Let psutil tell the names of the process list again."""
+        """Let psutil return the names of the process list again."""
         if self._process is not None:
             self._process.name = self._name

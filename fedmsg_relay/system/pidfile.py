@@ -1,10 +1,9 @@
-"""At most one relay for a pid file: a lock that dies with its process, and who holds it.
+"""The pid file: at most one relay has its lock, and while a relay runs the file has its pid.
 
-The file is locked with ``flock``, which cannot go stale as a file can: a pid file that is left over
-stops nobody.  A hand-over passes the locked descriptor on, so that the lock is never free.  The
-file is never removed, as that could take away the one that the next relay has just locked, and
-never truncated, as a full disk has no room for what would be written next; it is blank when nobody
-runs.
+The lock is flock(2), which ends with its process: a stale pid file prevents no start.  A hand-over
+passes the locked descriptor on, so that the lock is never free.  A relay that stops leaves the file
+blank.  The file is never removed, as the next relay may have locked it already, and never truncated
+to nothing, as a full disk would have no room for the next pid.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import os
 from fedmsg_relay.errors import AlreadyRunning, RelayError
 
 WIDTH = 8
-"""Bytes of the file: the longest pid of Linux has seven digits, and newlines bother no reader."""
+"""Bytes of the file, filled up with newlines: the longest pid of Linux has seven digits."""
 
 READ_MAX = 100
-"""Bytes to read of what may be anybody's file."""
+"""Bytes to read: the file may be any file."""
 
 
 class PidFile:
@@ -36,15 +35,15 @@ class PidFile:
             ) from error
         self._is_held = False
         self.crashed: int | None = None
-        """The pid of a relay that held the file before and has not blanked it, so did not stop."""
+        """The pid that the file had when it was locked: a relay that ended without stopping."""
 
     def take(self) -> None:
-        """Lock the file and write our pid.  Raises :class:`AlreadyRunning` if another has it."""
+        """Lock the file and write this pid.  Raises :class:`AlreadyRunning` if it is locked."""
         if not self.lock():
             raise AlreadyRunning(f"already running, pid {self.holder()} ({self.path})")
 
     def lock(self) -> bool:
-        """Lock the file and write our pid, unless another has locked it; whether it is ours."""
+        """Lock the file and write this pid; False if another process has it locked."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -54,17 +53,17 @@ class PidFile:
         return True
 
     def adopt(self, fd: int) -> None:
-        """Go on with a descriptor of the locked file that another process has passed on."""
+        """Take over the lock with the descriptor of another process, and write this pid."""
         os.dup2(fd, self._fd, inheritable=False)
         os.close(fd)
         self.write()
 
     def write(self) -> None:
-        """Write our pid in place.  Raises :class:`RelayError`, as on a disk that is full."""
+        """Write this pid in place.  Raises :class:`RelayError`, as when a disk is full."""
         self._is_held = True
         try:
             os.pwrite(self._fd, (b"%d" % os.getpid()).ljust(WIDTH, b"\n"), 0)
-            os.ftruncate(self._fd, WIDTH)  # what somebody else had left there
+            os.ftruncate(self._fd, WIDTH)  # the rest of what was no pid file
         except OSError as error:
             raise RelayError(
                 f"cannot write to the pid file {self.path}: {error.strerror};"
@@ -75,24 +74,24 @@ class PidFile:
         return self._fd
 
     def release(self) -> None:
-        """Blank the file and let go of the lock, if it is ours."""
+        """Blank the file and unlock it, if this process has the lock."""
         if self._is_held:
-            with contextlib.suppress(OSError):  # of a full disk
+            with contextlib.suppress(OSError):  # a full disk
                 os.pwrite(self._fd, b"\n" * WIDTH, 0)
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             self._is_held = False
 
     def disown(self) -> None:
-        """Have nothing to do with the file any more, as another process holds it."""
+        """Leave the file and its lock to the process that has taken them over."""
         self._is_held = False
 
     def holder(self) -> int | None:
-        """The pid in the file.  Only meaningful while somebody else holds the lock."""
+        """Return the pid in the file: of the process that has the lock, while one has it."""
         return _pid(os.pread(self._fd, READ_MAX, 0))
 
 
 def named(path: str) -> int | None:
-    """The pid in the file at ``path``, whoever that is; None if there is none.  Touches nothing."""
+    """Return the pid in the file at ``path``, running or not; None if there is none."""
     try:
         with open(path, "rb") as file:
             return _pid(file.read(READ_MAX))

@@ -1,6 +1,6 @@
-"""The limit of open descriptors (RLIMIT_NOFILE), and what of it the relay keeps for itself.
+"""The limit of open descriptors (RLIMIT_NOFILE), and how many the relay keeps for itself.
 
-Every function reads the limit anew: it has no state.
+Has no state: every function reads the limit anew.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """The errno values of accept(2) that mean: no descriptor or no memory is left."""
 
 RESERVED_MAX = 1000
-"""Descriptors that :func:`reserved` keeps at most.  A quarter of the limit alone would be too much
-of a large limit.  While the main thread waits for a processor, libzmq goes on accepting; to accept
-this many takes libzmq longer than that."""
+"""Descriptors that :func:`reserved` keeps at most.  libzmq goes on accepting until the main thread
+has a processor to pause it; to accept this many takes libzmq longer than that."""
 
 
 def raise_to_hard() -> None:
@@ -24,9 +23,11 @@ def raise_to_hard() -> None:
 
 
 def reserved() -> int:
-    """Return how many descriptors the relay keeps for its own files and the readers of its status.
+    """Return how many descriptors are not for peers: a quarter of the hard limit, with a maximum.
 
-    Peers that libzmq accepts before the main thread has paused it come out of these, too.
+    These are for the relay's own files, for the readers of its status, and for the connections that
+    libzmq accepts before the main thread has paused it.  Of a small limit a fixed number would
+    leave too little for peers.
     """
     return min(_hard() // 4, RESERVED_MAX)
 

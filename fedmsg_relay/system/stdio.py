@@ -1,6 +1,6 @@
-"""The standard streams of a process that was started without one.
+"""The standard streams of a process that was started without one of them.
 
-Whatever is opened next would take its number, and be read or written as that stream.
+The next file to be opened would get its number, and be read or written as that stream.
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 
 
 def fill() -> None:
-    """Reopen missing stdin, stdout and stderr on /dev/null; to read that fails."""
+    """Reopen missing stdin, stdout and stderr on /dev/null, for writing: to read stdin fails."""
     while (fd := os.open(os.devnull, os.O_WRONLY)) <= 2:
         pass
     os.close(fd)

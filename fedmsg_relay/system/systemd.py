@@ -1,9 +1,8 @@
-"""What a service and systemd say to each other; without systemd, nothing is said.
+"""sd_notify(3) and sd_listen_fds(3): a service reports to systemd, and stores sockets there.
 
-The protocols are those of sd_notify(3) and sd_listen_fds(3).  Listening sockets are left with
-systemd (``FDSTORE=1``), which gives them back to the next process of the same service: over a
-restart they never stop listening, and a script that connects meanwhile waits instead of being
-refused.
+systemd passes the sockets in its store (``FDSTORE=1``) to the next process of the same service:
+over a restart they never stop listening, and a script that connects meanwhile waits instead of
+being refused.  Where systemd does not run the process, nothing here has an effect or fails.
 """
 
 from __future__ import annotations
@@ -12,36 +11,39 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PATIENCE_S = 5.0
 """How long to wait for systemd to read its queue: more than enough if systemd runs at all."""
 
 STANDS_FOR_COLON = "|"
-"""In the name of a socket that systemd keeps: it allows no colon there."""
+"""In the name of a stored socket, where systemd allows no colon."""
 
 FIRST_FD = 3
 """``SD_LISTEN_FDS_START`` of <systemd/sd-daemon.h>."""
 
 
 def is_there() -> bool:
-    """Whether this process is a service of systemd that reports to it."""
+    """Whether this process is of a service that reports to systemd (sd_notify(3))."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def is_service() -> bool:
-    """Whether this process is of a service, if only to reload it; see systemd.exec(5)."""
+    """Whether systemd has started this process for a service, if only for ExecReload=.
+
+    See ``INVOCATION_ID`` in systemd.exec(5).
+    """
     return "INVOCATION_ID" in os.environ
 
 
 def environment() -> dict[str, str]:
-    """What of our environment another main process of the same service needs."""
+    """Return the variables that another main process of the same service needs."""
     return {key: os.environ[key] for key in ("NOTIFY_SOCKET", "WATCHDOG_USEC") if key in os.environ}
 
 
 def control_group() -> str:
-    """The control groups of this process: the same for all processes of a service."""
+    """Return the control groups of this process: the same for all processes of a service."""
     try:
         return Path("/proc/self/cgroup").read_text()
     except OSError:
@@ -49,20 +51,18 @@ def control_group() -> str:
 
 
 def has_started(pid: int) -> bool:
-    """Whether a process of our user is a service of systemd's, which waits for its word."""
+    """Whether a process of this user is of a service that reports to systemd."""
     try:
         return b"\0NOTIFY_SOCKET=" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return False
 
 
-def notify(
-    *lines: str, sockets: Iterable[socket.socket] = (), patience_s: float = PATIENCE_S
-) -> None:
-    """Tell systemd, for example ``READY=1``; never fails.
+def notify(*lines: str, fds: Iterable[int] = (), patience_s: float = PATIENCE_S) -> None:
+    """Send lines such as ``READY=1``, and descriptors, to systemd; never fails.
 
-    Waits up to ``patience_s`` for room in systemd's queue, which takes about ten of these; 0 is
-    for what will be said again anyway.
+    Waits up to ``patience_s`` for room in systemd's queue, which has about ten messages.  Use 0 for
+    what will be sent again.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -70,54 +70,71 @@ def notify(
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.settimeout(patience_s)
         sender.connect("\0" + address[1:] if address[0] == "@" else address)
-        socket.send_fds(sender, ["\n".join(lines).encode()], [s.fileno() for s in sockets])
+        socket.send_fds(sender, ["\n".join(lines).encode()], list(fds))
 
 
 def store(listener: socket.socket, uri: str) -> None:
-    """Leave a socket with systemd until it is given back, or the service stops."""
-    notify("FDSTORE=1", _fd_name(uri), sockets=[listener])
+    """Store a socket with systemd, until :func:`discard` or the stop of the service."""
+    store_file(listener.fileno(), uri)
+
+
+def store_file(fd: int, name: str) -> None:
+    """Store a descriptor with systemd, until :func:`discard_file` or the stop of the service."""
+    notify("FDSTORE=1", _fd_name(name), fds=[fd])
+
+
+def discard_file(name: str) -> None:
+    """Have systemd close what it has stored as ``name``."""
+    notify("FDSTOREREMOVE=1", _fd_name(name))
 
 
 def discard(listeners: dict[str, socket.socket]) -> None:
-    """The opposite of :func:`keep`; returns when the sockets are closed, here and there."""
+    """Close sockets, here and in systemd's store; returns when both are done."""
     for uri, listener in listeners.items():
         listener.close()
-        notify("FDSTOREREMOVE=1", _fd_name(uri))
+        discard_file(uri)
     if listeners:
         barrier()
 
 
-def _fd_name(uri: str) -> str:
-    return f"FDNAME={uri.replace(':', STANDS_FOR_COLON)}"
+def _fd_name(name: str) -> str:
+    return f"FDNAME={name.replace(':', STANDS_FOR_COLON)}"
 
 
 def barrier() -> None:
-    """Return when systemd has done what it was told."""
+    """Return when systemd has acted on everything sent before, or :data:`PATIENCE_S` is over."""
     if not is_there():
         return
     reader, writer = socket.socketpair()
     with reader:
         with writer:
-            notify("BARRIER=1", sockets=[writer])
+            notify("BARRIER=1", fds=[writer.fileno()])
         reader.settimeout(PATIENCE_S)
         with contextlib.suppress(TimeoutError):
-            reader.recv(1)  # ends when systemd, which takes one after the other, has closed its end
+            reader.recv(1)  # returns when systemd, which works in order, has closed its end
 
 
 def stored() -> dict[str, socket.socket]:
-    """The sockets that an earlier process of this service has left with systemd, by their URI."""
+    """Return the sockets that an earlier process of this service has stored, by their URI."""
+    return {name: socket.socket(fileno=fd) for name, fd in _stored() if "://" in name}
+
+
+def stored_file(name: str) -> int | None:
+    """Return the descriptor that an earlier process of this service has stored as ``name``."""
+    return dict(_stored()).get(name)
+
+
+def _stored() -> Iterator[tuple[str, int]]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return {}
+        return
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    found = {}
     for fd, name in zip(range(FIRST_FD, FIRST_FD + int(os.environ["LISTEN_FDS"])), names):
         os.set_inheritable(fd, False)
-        found[name.replace(STANDS_FOR_COLON, ":")] = socket.socket(fileno=fd)
-    return found
+        yield name.replace(STANDS_FOR_COLON, ":"), fd
 
 
 def watchdog_s() -> float:
-    """Seconds within which systemd wants a sign of life; infinite if it wants none."""
+    """Return the seconds within which systemd expects ``WATCHDOG=1``; infinite if it does not."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return math.inf
     usec = os.environ.get("WATCHDOG_USEC")

@@ -1,4 +1,4 @@
-"""A bound for lines of the log that peers could cause without end."""
+"""A rate limit for lines of the log that peers could cause without end."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 
 
 class Throttle:
-    """Allows ``lines`` in a period of ``period_s`` seconds, which begins with the first of them."""
+    """Allows ``lines`` lines in ``period_s`` seconds, counted from the first of them."""
 
     def __init__(self, period_s: float, lines: int = 1) -> None:
         self._period_s = period_s
         self._lines = lines
-        self._until = -math.inf  # monotonic: the end of the period
+        self._until = -math.inf  # the end of the period, monotonic
         self.remaining = lines
-        """How many lines this period still allows."""
+        """Lines that this period still allows."""
 
     def allows(self) -> bool:
-        """Whether a line may be written now, which then counts."""
+        """Whether a line may be written now; if so, counts it."""
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._period_s

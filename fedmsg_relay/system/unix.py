@@ -1,4 +1,4 @@
-"""What unix(7) says of Unix sockets: how long a path may be, and who is at the other end."""
+"""Unix sockets, see unix(7): the longest path, and the process at the other end."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import struct
 from typing import NamedTuple
 
 PATH_MAX = 107
-"""Bytes of the path of a socket file: ``sun_path``, but for the NUL at its end."""
+"""Bytes that the path of a socket file may have: ``sun_path`` without the NUL at its end."""
 
 UCRED = struct.Struct("=iII")
 """``struct ucred``: the fields of :class:`Peer`, in order."""
 
 
 class Peer(NamedTuple):
-    """The process at the other end of a Unix socket, or that which called listen(2) there."""
+    """The process at the other end of a Unix socket; of a listening one, that called listen(2)."""
 
     pid: int
     uid: int
@@ -22,7 +22,7 @@ class Peer(NamedTuple):
 
 
 def peer(connection: socket.socket) -> Peer:
-    """Ask who is at the other end (``SO_PEERCRED``).  Raises OSError."""
+    """Return the process at the other end (``SO_PEERCRED``).  Raises OSError."""
     return Peer._make(
         UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     )

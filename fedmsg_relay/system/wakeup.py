@@ -1,4 +1,4 @@
-"""What wakes the main thread: signals, what other threads have to say, and the time."""
+"""What wakes the main thread: signals, events that other threads post, and timers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 
 class Wakeup:
-    """Signals, and what other threads post, as one stream of events for a poll.
+    """Signals and posted events as one stream, and a descriptor that is readable when one is there.
 
-    To be used from the main thread, as signal handlers are its own.
+    For the main thread alone, but for :meth:`post`: Python runs signal handlers there.
     """
 
     def __init__(self) -> None:
@@ -28,9 +28,9 @@ class Wakeup:
 
     @contextlib.contextmanager
     def catching(self, *signals: signal.Signals) -> Iterator[None]:
-        """Within, ``signals`` become events; afterwards, at the end of the process, nothing.
+        """Make ``signals`` events within the block, and ignore them afterwards.
 
-        Whoever started this process may have had them blocked, which is inherited.
+        The signals are also unblocked: a process inherits the mask of its parent.
         """
         for number in signals:
             signal.signal(number, lambda *_: None)
@@ -46,14 +46,14 @@ class Wakeup:
     def post(self, event: object) -> None:
         """Add an event, from any thread; never blocks."""
         self._posted.put(event)
-        with contextlib.suppress(BlockingIOError):  # full: awake it is in any case
+        with contextlib.suppress(BlockingIOError):  # full: the main thread wakes up in any case
             self._writer.send(b"\0")
 
     def events(self) -> Iterator[object]:
-        """All that has happened since the last call."""
+        """Yield the signals and the posted events since the last call."""
         with contextlib.suppress(BlockingIOError):
             for number in self._reader.recv(4096):
-                if number:  # 0 is something posted
+                if number:  # 0 is for a posted event
                     yield signal.Signals(number)
         with contextlib.suppress(queue.Empty):
             while True:
@@ -61,10 +61,10 @@ class Wakeup:
 
 
 class Timer:
-    """Something to do every ``period_s`` seconds, however often one is woken; never if infinite.
+    """Is due every ``period_s`` seconds; never if that is infinite.
 
-    All timers of the same period, and of a multiple of it, are due at the same moments, so that an
-    idle process wakes up for them together.
+    Timers of the same period, and of multiples of it, are due at the same moments, so that an idle
+    process wakes up once for all of them.
     """
 
     def __init__(self, period_s: float) -> None:
@@ -77,11 +77,11 @@ class Timer:
         self._next = periods * self._period_s if math.isfinite(self._period_s) else math.inf
 
     def due_s(self) -> float:
-        """Seconds until it is due."""
+        """Seconds until the timer is due."""
         return max(0.0, self._next - time.monotonic())
 
     def is_due(self) -> bool:
-        """Whether the time has come; if so, the next period begins."""
+        """Whether the timer is due; if so, begins the next period."""
         if time.monotonic() < self._next:
             return False
         self._begin()

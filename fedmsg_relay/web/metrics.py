@@ -1,7 +1,7 @@
 """The report as metrics for Prometheus, over HTTP.
 
 Needs the package prometheus-client, and so is imported only where a site has ``relay_prometheus``
-set.  Each request has a thread, for a bounded time, and there is a bound for their number.
+set.  Each request has a thread.  The number of threads and the time of each are bounded.
 """
 
 from __future__ import annotations
@@ -29,40 +29,39 @@ from prometheus_client.registry import Collector
 from fedmsg_relay.monitoring.stats import STATES, Report
 
 REQUEST_S = 5
-"""How long a request may take to come in, and its answer to be taken."""
+"""Seconds for a request to be read and its answer to be sent, together."""
 
-
-SHORT_S = 0.1
-"""How long to wait for a descriptor before another look."""
+ACCEPT_RETRY_S = 0.1
+"""Seconds after a failed accept(2), as for want of descriptors, until the next."""
 
 REQUESTS_MAX = 10
-"""How many are answered at once; others wait."""
+"""Requests that are answered at once; others wait in the kernel's queue."""
 
 
 class MetricsServer:
     """Accepts at ``listener``, and answers every request with the report that ``newest`` returns.
 
-    ``newest`` is called by the thread of each request; if it raises TimeoutError, the answer is
-    "503 Service Unavailable".  ``listener`` stays open when this is closed.
+    The thread of each request calls ``newest``; if that raises TimeoutError, the answer is
+    "503 Service Unavailable".  :meth:`close` leaves ``listener`` open.
     """
 
     def __init__(self, listener: socket.socket, newest: Callable[[], Report]) -> None:
         self._newest = newest
         self._listener = listener
-        self._here, self._there = socket.socketpair()
+        self._closing, self._closed = socket.socketpair()  # to wake the thread
         threading.Thread(target=self._serve, name="prometheus", daemon=True).start()
 
     def close(self) -> None:
-        """Accept nobody any more; who is being answered still is."""
-        self._here.close()  # which wakes the thread
+        """Accept no connection any more; requests that were accepted are still answered."""
+        self._closing.close()
 
     def _serve(self) -> None:
         server = _Server(self._listener, self._answer)
-        server.timeout = 0  # another process may have been quicker to accept
+        server.timeout = 0  # another process that has the listener may accept first
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
-        poller.register(self._there, select.POLLIN)
-        while self._there.fileno() not in dict(poller.poll()):
+        poller.register(self._closed, select.POLLIN)
+        while self._closed.fileno() not in dict(poller.poll()):
             server.handle_request()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -80,11 +79,11 @@ class MetricsServer:
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Write nothing about a request."""
+        """Log nothing about a request."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One that listens already."""
+    """A server at a socket that listens already."""
 
     daemon_threads = True
 
@@ -98,19 +97,19 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.set_app(application)
 
     def get_request(self) -> tuple[Any, Any]:
-        """Accept somebody; without a descriptor for that, not at once again."""
+        """Accept a connection; after a failure, wait so as not to spin."""
         try:
             return super().get_request()
         except OSError:
-            time.sleep(SHORT_S)
+            time.sleep(ACCEPT_RETRY_S)
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Have it answered by a thread, when there are few enough of them."""
-        self._free.acquire()  # for REQUEST_S at most
+        """Answer on a thread, as soon as fewer than :data:`REQUESTS_MAX` threads run."""
+        self._free.acquire()  # waits REQUEST_S at most
         try:
             super().process_request(request, client_address)
-        except BaseException:  # there is no thread for it
+        except BaseException:  # no thread can be started
             self._free.release()
             raise
 
@@ -121,25 +120,25 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Answer, within :data:`REQUEST_S` in all: a timeout of the socket is one of each read."""
-        ending = threading.Timer(REQUEST_S, _end, [request])
-        ending.start()
+        """Answer within :data:`REQUEST_S`: a timeout of the socket would bound each read alone."""
+        deadline = threading.Timer(REQUEST_S, _shut_down, [request])
+        deadline.start()
         try:
             super().finish_request(request, client_address)
         finally:
-            ending.cancel()
+            deadline.cancel()
 
     def handle_error(self, *_: object) -> None:
-        """Write nothing about who hangs up early, or does not speak HTTP."""
+        """Log nothing about a client that disconnects early or does not speak HTTP."""
 
 
-def _end(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has ended of itself
+def _shut_down(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the connection has ended
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Metrics(Collector):
-    """A report, as a registry collects it."""
+    """A report as metrics, for a registry."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -151,12 +150,12 @@ class _Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "fedmsg_relay_forwarding",
-            "1 if messages are passed on; 0 while it starts, holds, stops or hangs.",
+            "1 if messages are passed on; 0 while the relay starts, holds, stops or hangs.",
             report.is_forwarding,
         )
         yield StateSetMetricFamily(
             "fedmsg_relay_state",
-            "Where in its life it is, or that it hangs.",
+            "The phase of the relay, or that it hangs.",
             {state: state == report.state for state in STATES},
         )
         yield GaugeMetricFamily(

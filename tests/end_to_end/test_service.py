@@ -411,6 +411,10 @@ class TestInstall:
             "./etc/systemd/system/fedmsg-relay.service",
         ]
         assert networked.run("grep -rIl /stage /stage").stdout == ""
+        examples = networked.check("cd /stage/opt/share/fedmsg-relay; grep -rh '/fedmsg-relay' .")
+        assert "/usr/local" not in examples
+        assert "/opt/bin/fedmsg-relay --check" in examples
+        assert "/opt/share/fedmsg-relay/grafana" in examples
         networked.check("mv /stage/opt/* /opt; /opt/bin/fedmsg-relay --version")
 
     def test_an_interpreter_that_the_service_may_not_execute_is_refused(

@@ -269,6 +269,25 @@ def test_root_is_told_how_to_start_the_service(machine: box.Box) -> None:
     assert "type `service fedmsg-relay start`" in done.stderr
 
 
+def test_counters_go_on_over_a_restart(machine: box.Box) -> None:
+    """And over a reload, but not over a crash."""
+
+    def forwarded(after: str) -> list[int]:
+        """What each relay said at its end that has ended since."""
+        machine.check(f"fedmsg-relay-publish --message one --wait; {after}")
+        lines = machine.check(f"grep -o 'stopped; forwarded [0-9]*' {LOG}").splitlines()
+        return [int(line.split()[-1]) for line in lines]
+
+    machine.check("service fedmsg-relay start")
+    assert forwarded(after="systemctl restart fedmsg-relay") == [2]
+    assert forwarded(after="systemctl reload fedmsg-relay") == [2, 4]
+    assert forwarded(after="systemctl restart fedmsg-relay") == [2, 4, 6]
+    pid = show(machine, "MainPID")
+    machine.check(f"fedmsg-relay-publish --message lost --wait; kill -9 {pid}")
+    wait_for(lambda: show(machine, "MainPID") not in (pid, "0"), "the next relay")
+    assert forwarded(after="systemctl stop fedmsg-relay") == [2, 4, 6, 2]
+
+
 def test_prometheus_sees_the_process_too(machine: box.Box) -> None:
     """For which prometheus-client reads /proc/stat."""
     machine.check('sed -i \'s/# "relay_prometheus"/"relay_prometheus"/\' /etc/fedmsg.d/relay.py')

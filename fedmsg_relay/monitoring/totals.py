@@ -1,0 +1,68 @@
+"""The counters that go on when one relay follows another: all that is called ``..._total``.
+
+A reader, such as Prometheus, sees them grow and takes a smaller value for a new beginning.  So a
+relay that follows another begins with the totals of that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PeerTotals:
+    """Of publishers, or of consumers."""
+
+    accepted: int = 0
+    refused: int = 0
+    """Connections from outside an allow list."""
+    handshakes_failed: int = 0
+    stalled: int = 0
+    """Peers disconnected after ``relay_stall_timeout``."""
+    unreachable: int = 0
+    """Peers disconnected after ``relay_unreachable_timeout``."""
+    over_memory: int = 0
+    """Peers disconnected for ``relay_memory_max``."""
+
+    def __add__(self, other: PeerTotals) -> PeerTotals:
+        return PeerTotals(*map(sum, zip(asdict(self).values(), asdict(other).values())))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of a relay and of all that it follows."""
+
+    frames_in: int = 0
+    bytes_in: int = 0
+    frames_out: int = 0
+    """Each once, however many consumers there are."""
+    bytes_out: int = 0
+    held: int = 0
+    """Messages kept during holds."""
+    publishers: PeerTotals = field(default_factory=PeerTotals)
+    consumers: PeerTotals = field(default_factory=PeerTotals)
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            *(getattr(self, each.name) + getattr(other, each.name) for each in fields(Totals))
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold, and :meth:`of` reads."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Totals:
+        """Read what :meth:`as_dict` returned, perhaps in another version: what lacks is 0."""
+        return cls(
+            **_numbers(cls, found),
+            publishers=PeerTotals(**_numbers(PeerTotals, found.get("publishers", {}))),
+            consumers=PeerTotals(**_numbers(PeerTotals, found.get("consumers", {}))),
+        )
+
+
+def _numbers(of: type, found: Mapping[str, Any]) -> dict[str, int]:
+    names = {each.name for each in fields(of)}
+    return {name: value for name, value in found.items() if name in names and type(value) is int}

@@ -1,0 +1,116 @@
+"""docs/monitoring.md: each command of it, typed as it stands, on a machine with the service.
+
+Grafana cannot be had here: of its section only the files are looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import box
+import pytest
+from harness import wait_for
+
+PROJECT = Path(__file__).parents[2]
+MANUAL = (PROJECT / "docs" / "monitoring.md").read_text()
+DASHBOARD = PROJECT / "etc" / "examples" / "grafana" / "fedmsg-relay.json"
+UP = re.compile('"job":"fedmsg-relay".*"health":"up"')
+"""Prometheus of its target."""
+
+
+def commands(section: str) -> list[str]:
+    """What a section of docs/monitoring.md tells to type, block by block."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", MANUAL, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def machine(installed: Path) -> Iterator[box.Box]:
+    with box.Box(installed) as made:
+        made.check("service fedmsg-relay start")
+        yield made
+
+
+def test_the_relays_numbers(machine: box.Box) -> None:
+    box.require("curl")
+    (serve,) = commands("The relay's numbers")
+    assert "\nfedmsg_relay_forwarding " in machine.check(f"set -e; {serve}")
+
+
+def test_prometheus(machine: box.Box) -> None:
+    box.require("curl", "prometheus", "promtool")
+    machine.check(f"set -e; service prometheus start; {commands('The relay.s numbers')[0]}")
+    add, own, change = commands("Prometheus")
+    machine.check(f"set -e; {add}")
+    alone = own.replace("prometheus --", "prometheus --web.listen-address=127.0.0.1:9099 --")
+    machine.check(f"set -e; ({alone}) > /prometheus.log 2>&1 &")
+    for port in (9090, 9099):
+        url = f"http://127.0.0.1:{port}/api/v1/targets"
+        wait_for(lambda url=url: UP.search(machine.run(f"curl -s {url}").stdout), url)
+    machine.check(f"set -e; {change}")
+
+
+def test_grafana_has_its_files(machine: box.Box) -> None:
+    (place,) = commands("Grafana")
+    copy, restart = place.splitlines()
+    assert restart == "service grafana-server restart"  # which cannot be had here
+    machine.check(f"mkdir -p /etc/grafana/provisioning/dashboards; {copy}")
+    path = machine.check("sed -n 's/ *path: //p' /etc/grafana/provisioning/dashboards/*").strip()
+    assert json.loads(machine.check(f"cat {path}/*.json")) == json.loads(DASHBOARD.read_text())
+
+
+def states(machine: box.Box, status: str) -> dict[str, str]:
+    """The last state of each of our services that has been checked, by Nagios' file of them."""
+    found = {}
+    for block in machine.run(f"cat {status}").stdout.split("servicestatus {")[1:]:
+        values = dict(re.findall(r"^\s*(\w+)=(.*)$", block, re.MULTILINE))
+        if "fedmsg" in values["service_description"] and values["has_been_checked"] == "1":
+            found[values["service_description"]] = values["current_state"]
+    return found
+
+
+def checks(machine: box.Box, section: str, status: str, sooner: str) -> None:
+    """Set up as the manual says, then check a relay that runs and one that is stopped.
+
+    ``sooner`` has the checks made each few seconds instead of minutes, and their results written.
+    """
+    (add,) = commands(section)
+    *setting_up, restart = add.splitlines()
+    machine.check("\n".join(["set -e", *setting_up, sooner, restart]), timeout_s=60)
+    good = {"fedmsg-relay forwards": "0", "fedmsg-relay process": "0"}
+    wait_for(lambda: states(machine, status) == good, f"{good} in {status}", deadline_s=60)
+    machine.check("service fedmsg-relay stop")
+    bad = dict.fromkeys(good, "2")
+    wait_for(lambda: states(machine, status) == bad, f"{bad} in {status}", deadline_s=60)
+
+
+@pytest.mark.timeout(240)
+def test_nagios(machine: box.Box) -> None:
+    box.require("nagios4")
+    times = "interval_length=2\nstatus_update_interval=2\ncheck_result_reaper_frequency=2"
+    config = "/etc/nagios4/nagios.cfg"
+    names = "interval_length|status_update_interval|check_result_reaper_frequency"
+    sooner = f"sed -Ei '/^({names})=/d' {config}; echo '{times}' >> {config}"
+    checks(machine, "Nagios", "/var/lib/nagios4/status.dat", sooner)
+
+
+@pytest.mark.timeout(240)
+def test_icinga(machine: box.Box) -> None:
+    box.require("icinga2")
+    sooner = """
+        sed -Ei 's/_interval = (1m|30s)/_interval = 2s/' /etc/icinga2/conf.d/fedmsg-relay.conf
+        icinga2 feature enable statusdata
+        sed -i 's/{ }/{ update_interval = 2s }/' /etc/icinga2/features-available/statusdata.conf
+    """
+    checks(machine, "Icinga 2", "/var/cache/icinga2/status.dat", sooner)
+
+
+def test_logrotate_and_the_rest(machine: box.Box) -> None:
+    box.require("logrotate")
+    (rotate,) = commands("logrotate")
+    assert "/var/log/fedmsg/fedmsg-relay.log" in machine.check(f"set -e; {rotate}")
+    (ask,) = commands("Without any of these")
+    assert "OK - forwarding" in machine.check(f"set -e; {ask}")
