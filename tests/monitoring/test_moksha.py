@@ -309,7 +309,7 @@ class TestTheSocket:
         assert status(site)["state"] == "forwarding"
 
     def test_those_who_take_nothing_make_way(self, site: Site) -> None:
-        site.relay(command=hastened("monitoring.subscriber.STUCK_S=1", self.SERVED_OFTEN))
+        site.relay(command=hastened("monitoring.subscriber.PROGRESS_S=1", self.SERVED_OFTEN))
         with contextlib.ExitStack() as stack:
             for _ in range(150):
                 stuck = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -329,7 +329,7 @@ class TestTheSocket:
                     pass
 
     def test_those_who_say_nothing_make_way(self, site: Site) -> None:
-        site.relay(command=hastened("monitoring.subscriber.GREETING_S=1", self.SERVED_OFTEN))
+        site.relay(command=hastened("monitoring.subscriber.SUBSCRIBE_S=1", self.SERVED_OFTEN))
         with contextlib.ExitStack() as stack:
             for _ in range(150):  # more than may be connected
                 silent = stack.enter_context(socket.socket(socket.AF_UNIX))
