@@ -40,7 +40,7 @@ def main() -> int:
         options = arguments.early()
         return _run(options)
     except RelayError as error:
-        _say(error.status, str(error))
+        _finish(error.status, str(error))
         arguments.note(str(error), options)
         return error.status
     except SystemExit as exits:
@@ -48,9 +48,9 @@ def main() -> int:
             arguments.note(f"wrong usage: {' '.join(sys.argv)}", options)
         raise
     except Exception as error:  # noqa: BLE001 (as in _serve)
-        return _say(1, str(shortage(error)))
+        return _finish(1, str(shortage(error)))
     except KeyboardInterrupt:
-        return _say(1, "interrupted; if it was to be a daemon, its log says what became of it")
+        return _finish(1, "interrupted; if it was to be a daemon, its log says what became of it")
 
 
 def _run(options: argparse.Namespace | None) -> int:
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace | None) -> int:
     if site["daemon"] and log_file:
         outcome = daemonize.detach(log_file)
         if isinstance(outcome, daemonize.Outcome):
-            return _say(outcome.status, outcome.message)
+            return _finish(outcome.status, outcome.message)
         report_start = outcome
     else:
         report_start = daemonize.stay(log_file)
@@ -113,7 +113,8 @@ def _load(files: Sources) -> dict[str, Any]:
     return site
 
 
-def _say(status: int, message: str) -> int:
+def _finish(status: int, message: str) -> int:
+    """Print ``message``, unless it is empty, to standard error; return ``status``."""
     if message:
         print(f"{naming.NAME}: {message}", file=sys.stderr)
     return status

@@ -58,7 +58,7 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
         list(table(report))
     except (ValueError, TypeError, KeyError):
         raise RelayError(
-            f"{MONITORING} {uri}: who answers there is not this relay, or of another version"
+            f"{MONITORING} {uri}: the process that answers is not this relay, or of another version"
         ) from None
     return report
 
@@ -81,20 +81,20 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     yield _row("", "publishers", "consumers")
     for what in COUNTERS:
         yield _row(what.replace("_", " "), *(side[what] for side in sides))
-    for who, side in ("publisher", publishers), ("consumer", consumers):
+    for kind, side in ("publisher", publishers), ("consumer", consumers):
         if side["peers"]:
             yield ""
         # The furthest behind first, then the longest connected.
         peers = sorted(side["peers"], key=lambda peer: (-peer["waiting_bytes"], -peer["for_s"]))
         for peer in peers[:PEERS_SHOWN]:
             waiting = f"{peer['waiting_bytes']:,} bytes waiting" if peer["waiting_bytes"] else ""
-            yield f"{who}  {peer['address']:<32}{_time(peer['for_s']):>10}  {waiting}".rstrip()
+            yield f"{kind}  {peer['address']:<32}{_time(peer['for_s']):>10}  {waiting}".rstrip()
         if (more := side["connected"] - PEERS_SHOWN) > 0:
-            yield f"and {more:,} {who}s more; --json has up to {PEERS_MAX:,} of them"
+            yield f"and {more:,} {kind}s more; --json has up to {PEERS_MAX:,} of them"
 
 
-def _count(side: dict[str, Any], who: str) -> str:
-    return f"{side['connected']:,} {who}{'' if side['connected'] == 1 else 's'}"
+def _count(side: dict[str, Any], kind: str) -> str:
+    return f"{side['connected']:,} {kind}{'' if side['connected'] == 1 else 's'}"
 
 
 def _row(name: str, *values: int | str) -> str:

@@ -87,7 +87,7 @@ class MainLoop:
         else:
             log.info("taking over from pid %d: holding until it has drained", predecessor.pid)
             self._poller.register(predecessor, zmq.POLLIN)
-            predecessor.say_holding()
+            predecessor.let_drain()
 
     def _begin(self, follows: bool) -> RunningRelay:
         return RunningRelay(self._bindings, self._settings, self._wakeup, self._poller, follows)
@@ -152,7 +152,7 @@ class MainLoop:
 
     def _end_leaving(self, leaving: RunningRelay) -> None:
         """End the hold of the relay, as the relay that drained beside it has ended."""
-        leaving.say_end()
+        leaving.log_end()
         self._leaving = None
         self._relay.publish(leaving.totals)
         self._relay.end_hold()
@@ -224,7 +224,7 @@ class MainLoop:
             elif message.word == "holding":
                 self._hand_over(channel.pid)
             elif message.word == "running" and self._relay.phase is Phase.CLOSED:
-                self._is_replaced = self._role.forget()
+                self._is_replaced = self._role.confirm()
                 if self._is_replaced:
                     log.info("handed over to pid %d", channel.pid)
                 else:
@@ -246,8 +246,8 @@ class MainLoop:
         if not self._hands_over:
             log.info("handing over to pid %d; %s", pid, self._relay.report().connections)
             self._hands_over = True
-            self._relay.be_silent()
-            self._successor.say("drains", totals=self._relay.totals.as_dict())
+            self._relay.close_exporters()
+            self._successor.send("drains", totals=self._relay.totals.as_dict())
             self._relay.stop()
 
     def _closed(self) -> None:

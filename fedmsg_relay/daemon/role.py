@@ -57,7 +57,7 @@ class Role:
             self._listen(self._pidfile, predecessor)
         self._claim()
         if predecessor is not None:
-            predecessor.say_running()
+            predecessor.let_exit()
         for endpoint, listener in self._bindings.all():
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
@@ -98,9 +98,9 @@ class Role:
     def give(self, totals: Totals) -> None:
         """Give the role to the successor, with the final totals."""
         set_name(FLUSHING)
-        self._successor.say("drained", totals=totals.as_dict())
+        self._successor.send("drained", totals=totals.as_dict())
 
-    def forget(self) -> bool:
+    def confirm(self) -> bool:
         """Confirm that the successor has the role; False if the successor has died.
 
         The successor waits until this process hangs up.  By then systemd has taken the successor

@@ -150,7 +150,7 @@ class RunningRelay:
         elif phase is Phase.CLOSE:
             self._closed_at = time.monotonic()
             self.connections.watch()  # until every connection has ended
-            self.be_silent()
+            self.close_exporters()
         return phase
 
     def publish(self, before: Totals) -> None:
@@ -169,7 +169,7 @@ class RunningRelay:
         """Go over to forwarding in ``relay_hold``, as the predecessor has ended."""
         self._relay.end_hold()
 
-    def be_silent(self) -> None:
+    def close_exporters(self) -> None:
         """Close the exporters: another relay publishes the status now, or none does."""
         self._exporters.close()
 
@@ -193,7 +193,7 @@ class RunningRelay:
                 " the process was ended, and what the relay had in memory is lost"
             )
 
-    def say_end(self) -> None:
+    def log_end(self) -> None:
         """Log the totals, and whether messages may be lost."""
         loss = self._relay.status.loss
         if loss is not None:
@@ -208,7 +208,7 @@ class RunningRelay:
 
     def end(self) -> None:
         """Log the end.  Raises :class:`Died` if the relay ended without :meth:`stop`."""
-        self.say_end()
+        self.log_end()
         error = self._relay.status.error
         if error is not None:
             raise Died(f"the relay died: {error!r}; start it again") from error

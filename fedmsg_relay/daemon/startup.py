@@ -102,7 +102,7 @@ def _bind(
             predecessor.close()
             raise
         try:
-            predecessor.say_now()
+            predecessor.stop_accepting()
         except Gone as gone:
             reason = f"the relay that runs (pid {predecessor.pid}) does not hand over: {gone}"
             predecessor.close()

@@ -76,8 +76,8 @@ class Predecessor:
         os.environ.update(self._systemd)
         os.environ.pop("WATCHDOG_PID", None)  # it names the predecessor
 
-    def say_now(self) -> None:
-        """Return when the relay has stopped accepting.
+    def stop_accepting(self) -> None:
+        """Have the relay stop accepting; return when it has.
 
         Raises :class:`Gone` if that has not happened within :data:`YOURS_S`.
         """
@@ -86,8 +86,8 @@ class Predecessor:
         if answer is None or answer.word != "yours":
             raise Gone(f"it has not stopped accepting within {YOURS_S:g} s")
 
-    def say_holding(self) -> None:
-        """Have the relay drain and close, as this process accepts and holds."""
+    def let_drain(self) -> None:
+        """Let the relay drain and close, as this process accepts and holds."""
         self._until = time.monotonic() + self._ends_within_s
         with contextlib.suppress(Gone):  # attend() finds that out
             self._channel.send("holding")
@@ -123,7 +123,7 @@ class Predecessor:
             )
         return False
 
-    def say_running(self) -> None:
+    def let_exit(self) -> None:
         """Let the relay exit, as the pid file has the pid of this process.
 
         Returns when systemd takes this process for the main process of the service.

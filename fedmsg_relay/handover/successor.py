@@ -114,8 +114,8 @@ class Successor:
             for start in range(0, len(listeners), protocol.FDS_MAX)
         ]
         for part in parts:
-            self.say("listeners", [s.fileno() for _, s in part], uris=[uri for uri, _ in part])
-        self.say(
+            self.send("listeners", [s.fileno() for _, s in part], uris=[uri for uri, _ in part])
+        self.send(
             "offer",
             self._fds,
             pid=os.getpid(),
@@ -123,7 +123,7 @@ class Successor:
             systemd=systemd.environment(),
         )
 
-    def say(self, word: str, fds: Sequence[int] = (), **fields: Any) -> None:
+    def send(self, word: str, fds: Sequence[int] = (), **fields: Any) -> None:
         """Send a word to the chosen process; if that has ended, :meth:`attend` yields GONE."""
         if self._chosen is not None:
             try:
@@ -134,7 +134,7 @@ class Successor:
     def let_accept(self) -> None:
         """Have the chosen process accept, as this relay does not accept any more."""
         self.accepts = True
-        self.say("yours")
+        self.send("yours")
         self.expect_word()
 
     def expect_word(self) -> None:

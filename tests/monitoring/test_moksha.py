@@ -309,7 +309,7 @@ class TestTheSocket:
         assert status(site)["state"] == "forwarding"
 
     def test_those_who_take_nothing_make_way(self, site: Site) -> None:
-        site.relay(command=hastened("monitoring.subscriber.STUCK_S=1", self.SERVED_OFTEN))
+        site.relay(command=hastened("monitoring.subscriber.PROGRESS_S=1", self.SERVED_OFTEN))
         with contextlib.ExitStack() as stack:
             for _ in range(150):
                 stuck = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -329,7 +329,7 @@ class TestTheSocket:
                     pass
 
     def test_those_who_say_nothing_make_way(self, site: Site) -> None:
-        site.relay(command=hastened("monitoring.subscriber.GREETING_S=1", self.SERVED_OFTEN))
+        site.relay(command=hastened("monitoring.subscriber.SUBSCRIBE_S=1", self.SERVED_OFTEN))
         with contextlib.ExitStack() as stack:
             for _ in range(150):  # more than may be connected
                 silent = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -551,4 +551,4 @@ class TestStatus:
             hub.recv()
             hub.send_json({"consumers": [], "producers": [], **report})
             assert asking.wait() == 1
-            assert "who answers there is not this relay" in asking.output
+            assert "the process that answers is not this relay" in asking.output

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from harness import wait_for
 
-from fedmsg_relay.monitoring.peers import BEHIND_S, GONE, PeerTable, Reason
+from fedmsg_relay.monitoring.peers import BEHIND_S, UNKNOWN, PeerTable, Reason
 from fedmsg_relay.net.accepted import Accepting
 from fedmsg_relay.net.endpoints import Endpoint
 
@@ -102,13 +102,13 @@ class TestAddress:
         _, accepted = side.connect()
         fd = accepted.fileno()
         accepted.close()
-        assert side.table.add(fd).address == GONE
+        assert side.table.add(fd).address == UNKNOWN
 
     def test_a_descriptor_that_is_something_else_by_now(self, side: Side, tmp_path: Path) -> None:
         with (tmp_path / "file").open("w") as file:
-            assert side.table.add(file.fileno()).address == GONE
+            assert side.table.add(file.fileno()).address == UNKNOWN
         consumer, _ = side.connect()
-        assert side.table.add(consumer.fileno()).address == GONE, "a connection that went out"
+        assert side.table.add(consumer.fileno()).address == UNKNOWN, "a connection that went out"
 
 
 class TestTable:
@@ -121,7 +121,7 @@ class TestTable:
         assert set(side.table.disconnected.values()) == {0}
 
     def test_one_that_nobody_knows(self, side: Side) -> None:
-        assert side.table.remove(1234).address == GONE
+        assert side.table.remove(1234).address == UNKNOWN
 
 
 class TestLook:
