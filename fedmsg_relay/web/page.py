@@ -173,7 +173,11 @@ def _traffic(report: Report) -> str:
         ("bytes", size(report.bytes_in), size(report.bytes_out)),
         ("messages held, in all", count(report.held), ""),
     ]
-    return _table("Passed on", ("", "in", "out"), rows)
+    rest = (
+        '<p class="note">Counters go on over reloads, and over restarts of a service of'
+        " systemd's.</p>"
+    )
+    return _table("Traffic", ("", "in", "out"), rows, rest)
 
 
 def _peers(title: str, side: SideReport, at: float) -> str:
