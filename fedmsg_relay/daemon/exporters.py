@@ -23,7 +23,7 @@ from fedmsg_relay.net.bindings import Bindings, close_listeners
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
-from fedmsg_relay.web.history import History, Snapshot
+from fedmsg_relay.web.history import History, Point, Snapshot
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -84,9 +84,17 @@ class Exporters:
         self._poller = poller
         self._listening = contextlib.ExitStack()
 
-    def open(self) -> None:
-        """Serve whoever connects, beginning with a new report."""
-        self._history = History()  # without reports that lack what a predecessor has passed on
+    @property
+    def samples(self) -> tuple[Point, ...]:
+        """The traffic of the last ten minutes, for :meth:`open` of a successor."""
+        return self._history.snapshot.samples
+
+    def open(self, samples: tuple[Point, ...]) -> None:
+        """Serve whoever connects, beginning with a new report.
+
+        ``samples`` are those of the predecessor.
+        """
+        self._history = History(samples)  # reports until now lack what a predecessor has passed on
         report = self._report()
         self._sent = (time.monotonic(), report.frames_out)
         if self._bindings.monitoring:

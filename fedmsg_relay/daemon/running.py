@@ -26,6 +26,7 @@ from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.thread import Posted, RelayThread
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Wakeup
+from fedmsg_relay.web.history import Point
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -153,14 +154,20 @@ class RunningRelay:
             self.close_exporters()
         return phase
 
-    def publish(self, before: Totals) -> None:
+    @property
+    def samples(self) -> tuple[Point, ...]:
+        """The traffic of the last ten minutes, for :meth:`publish` of a successor."""
+        return self._exporters.samples
+
+    def publish(self, before: Totals, samples: tuple[Point, ...] = ()) -> None:
         """Publish the status from now on; ``before`` are the totals of those that this one follows.
 
-        To be called again when ``before`` has grown, as the predecessor has drained.
+        ``samples`` are those of the predecessor.  To be called again when ``before`` has grown, as
+        the predecessor has drained.
         """
         known, self._before = self._before, before
         if known is None:
-            self._exporters.open()
+            self._exporters.open(samples)
         else:
             grown = (getattr(before, name) - getattr(known, name) for name in Traffic._fields)
             self._exporters.skip(Traffic(*grown))

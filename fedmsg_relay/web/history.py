@@ -5,8 +5,9 @@ The main thread adds each report; the server's thread reads an immutable snapsho
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedmsg_relay.monitoring.stats import Report
 from fedmsg_relay.relay.proxy import Traffic
@@ -69,8 +70,8 @@ class Snapshot:
 class History:
     """The samples of a relay.  :attr:`snapshot` is for any thread, the methods for the main one."""
 
-    def __init__(self) -> None:
-        self.snapshot = Snapshot()
+    def __init__(self, samples: tuple[Point, ...] = ()) -> None:
+        self.snapshot = Snapshot(samples)
 
     def add(self, report: Report, at: float) -> None:
         """Add a report that was made ``at`` (monotonic)."""
@@ -90,6 +91,16 @@ class History:
             tuple(_after(traffic, sample) for sample in self.snapshot.samples),
             newest and _after(traffic, newest),
         )
+
+
+def parse(samples: Any) -> tuple[Point, ...]:
+    """Return the samples of a predecessor, as JSON has them; none if they are malformed.
+
+    All processes since the boot have the same monotonic clock.
+    """
+    with contextlib.suppress(TypeError, ValueError):
+        return tuple(Point(float(at), Traffic(*map(int, counts))) for at, counts in samples)
+    return ()
 
 
 def _after(before: Traffic, point: Point) -> Point:

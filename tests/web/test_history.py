@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from reports import REPORT
 
 from fedmsg_relay.relay.proxy import Traffic
-from fedmsg_relay.web.history import History, Rate
+from fedmsg_relay.web.history import History, Rate, parse
 
 
 def add(history: History, at: float, frames: int) -> None:
@@ -67,3 +68,18 @@ def test_what_another_relay_had_passed_on_is_no_peak() -> None:
     history.skip(Traffic(1000, 10_000, 1000, 10_000))
     add(history, 5.0, 1050)
     assert history.snapshot.rates[-1] == Rate(5.0, 10, 100, 10, 100)
+
+
+def test_samples_go_to_the_next_process() -> None:
+    before = History()
+    for number in range(10):
+        add(before, 5.0 * number, 100 * number)
+    after = History(parse(json.loads(json.dumps(before.snapshot.samples))))
+    add(after, 50.0, 1000)
+    assert after.snapshot.samples[:-1] == before.snapshot.samples
+    assert {rate.frames_in for rate in after.snapshot.rates} == {20}
+
+
+@pytest.mark.parametrize("sent", [None, 1, [1], [[1]], [[1, 2]], [["a", [1] * 4]], [[1, [1] * 5]]])
+def test_malformed_samples_are_none(sent: object) -> None:
+    assert parse(sent) == ()

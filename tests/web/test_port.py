@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import signal
 import socket
@@ -384,6 +385,26 @@ def test_the_page_goes_on_over_a_hand_over(site: Site, chromium: Browser) -> Non
     wait_for(lambda: f"pid {second.pid}" in chromium.text(".since"), "the next relay")
     assert chromium.run('document.getElementById("silence").hidden')
     assert chromium.problems == []
+
+
+def test_the_line_goes_on_over_a_hand_over(site: Site) -> None:
+    def samples() -> list[str]:
+        """The points of the line of frames, less the newest, which is no sample yet."""
+        (line,) = re.findall('polyline class="out" points="([^"]*)"', get(site, "")[1])[:1]
+        return str(line).split()[:-1]
+
+    first = site.relay("--pidfile", "pid")
+    subscriber, publisher = site.subscriber(), site.publisher()
+    for number in range(1, 101):
+        publisher.send(b"topic", b"body")
+        subscriber.wait(number)
+    wait_for(lambda: len(samples()) == 2, "two rates")
+    site.relay("--pidfile", "pid", "--replace")
+    assert first.wait() == 0
+    after = samples()
+    assert len(after) >= 2
+    heights = [float(point.split(",")[1]) for point in after]
+    assert min(heights) < 100  # of what passed before the hand-over; 100 is the axis
 
 
 def test_what_is_selected_stays_selected(site: Site, chromium: Browser) -> None:
