@@ -90,7 +90,7 @@ def early() -> argparse.Namespace | None:
 
 
 def is_start(options: argparse.Namespace) -> bool:
-    """Whether the command line asks for a relay."""
+    """Return whether the command line asks for a relay."""
     return not (options.test or options.check or options.status or options.asks_for_help)
 
 

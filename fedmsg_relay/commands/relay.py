@@ -29,7 +29,7 @@ log = logging.getLogger("fedmsg.relay")
 
 
 def main() -> int:
-    """Do what ``sys.argv`` says; returns the exit status."""
+    """Do what ``sys.argv`` says; return the exit status."""
     sys.argv[0] = naming.NAME  # argparse puts it into usage messages
     for number in (signal.SIGHUP, signal.SIGUSR1):  # until the main loop catches them
         signal.signal(number, signal.SIG_IGN)
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace | None) -> int:
-    """Test the configuration, ask for the status, or be the relay; returns the exit status."""
+    """Test the configuration, ask for the status, or be the relay; return the exit status."""
     files = _sources(options)
     try:
         site = _load(files)

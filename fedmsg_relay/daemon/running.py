@@ -36,7 +36,7 @@ threads wait for a processor."""
 
 
 def ends_within_s(settings: Settings) -> float:
-    """Seconds in which a relay with these settings ends, from :meth:`RunningRelay.stop` on.
+    """Return the seconds that a relay with these settings takes to end, once it is asked to stop.
 
     ``relay_drain`` counts twice: a hold ends within that time of the stop, and a drain follows.
     """
@@ -104,7 +104,7 @@ class RunningRelay:
         return (self._before or Totals()) + totals(self._relay, self.connections)
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
+        """Return the seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
         return min(self.connections.due_s(), self._exporters.due_s(), self._left_s())
 
     def attend(self) -> bool:
@@ -186,7 +186,7 @@ class RunningRelay:
         self._relay.stop()
 
     def _left_s(self) -> float:
-        """Seconds until a relay that was asked to stop must have ended; infinite if none must."""
+        """Return the seconds until the relay must have ended; infinite before :meth:`stop`."""
         if self.phase is Phase.CLOSED:
             return math.inf
         return max(0.0, self._give_up_at - time.monotonic())

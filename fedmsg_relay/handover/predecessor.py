@@ -97,7 +97,7 @@ class Predecessor:
             self._channel.send("holding")
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` must be called next."""
+        """Return the seconds until :meth:`attend` must be called next."""
         return max(0.0, self._until - time.monotonic())
 
     def attend(self) -> bool:
@@ -253,7 +253,7 @@ def _stop_older(pidfile: PidFile) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether ``pid`` is a process of this user that /proc does not show.
+    """Return whether ``pid`` is a process of this user that /proc does not show.
 
     In a unit with ``ProtectProc=invisible`` and ``PrivateUsers=``, /proc shows no other process.
     """

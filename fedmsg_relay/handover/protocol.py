@@ -109,7 +109,8 @@ class Channel:
                 os.set_inheritable(fd, False)
             fields = json.loads(data)
             return Message(fields.pop("word"), fields, fds)
-        except (OSError, ValueError, KeyError, AttributeError) as error:  # b"", the end, is no JSON
+        # The end of the connection, b"", is no JSON; other JSON than an object has no word.
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             for fd in fds:
                 os.close(fd)
             raise Gone(str(error)) from error

@@ -198,6 +198,28 @@ class TestAtEachStep:
         pair.check_that_it_can_be_replaced()
 
 
+def test_those_that_die_leave_nothing_open(pair: Pair) -> None:
+    """The relay that goes on has as many descriptors as before each of them."""
+    killed = pair.start("new", ("sent", "holding"), signal.SIGKILL)
+    old = pair.old
+    opened = []
+    for number in (1, 2, 3):
+        killed.wait()
+        old.wait_for("forwarding;", times=1 + number)
+        opened.append(sorted(descriptors(old.pid)))
+        killed = pair.site.start(
+            *AT_STEP, "sent", "holding", "SIGKILL", "--pidfile", str(pair.pidfile), "--replace"
+        )
+    killed.wait()
+    assert opened[0] == opened[1] == opened[2]
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, without the numbers."""
+    files = Path(f"/proc/{pid}/fd")
+    return [re.sub(r"\d+", "N", os.readlink(file)) for file in files.iterdir()]
+
+
 class TestStorms:
     """Whoever wants to take over does, one after the other, and one is left."""
 
