@@ -70,6 +70,7 @@ OPTIONS: list[Option] = [
         " monitoring socket.",
     ),
     _flag("--json", help="With --status: as JSON."),
+    _flag("--watch", help="With --status: each second, with rates, until Ctrl-C."),
     (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
 ]
 
@@ -89,7 +90,7 @@ def early() -> argparse.Namespace | None:
 
 
 def is_start(options: argparse.Namespace) -> bool:
-    """Whether the command line asks for a relay."""
+    """Return whether the command line asks for a relay."""
     return not (options.test or options.check or options.status or options.asks_for_help)
 
 

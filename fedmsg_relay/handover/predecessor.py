@@ -22,6 +22,8 @@ from fedmsg_relay.net.bindings import Inherited
 from fedmsg_relay.system import naming, systemd
 from fedmsg_relay.system.naming import name_of
 from fedmsg_relay.system.pidfile import PidFile
+from fedmsg_relay.web import history
+from fedmsg_relay.web.history import Point
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -60,6 +62,8 @@ class Predecessor:
         self.listeners = listeners
         self.totals = Totals()
         """The relay's counters, as of the last :meth:`attend`."""
+        self.samples: tuple[Point, ...] = ()
+        """The relay's traffic of the last ten minutes, likewise."""
         self.has_ended = False
         """Whether the relay has drained, or died."""
         self._ends_within_s: float = offer.fields["ends_within_s"]  # counted from "holding"
@@ -93,7 +97,7 @@ class Predecessor:
             self._channel.send("holding")
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` must be called next."""
+        """Return the seconds until :meth:`attend` must be called next."""
         return max(0.0, self._until - time.monotonic())
 
     def attend(self) -> bool:
@@ -109,6 +113,7 @@ class Predecessor:
             return True
         if message is not None and message.word in ("drains", "drained"):
             self.totals = Totals.of(message.fields.get("totals", {}))
+            self.samples = self.samples or history.parse(message.fields.get("samples"))
             self.has_ended = message.word == "drained"
             return True
         if message is not None:
@@ -248,7 +253,7 @@ def _stop_older(pidfile: PidFile) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether ``pid`` is a process of this user that /proc does not show.
+    """Return whether ``pid`` is a process of this user that /proc does not show.
 
     In a unit with ``ProtectProc=invisible`` and ``PrivateUsers=``, /proc shows no other process.
     """

@@ -293,7 +293,7 @@ def test_counters_go_on_over_a_restart(machine: box.Box) -> None:
 
 def test_prometheus_sees_the_process_too(machine: box.Box) -> None:
     """For which prometheus-client reads /proc/stat."""
-    machine.check('sed -i \'s/# "relay_prometheus"/"relay_prometheus"/\' /etc/fedmsg.d/relay.py')
+    machine.check('sed -i \'s/# "relay_http"/"relay_http"/\' /etc/fedmsg.d/relay.py')
     machine.check("service fedmsg-relay start")
     scrape = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9411/metrics').read())"
     metrics = machine.check(f'{box.INTERPRETER} -c "{scrape}"')

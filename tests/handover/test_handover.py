@@ -198,6 +198,28 @@ class TestAtEachStep:
         pair.check_that_it_can_be_replaced()
 
 
+def test_those_that_die_leave_nothing_open(pair: Pair) -> None:
+    """The relay that goes on has as many descriptors as before each of them."""
+    killed = pair.start("new", ("sent", "holding"), signal.SIGKILL)
+    old = pair.old
+    opened = []
+    for number in (1, 2, 3):
+        killed.wait()
+        old.wait_for("forwarding;", times=1 + number)
+        opened.append(sorted(descriptors(old.pid)))
+        killed = pair.site.start(
+            *AT_STEP, "sent", "holding", "SIGKILL", "--pidfile", str(pair.pidfile), "--replace"
+        )
+    killed.wait()
+    assert opened[0] == opened[1] == opened[2]
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, without the numbers."""
+    files = Path(f"/proc/{pid}/fd")
+    return [re.sub(r"\d+", "N", os.readlink(file)) for file in files.iterdir()]
+
+
 class TestStorms:
     """Whoever wants to take over does, one after the other, and one is left."""
 
@@ -358,14 +380,14 @@ class TestChanges:
         ports = [free_port(), free_port()]
         for path, port in ((0, 0), (0, 0), (1, 1), (1, 0)):
             config = {"moksha.monitoring.socket": f"ipc://{files[path]}"}
-            self.replace(daemon, **config, relay_prometheus=ports[port])
+            self.replace(daemon, **config, relay_http=ports[port])
             with urllib.request.urlopen(f"http://127.0.0.1:{ports[port]}/metrics") as answer:
                 assert b"fedmsg_relay_" in answer.read()
             status = site.run("fedmsg-relay", "--status")
             assert status.returncode == 0, status.stderr
             assert not files[1 - path].exists()
             assert not listens(f"tcp://127.0.0.1:{ports[1 - port]}")
-        del site.config["moksha.monitoring.socket"], site.config["relay_prometheus"]
+        del site.config["moksha.monitoring.socket"], site.config["relay_http"]
         self.replace(daemon)
         assert not files[1].exists()
         assert not listens(f"tcp://127.0.0.1:{ports[0]}")

@@ -416,7 +416,7 @@ def test_in_the_process_list_it_is_fedmsg_relay(site: Site) -> None:
 def test_idle_it_wakes_once_a_second_at_most(site: Site, for_s: int) -> None:
     if for_s == 10:  # seconds, as a report is made every 5
         socket = f"ipc://{site.root}/monitoring.socket"
-        site.write(relay_prometheus=free_port(), **{"moksha.monitoring.socket": socket})
+        site.write(relay_http=free_port(), **{"moksha.monitoring.socket": socket})
     relay = site.relay()
     site.subscriber()
     site.publisher()
