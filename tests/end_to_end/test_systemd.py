@@ -12,7 +12,7 @@ from service import LOG, PIDFILE, PYTHON, TAKE_PORT, UNIT, break_config, loses_n
 
 BUSY = "for i in 1 2 3 4; do sh -c 'while :; do :; done' >/dev/null 2>&1 & done"
 STORED = "3"
-"""Descriptors that systemd keeps: of the inbound, of the outbound, and of the totals."""
+"""What systemd keeps of a relay: two listening sockets, and the totals."""
 
 CONSUMER = (
     "import time, zmq; s = zmq.Context().socket(zmq.SUB); s.connect('tcp://127.0.0.1:4001');"
