@@ -264,7 +264,10 @@ class MainLoop:
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
             self._relay.gate.reopen()
-        elif not self._stops:
+        elif self._stops:
+            if self._relay.phase in (Phase.CLOSE, Phase.CLOSED):  # else it leaves when it closes
+                self._role.leave(self._relay.totals)
+        else:
             self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)
             self._relay.publish(before.totals)
