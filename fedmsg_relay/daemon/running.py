@@ -103,6 +103,8 @@ class RunningRelay:
 
     def due_s(self) -> float:
         """Return the seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
+        if self._has_ended:  # a relay that died: its last status came behind its last event
+            return 0.0
         return min(self.connections.due_s(), self._exporters.due_s(), self._left_s())
 
     def attend(self) -> bool:
@@ -112,10 +114,14 @@ class RunningRelay:
         """
         self.connections.attend()
         self._exporters.attend()
-        if self.phase is not Phase.CLOSE or not self.connections.has_ended:
+        if not self._has_ended:
             return False
         self._relay.end()
         return True
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.phase is Phase.CLOSE and self.connections.has_ended
 
     def refresh(self) -> None:
         """Make a report now, and send systemd its line of it."""
