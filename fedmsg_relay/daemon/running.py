@@ -172,7 +172,7 @@ class RunningRelay:
             )
 
     def end_hold(self) -> None:
-        """Go over to forwarding in ``relay_hold``, as the predecessor has ended."""
+        """End the hold in ``relay_hold`` seconds, as the predecessor has ended."""
         self._relay.end_hold()
 
     def close_exporters(self) -> None:
