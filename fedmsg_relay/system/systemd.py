@@ -73,12 +73,7 @@ def notify(*lines: str, fds: Iterable[int] = (), patience_s: float = PATIENCE_S)
         socket.send_fds(sender, ["\n".join(lines).encode()], list(fds))
 
 
-def store(listener: socket.socket, uri: str) -> None:
-    """Store a socket with systemd, until :func:`discard` or the stop of the service."""
-    store_file(listener.fileno(), uri)
-
-
-def store_file(fd: int, name: str) -> None:
+def store(fd: int, name: str) -> None:
     """Store a descriptor with systemd, until :func:`discard_file` or the stop of the service."""
     notify("FDSTORE=1", _fd_name(name), fds=[fd])
 

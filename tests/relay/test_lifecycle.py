@@ -357,9 +357,14 @@ def test_a_restart_under_load_costs_a_subscriber_nothing(site: Site) -> None:
 
 @pytest.mark.parametrize("death", ["raise RuntimeError('struck down')", "return"])
 def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> None:
-    """The death is a fake, as libzmq's proxy cannot be made to die; all around it is real."""
+    """The death is a fake, as libzmq's proxy cannot be made to die; all around it is real.
+
+    It is noticed as it happens, and not when a timer of the main thread is due.
+    """
     (site.root / "dying.py").write_text(
         f"import sys, zmq\n"
+        f"from fedmsg_relay.system import memory\n"
+        f"memory.TRIM_EVERY_S = 1000.0\n"
         f"def proxy(*_):\n"
         f"    {death}\n"
         f"zmq.proxy_steerable = proxy\n"
