@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import zmq
 
+PAUSE = b"RESUME" if zmq.zmq_version_info() == (4, 3, 5) else b"PAUSE"
+"""What makes the proxy pause: libzmq 4.3.5 has both words mixed up, see its pull request 4600."""
+
 COUNTERS = 8
 """Frames in the answer to ``STATISTICS``; the answer to any other command has one frame."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.lifecycle import STATUS_MAX_AGE_S, Orders, Phase, Relay, Status
-from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.relay.proxy import PAUSE, Traffic
 
 ANSWER_MS = 500
 """Milliseconds for libzmq's proxy to answer ``STATISTICS``.  The proxy answers within microseconds,
@@ -94,7 +94,7 @@ class RelayThread:
         self._stopped_at = time.monotonic()
         self._orders.stop_by = self._stopped_at + self._settings.drain_s
         # Without PAUSE, frames would pass between STATISTICS and TERMINATE.
-        self._proxy.command(b"PAUSE", b"STATISTICS", b"TERMINATE")
+        self._proxy.command(PAUSE, b"STATISTICS", b"TERMINATE")
 
     def end_hold(self) -> None:
         """End the hold in ``relay_hold`` seconds, as the relay before this one has ended."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import threading
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 
 import pytest
+import zmq
 import zmtp
-from harness import Site, wait_for
+from harness import DEADLINE_S, Site, wait_for
+
+from fedmsg_relay.relay.proxy import PAUSE, Proxy
 
 SHAPES = {
     "one frame": [b"alone"],
@@ -140,3 +144,42 @@ def test_a_burst_after_the_hold_keeps_to_a_high_water_mark(site: Site) -> None:
         publisher.send(b"%d" % number, b"x" * 10_000)
     numbers = [int(number) for number, _ in subscriber.wait(1000)]
     assert numbers == list(range(1000))
+
+
+def test_nothing_passes_between_the_count_and_the_end() -> None:
+    """What comes to a proxy that is paused is not forwarded, and still there after its end."""
+    with zmq.Context() as context, zmq.Context() as outside:
+        sub, pub = context.socket(zmq.SUB), context.socket(zmq.PUB)
+        sub.subscribe(b"")
+        inbound = sub.bind_to_random_port("tcp://127.0.0.1")
+        publisher = outside.socket(zmq.XPUB)  # which hears of the subscription
+        publisher.connect(f"tcp://127.0.0.1:{inbound}")
+        outbound = pub.bind_to_random_port("tcp://127.0.0.1")
+        consumer = outside.socket(zmq.SUB)
+        consumer.subscribe(b"")
+        consumer.connect(f"tcp://127.0.0.1:{outbound}")
+        proxy = Proxy()
+        running = threading.Thread(target=proxy.run, args=(sub, pub))
+        running.start()
+        assert publisher.poll(DEADLINE_S * 1000)
+
+        def passes() -> bool:
+            publisher.send_multipart([b"before", b"body"])
+            return bool(consumer.poll(100))
+
+        wait_for(passes, "a message at the consumer")
+        while consumer.poll(100):
+            consumer.recv_multipart()
+        proxy.command(PAUSE)
+        assert proxy.read_answers(int(DEADLINE_S * 1000))
+        publisher.send_multipart([b"after", b"body"])
+        assert not consumer.poll(200)
+        proxy.command(b"STATISTICS", b"TERMINATE")
+        running.join(DEADLINE_S)
+        assert sub.poll(DEADLINE_S * 1000)
+        assert sub.recv_multipart() == [b"after", b"body"]
+        proxy.close()
+        proxy.end()
+        assert proxy.traffic.frames_in == proxy.traffic.frames_out > 0
+        for each in (sub, pub, publisher, consumer):
+            each.close(linger=0)
