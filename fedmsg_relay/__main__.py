@@ -6,7 +6,7 @@ from fedmsg_relay.system import naming
 
 
 def main() -> int:
-    """Do what ``sys.argv`` says; returns the exit status."""
+    """Do what ``sys.argv`` says; return the exit status."""
     # First of all: until then a console script has the name of the relay in the process list.
     naming.set_name(naming.COMMAND)
     try:

@@ -66,7 +66,7 @@ class Confirmation:
         self._awaited.clear()
 
     def _is_subscribed(self) -> bool:
-        """Whether a message sent now will be seen, at whichever address the relay sends it."""
+        """Return whether a message sent now is seen, at whichever address the relay sends it."""
         if time.monotonic() < self._dialing.settles_at:
             return False
         return any(listening.is_subscribed for listening in self._listening.values())
@@ -137,7 +137,7 @@ class _Listening:
         return "connected" if self.is_subscribed else "no answer"
 
     def failure(self, patience_s: float) -> str:
-        """Why the connection is of no use any more, if so."""
+        """Return why the connection is of no use any more, if so."""
         if (error := self._connection.error) is not None:
             return error.strerror or str(error)
         is_late = not self.is_subscribed and time.monotonic() > self.asked_at + patience_s

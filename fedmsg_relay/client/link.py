@@ -27,7 +27,7 @@ def connect(address: Address) -> Connection:
 
 
 def is_subscribed(frames: list[Frame]) -> bool:
-    """Whether a peer has subscribed to everything, and so receives what it is sent from now on.
+    """Return whether a peer has subscribed to everything, and so receives what is sent from now on.
 
     Raises OSError for a relay that drains.
     """
@@ -95,7 +95,7 @@ class Link:
         return self._connection.error
 
     def is_stalled(self, patience_s: float) -> bool:
-        """Whether no unanswered message has moved for ``patience_s``."""
+        """Return whether no unanswered message has moved for ``patience_s``."""
         if not self.unanswered or time.monotonic() < self.progress_at + patience_s:
             return False
         untaken, before = self._connection.untaken(), self._untaken

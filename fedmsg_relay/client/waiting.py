@@ -28,7 +28,7 @@ class Waiting:
         self.timeout_s, self.deadline, self._since = timeout_s, at + timeout_s, at
 
     def is_over(self) -> bool:
-        """Whether the deadline has passed."""
+        """Return whether the deadline has passed."""
         return time.monotonic() >= self.deadline
 
     def progress(self, words: str) -> None:

@@ -70,12 +70,13 @@ OPTIONS: list[Option] = [
         " monitoring socket.",
     ),
     _flag("--json", help="With --status: as JSON."),
+    _flag("--watch", help="With --status: each second, with rates, until Ctrl-C."),
     (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
 ]
 
 
 def early() -> argparse.Namespace | None:
-    """Parse the command line for what can be known before the configuration; None if wrong."""
+    """Return what the command line alone says; None if it is wrong."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     for names, kwargs in OPTIONS:
         if kwargs["action"] != "version":
@@ -89,7 +90,7 @@ def early() -> argparse.Namespace | None:
 
 
 def is_start(options: argparse.Namespace) -> bool:
-    """Whether the command line asks for a relay."""
+    """Return whether the command line asks for a relay."""
     return not (options.test or options.check or options.status or options.asks_for_help)
 
 

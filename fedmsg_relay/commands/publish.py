@@ -116,7 +116,7 @@ class _NoInput(RelayError):
 
 
 def main() -> int:
-    """Run the command line in ``sys.argv``; returns the exit status."""
+    """Run the command line in ``sys.argv``; return the exit status."""
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see publish_start
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -151,7 +151,7 @@ def _say(message: str, status: int = NOT_SENT) -> int:
 
 
 def _publish_all(site: Mapping[str, Any], script: Script) -> int:
-    """Publish ``--message`` or all of standard input; returns the exit status."""
+    """Publish ``--message`` or all of standard input; return the exit status."""
     status = 0
     timeout_s = math.inf if site["wait"] else site["timeout"]
     for batch in _with_progress(_batches(site), script):

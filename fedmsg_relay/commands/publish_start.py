@@ -4,8 +4,8 @@ import signal
 
 
 def main() -> int:
-    """Import and run the command; returns the exit status."""
-    # Until publish_cli can answer a Ctrl-C, SIGINT is to end the process without a traceback.
+    """Import and run the command; return the exit status."""
+    # Until the command can answer a Ctrl-C, SIGINT is to end the process without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from fedmsg_relay.commands import publish

@@ -69,7 +69,7 @@ class Target:
         return _uris("relay_outbound", group, self.outbound_allow)
 
     def are_bound(self, group: Iterable[Endpoint], bound: Collection[str]) -> bool:
-        """Whether a relay that has bound the URIs ``bound`` listens at each endpoint of a group."""
+        """Return whether a relay that bound the URIs ``bound`` listens at all of a group."""
         return all(self._is_bound(endpoint, bound) for endpoint in group)
 
     def _is_bound(self, endpoint: Endpoint, bound: Collection[str]) -> bool:
@@ -140,7 +140,7 @@ def uri(endpoint: Endpoint, allowed: Sequence[Network] | None = None) -> str | N
 
 
 def _is_allowed(own: IPAddress, allowed: Sequence[Network] | None) -> bool:
-    """Whether a connection from this host to ``own`` is let in: its source is the same address."""
+    """Return whether this host may connect to its ``own`` address, which is then the source too."""
     source = LOOPBACK if own.is_loopback and own.version == 4 else own
     return allowed is None or any(source in network for network in allowed)
 

@@ -30,7 +30,7 @@ class Sources:
         self._named = named
 
     def may_execute(self, path: str) -> bool:
-        """Whether a config file, or a directory of them, counts; remembers the answer for files."""
+        """Return whether a config file, or a directory of them, counts; list it if it is a file."""
         is_trusted = path == self._named or self._may_read(path)
         if not os.path.isdir(path):
             (self.read if is_trusted else self.passed_over).append(path)
@@ -49,7 +49,7 @@ class Sources:
 
 
 def _is_own(path: str) -> bool:
-    """Whether ``path`` is this user's, and no other may write to it but this process's group."""
+    """Return whether ``path`` is this user's, with write permission for their group at most."""
     try:
         status = os.stat(path)
     except OSError:

@@ -79,7 +79,7 @@ def permissions(config: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _is_slip(mode: int) -> bool:
-    """Whether a number reads as octal digits, and makes more sense so than as a mode.
+    """Return whether a number reads as octal digits, and makes more sense so than as a mode.
 
     440 is 0o670, where the group may do more than the owner: 0o440 was meant.  432, which is 0o660,
     reads as octal digits too, but is sound as it is.  400 and 500 are sound as well (0o620, 0o764),

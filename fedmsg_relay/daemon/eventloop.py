@@ -109,7 +109,8 @@ class MainLoop:
                     log.info("SIGUSR1: %s", self._relay.report().totals)
                 elif isinstance(event, signal.Signals):
                     self._stop(event)
-            self._relay.check_that_it_stops()
+            for relay in filter(None, (self._relay, self._leaving)):
+                relay.check_that_it_stops()
             self._attend_predecessor()
             self._attend_successor()
         self._relay.end()
@@ -121,11 +122,10 @@ class MainLoop:
 
     def _sleep(self) -> list[object]:
         """Sleep until an event or the next due time, do what is due, and return the events."""
-        timers = (self._watchdog, self._trim, self._relay, self._successor)
-        due_s = [each.due_s() for each in timers]
-        if self._predecessor is not None:
-            due_s.append(self._predecessor.due_s())
-        self._poller.poll(math.ceil(min(due_s) * 1000))
+        relays = (self._relay, self._leaving, self._predecessor, self._successor)
+        timers = (self._watchdog, self._trim, *relays)
+        due_s = min(each.due_s() for each in timers if each is not None)
+        self._poller.poll(math.ceil(due_s * 1000))
         events = list(self._wakeup.events())  # first: a report for SIGUSR1 counts what came before
         if self._relay.attend():
             self._closed()
@@ -233,7 +233,7 @@ class MainLoop:
                 self._go_on(channel.pid)
 
     def _answer(self, channel: Channel) -> None:
-        """Offer a process that asks what a successor needs, or have it ask again later."""
+        """Answer ``hello``: offer what a successor needs, or have the process ask again later."""
         ends_within_s = self._relay.ends_within_s + DRAINED_MARGIN_S
         if self._relay.phase is Phase.FORWARD and not self._stops and not self._successor.pid:
             self._successor.offer(channel, ends_within_s)
@@ -265,7 +265,10 @@ class MainLoop:
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
             self._relay.gate.reopen()
-        elif not self._stops:
+        elif self._stops:
+            if self._relay.phase in (Phase.CLOSE, Phase.CLOSED):  # else it leaves when it closes
+                self._role.leave(self._relay.totals)
+        else:
             self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)
             self._relay.publish(before.totals, before.samples)

@@ -1,8 +1,8 @@
 """The totals of a relay, kept by systemd over a restart of the service.
 
-They stand in a memfd in systemd's descriptor store, which survives the process.  A relay writes
-them when it has stopped as it was asked to; one that crashed has written nothing, and the next one
-begins anew.
+They are in a memfd in systemd's descriptor store, which survives the process.  A relay writes them
+when it has stopped as it was asked to.  A relay that crashed has written nothing, and the counters
+of the next relay begin anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAME = "totals"
 """In systemd's descriptor store."""
 
 SIZE_MAX = 2**16
-"""Bytes that are read."""
+"""Bytes to read at most: the totals have some hundred."""
 
 
 class KeptTotals:
@@ -27,7 +27,7 @@ class KeptTotals:
         self._fd = systemd.stored_file(NAME)
 
     def take(self) -> Totals:
-        """Return what a relay that has stopped left here, and leave nothing."""
+        """Return the totals that a relay has left when it stopped, and empty the memfd."""
         if self._fd is None:
             return Totals()
         written = os.pread(self._fd, SIZE_MAX, 0)
@@ -42,7 +42,7 @@ class KeptTotals:
         if self._fd is None and systemd.is_there():
             self._fd = os.memfd_create(NAME)
             systemd.discard_file(NAME)
-            systemd.store_file(self._fd, NAME)
+            systemd.store(self._fd, NAME)
 
     def write(self, totals: Totals) -> None:
         """Leave the totals for the next process of the service."""

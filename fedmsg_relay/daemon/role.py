@@ -61,7 +61,7 @@ class Role:
         for endpoint, listener in self._bindings.all():
             # The file of an ipc:// endpoint does not outlive a stop, so neither need its socket.
             if listener.family != socket.AF_UNIX:
-                systemd.store(listener, endpoint.uri)
+                systemd.store(listener.fileno(), endpoint.uri)
         self._kept_totals.store()
         systemd.notify("READY=1", "WATCHDOG=1")
 

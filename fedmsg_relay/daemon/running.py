@@ -36,7 +36,7 @@ threads wait for a processor."""
 
 
 def ends_within_s(settings: Settings) -> float:
-    """Seconds in which a relay with these settings ends, from :meth:`RunningRelay.stop` on.
+    """Return the seconds that a relay with these settings takes to end, once it is asked to stop.
 
     ``relay_drain`` counts twice: a hold ends within that time of the stop, and a drain follows.
     """
@@ -100,11 +100,13 @@ class RunningRelay:
 
     @property
     def totals(self) -> Totals:
-        """What has been counted, with what the relay follows; final once the phase is CLOSE."""
+        """What has been counted, with what the relay follows; frames are final at CLOSE."""
         return (self._before or Totals()) + totals(self._relay, self.connections)
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
+        """Return the seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
+        if self._has_ended:  # a relay that died: its last status came behind its last event
+            return 0.0
         return min(self.connections.due_s(), self._exporters.due_s(), self._left_s())
 
     def attend(self) -> bool:
@@ -114,10 +116,14 @@ class RunningRelay:
         """
         self.connections.attend()
         self._exporters.attend()
-        if self.phase is not Phase.CLOSE or not self.connections.has_ended:
+        if not self._has_ended:
             return False
         self._relay.end()
         return True
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.phase is Phase.CLOSE and self.connections.has_ended
 
     def refresh(self) -> None:
         """Make a report now, and send systemd its line of it."""
@@ -173,7 +179,7 @@ class RunningRelay:
             self._exporters.skip(Traffic(*grown))
 
     def end_hold(self) -> None:
-        """Go over to forwarding in ``relay_hold``, as the predecessor has ended."""
+        """End the hold in ``relay_hold`` seconds, as the predecessor has ended."""
         self._relay.end_hold()
 
     def close_exporters(self) -> None:
@@ -186,7 +192,7 @@ class RunningRelay:
         self._relay.stop()
 
     def _left_s(self) -> float:
-        """Seconds until a relay that was asked to stop must have ended; infinite if none must."""
+        """Return the seconds until the relay must have ended; infinite before :meth:`stop`."""
         if self.phase is Phase.CLOSED:
             return math.inf
         return max(0.0, self._give_up_at - time.monotonic())

@@ -75,7 +75,10 @@ class Predecessor:
         return self._channel.fileno()
 
     def hand_on(self, pidfile: PidFile) -> None:
-        """Give ``pidfile`` the relay's lock, and this process the relay's place under systemd."""
+        """Give ``pidfile`` the relay's lock, and this process the relay's place under systemd.
+
+        Raises :class:`RelayError` if the pid cannot be written.
+        """
         pidfile.adopt(self._pidfile_fd)
         os.environ.update(self._systemd)
         os.environ.pop("WATCHDOG_PID", None)  # it names the predecessor
@@ -97,7 +100,7 @@ class Predecessor:
             self._channel.send("holding")
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` must be called next."""
+        """Return the seconds until :meth:`attend` must be called next."""
         return max(0.0, self._until - time.monotonic())
 
     def attend(self) -> bool:
@@ -253,7 +256,7 @@ def _stop_older(pidfile: PidFile) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether ``pid`` is a process of this user that /proc does not show.
+    """Return whether ``pid`` is a process of this user that /proc does not show.
 
     In a unit with ``ProtectProc=invisible`` and ``PrivateUsers=``, /proc shows no other process.
     """

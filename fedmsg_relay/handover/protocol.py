@@ -77,7 +77,7 @@ class Channel:
         self._connection = connection
         connection.setblocking(False)
         self.pid, uid, _ = unix.peer(connection)
-        """The pid of the other process; to the one that connected, of the one that listens."""
+        """The pid of the other process: of the one that listens, if this one has connected."""
         if uid != os.geteuid():
             self.close()
             raise Gone(f"process {self.pid} is another user's")
@@ -109,7 +109,8 @@ class Channel:
                 os.set_inheritable(fd, False)
             fields = json.loads(data)
             return Message(fields.pop("word"), fields, fds)
-        except (OSError, ValueError, KeyError, AttributeError) as error:  # b"", the end, is no JSON
+        # The end of the connection, b"", is no JSON; other JSON than an object has no word.
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             for fd in fds:
                 os.close(fd)
             raise Gone(str(error)) from error

@@ -64,7 +64,7 @@ class Successor:
         return self._chosen.pid if self._chosen else None
 
     def due_s(self) -> float:
-        """Seconds until :meth:`attend` must run next."""
+        """Return the seconds until :meth:`attend` must run next."""
         return max(0.0, min(self._until, *self._asking.values(), math.inf) - time.monotonic())
 
     def attend(self) -> Iterator[tuple[Channel, Message]]:
@@ -190,7 +190,7 @@ def _why_refused(hello: Message) -> str | None:
 
 
 def _received(channel: Channel, until: float) -> Message | None:
-    """The next word; :data:`GONE` if there is none and ``until`` (monotonic) has passed."""
+    """Return the next word; :data:`GONE` if there is none and ``until`` (monotonic) has passed."""
     try:
         message = channel.receive()
     except Gone:

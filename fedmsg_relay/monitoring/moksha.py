@@ -91,7 +91,7 @@ class MonitoringSocket:
         }
         producer = {
             "name": PRODUCER,
-            "module": "fedmsg_relay.moksha",
+            "module": "fedmsg_relay.moksha",  # a name for readers, and of no module any more
             "initialized": True,
             "exceptions": 0,
             "frequency": EVERY_S,

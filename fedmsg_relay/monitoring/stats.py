@@ -47,7 +47,7 @@ class PeerReport:
 
 @dataclass(frozen=True)
 class SideReport:
-    """The publishers or the consumers: how many connections, since the start of the process."""
+    """The publishers or the consumers: those connected now, and the counters of connections."""
 
     connected: int
     """Connections now."""

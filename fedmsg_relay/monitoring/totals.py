@@ -1,4 +1,4 @@
-"""The counters that go on when one relay follows another: all that is called ``..._total``.
+"""The counters that go on when one relay follows another: for Prometheus, the ``..._total``.
 
 A reader, such as Prometheus, sees them grow and takes a smaller value for a new beginning.  So a
 relay that follows another begins with the totals of that one.
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PeerTotals:
-    """Of publishers, or of consumers."""
+    """The counters of publishers, or of consumers."""
 
     accepted: int = 0
     refused: int = 0
@@ -32,12 +32,12 @@ class PeerTotals:
 
 @dataclass(frozen=True)
 class Totals:
-    """Of a relay and of all that it follows."""
+    """The counters of a relay and of all relays that it follows."""
 
     frames_in: int = 0
     bytes_in: int = 0
     frames_out: int = 0
-    """Each once, however many consumers there are."""
+    """Each frame counts once, however many consumers there are."""
     bytes_out: int = 0
     held: int = 0
     """Messages kept during holds."""
@@ -55,7 +55,7 @@ class Totals:
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Totals:
-        """Read what :meth:`as_dict` returned, perhaps in another version: what lacks is 0."""
+        """Read what :meth:`as_dict` of any version returned; a counter that is missing is 0."""
         return cls(
             **_numbers(cls, found),
             publishers=PeerTotals(**_numbers(PeerTotals, found.get("publishers", {}))),

@@ -29,7 +29,7 @@ class Accepting:
         self._names = {_name(endpoint.family, endpoint.address) for endpoint in endpoints}
 
     def accepted(self, connection: socket.socket) -> bool:
-        """Whether ``connection`` was accepted here; False if libzmq has closed it."""
+        """Return whether ``connection`` was accepted here; False if libzmq has closed it."""
         try:
             name = _name(connection.family, connection.getsockname())
             if not self._names.isdisjoint((name, *_wildcards(name))):

@@ -43,7 +43,7 @@ class Endpoint:
     """The configuration key that has the address."""
 
     def covers(self, other: Endpoint) -> bool:
-        """Whether this is a wildcard, and ``other`` one of the addresses that it listens at."""
+        """Return whether this is a wildcard, and ``other`` an address that it listens at."""
         return (
             self.address[0] in WILDCARDS
             and other.family in (self.family, socket.AF_INET)
@@ -52,7 +52,7 @@ class Endpoint:
         )
 
     def overlaps(self, other: Endpoint) -> bool:
-        """Whether this and ``other`` cannot both be bound."""
+        """Return whether this and ``other`` cannot both be bound."""
         if isinstance(self.address, str) or isinstance(other.address, str):
             return _is_same_path(self.address, other.address)
         is_same = (self.family, self.address) == (other.family, other.address)
@@ -60,7 +60,7 @@ class Endpoint:
 
 
 def _is_same_path(one: object, other: object) -> bool:
-    """Whether both are paths, and of the same file."""
+    """Return whether both are paths, and of the same file."""
     if not isinstance(one, str) or not isinstance(other, str):
         return False
     return os.path.realpath(one) == os.path.realpath(other)
@@ -101,7 +101,7 @@ def resolve(key: str, address: str, deadline: float) -> Iterator[Endpoint]:
 
 
 def _is_host(host: str) -> bool:
-    """Whether a host in brackets is an IPv6 address; True for a host without brackets."""
+    """Return whether a host in brackets is an IPv6 address; True for a host without brackets."""
     if host.startswith("["):
         try:
             socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])
@@ -128,7 +128,7 @@ def _look_up(
 
 
 def is_local(endpoint: Endpoint) -> bool:
-    """Whether ``endpoint`` is of this host.  Raises :class:`RelayError` for another failure."""
+    """Return whether ``endpoint`` is of this host.  Raises :class:`RelayError` if unknown."""
     if isinstance(endpoint.address, str):  # a path
         return True
     host, _port, *flow_and_scope = endpoint.address

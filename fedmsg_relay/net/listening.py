@@ -120,7 +120,7 @@ def _error(endpoint: Endpoint, error: OSError) -> BindError:
 
 
 def _is_stale(path: str, holder: int | None) -> bool:
-    """Whether there is a socket file at ``path`` at which nobody but the pid ``holder`` listens.
+    """Return whether ``path`` is a socket file at which nobody but the pid ``holder`` listens.
 
     Raises OSError if another process listens there, or if the file is not a socket.
     """

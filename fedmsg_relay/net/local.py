@@ -61,7 +61,8 @@ def local_endpoints(settings: Settings, deadline: float) -> LocalEndpoints:
     A name server that answers "try again" is asked again until ``deadline`` (monotonic).
 
     Raises :class:`ConfigError` for an address that is malformed or can never be bound, and if
-    inbound and outbound overlap; :class:`NotHere` if no address of inbound or of outbound is local.
+    inbound and outbound overlap; :class:`NoLocalAddress` if no address of inbound or of outbound is
+    local.
     """
     inbound = _flat(_required("relay_inbound", settings.inbound, deadline))
     outbound = _required(settings.outbound_key, settings.outbound, deadline)

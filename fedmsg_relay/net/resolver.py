@@ -40,7 +40,7 @@ class Asking(Generic[_T]):
         self._asks.release()
 
     def is_answered(self, within_s: float = 0) -> bool:
-        """Whether ``find`` has returned or raised; waits at most ``within_s`` for that."""
+        """Return whether ``find`` has returned or raised; wait at most ``within_s`` for that."""
         if not self._is_answered and within_s > 0 and self._asks.acquire(timeout=within_s):
             self._asks.release()
         return self._is_answered

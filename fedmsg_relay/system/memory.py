@@ -7,6 +7,7 @@ process, and nearly all of that, beyond the relay's own, is backlogs of consumer
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 import signal
@@ -47,6 +48,12 @@ def trim() -> None:
         _trim(0)
 
 
+@functools.cache
+def _statm() -> int:
+    """Return a descriptor of proc(5)'s statm: it stays open, as peers may take all others."""
+    return os.open("/proc/self/statm", os.O_RDONLY)
+
+
 class Bound:
     """A limit of resident memory, in bytes; 0 is none.
 
@@ -59,8 +66,7 @@ class Bound:
         """Backlog in bytes from which on a consumer is worth disconnecting."""
         self.resident = 0
         """Bytes at the last look."""
-        # Stays open, as peers may take every descriptor.
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        self._statm = _statm()
         self._settled_at = -math.inf  # monotonic, as all times here
         self._trim_at = -math.inf
         if limit:

@@ -53,10 +53,17 @@ class PidFile:
         return True
 
     def adopt(self, fd: int) -> None:
-        """Take over the lock with the descriptor of another process, and write this pid."""
+        """Take over the lock with the descriptor of another process, and write this pid.
+
+        Raises :class:`RelayError` as :meth:`write`; the lock then stays the other process's.
+        """
         os.dup2(fd, self._fd, inheritable=False)
         os.close(fd)
-        self.write()
+        try:
+            self.write()
+        except RelayError:
+            self.disown()
+            raise
 
     def write(self) -> None:
         """Write this pid in place.  Raises :class:`RelayError`, as when a disk is full."""

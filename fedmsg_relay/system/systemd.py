@@ -25,12 +25,12 @@ FIRST_FD = 3
 
 
 def is_there() -> bool:
-    """Whether this process is of a service that reports to systemd (sd_notify(3))."""
+    """Return whether this process is of a service that reports to systemd (sd_notify(3))."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def is_service() -> bool:
-    """Whether systemd has started this process for a service, if only for ExecReload=.
+    """Return whether systemd has started this process for a service, if only for ExecReload=.
 
     See ``INVOCATION_ID`` in systemd.exec(5).
     """
@@ -51,7 +51,7 @@ def control_group() -> str:
 
 
 def has_started(pid: int) -> bool:
-    """Whether a process of this user is of a service that reports to systemd."""
+    """Return whether a process of this user is of a service that reports to systemd."""
     try:
         return b"\0NOTIFY_SOCKET=" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -73,12 +73,7 @@ def notify(*lines: str, fds: Iterable[int] = (), patience_s: float = PATIENCE_S)
         socket.send_fds(sender, ["\n".join(lines).encode()], list(fds))
 
 
-def store(listener: socket.socket, uri: str) -> None:
-    """Store a socket with systemd, until :func:`discard` or the stop of the service."""
-    store_file(listener.fileno(), uri)
-
-
-def store_file(fd: int, name: str) -> None:
+def store(fd: int, name: str) -> None:
     """Store a descriptor with systemd, until :func:`discard_file` or the stop of the service."""
     notify("FDSTORE=1", _fd_name(name), fds=[fd])
 
@@ -89,7 +84,7 @@ def discard_file(name: str) -> None:
 
 
 def discard(listeners: dict[str, socket.socket]) -> None:
-    """Close sockets, here and in systemd's store; returns when both are done."""
+    """Close sockets, here and in systemd's store; return when both are done."""
     for uri, listener in listeners.items():
         listener.close()
         discard_file(uri)

@@ -17,7 +17,7 @@ class Throttle:
         """Lines that this period still allows."""
 
     def allows(self) -> bool:
-        """Whether a line may be written now; if so, counts it."""
+        """Return whether a line may be written now; if so, count it."""
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._period_s
@@ -28,5 +28,5 @@ class Throttle:
         return True
 
     def due_s(self) -> float:
-        """Seconds until a line is allowed."""
+        """Return the seconds until a line is allowed."""
         return 0.0 if self.remaining else max(0.0, self._until - time.monotonic())

@@ -82,11 +82,11 @@ class Timer:
         self._next = periods * self._period_s if math.isfinite(self._period_s) else math.inf
 
     def due_s(self) -> float:
-        """Seconds until the timer is due."""
+        """Return the seconds until the timer is due."""
         return max(0.0, self._next - time.monotonic())
 
     def is_due(self) -> bool:
-        """Whether the timer is due; if so, begins the next period."""
+        """Return whether the timer is due; if so, begin the next period."""
         if time.monotonic() < self._next:
             return False
         self._begin()

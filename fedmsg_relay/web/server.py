@@ -35,6 +35,9 @@ the page within that time."""
 
 CONNECTIONS_MAX = 100
 
+CLOSE_S = 1.0
+"""How long :meth:`HttpServer.close` may take.  A thread that gets a processor stops at once."""
+
 HEAD_MAX = 8192
 """Bytes of a request's head; most servers have this limit."""
 
@@ -86,8 +89,15 @@ class HttpServer:
             undo.pop_all()
 
     def close(self) -> None:
-        """Stop accepting; clients that are connected are still answered."""
-        self._here.close()  # wakes the thread
+        """Stop accepting; clients that are connected are still answered.
+
+        Returns when the thread has stopped, within :data:`CLOSE_S`: if it accepted after another
+        process has begun to, a client could get an older report behind a newer one.
+        """
+        with self._here, contextlib.suppress(OSError):
+            self._here.settimeout(CLOSE_S)
+            self._here.shutdown(socket.SHUT_WR)  # wakes the thread
+            self._here.recv(1)  # returns when the thread has closed its end
 
     # -- on the thread of the server -------------------------------------------------------------
 

@@ -55,7 +55,7 @@ def wait(poller: select.poll, until: float) -> None:
 
 
 def is_handlers(error: OSError) -> bool:
-    """Whether a signal handler of the script has raised ``error``, rather than a system call.
+    """Return whether a signal handler of the script has raised ``error``, and not a system call.
 
     A handler's frames are in the traceback, where a system call leaves only frames of this package,
     of the socket module and of the package that the process has put in its place (gevent).
@@ -243,7 +243,7 @@ class Connection:
         return True
 
     def _is_welcome(self, flags: int, body: bytes) -> bool:
-        """Whether a frame completes the handshake.  Raises :class:`BadPeer`."""
+        """Return whether a frame completes the handshake.  Raises :class:`BadPeer`."""
         if flags == codec.COMMAND and body.startswith(b"\x05READY"):
             kind = codec.socket_type(body)
             if kind not in PEERS[self._kind]:

@@ -77,7 +77,7 @@ class Pair:
         side: str,
         step: tuple[str, str],
         number: signal.Signals,
-        other: tuple[str, ...] = RELAY,
+        other: tuple[str | Path, ...] = RELAY,
     ) -> Process:
         """Have a signal come to one side at a step of a hand-over; returns the one to which."""
         files = ("--pidfile", str(self.pidfile))
@@ -196,6 +196,45 @@ class TestAtEachStep:
         paused.kill(signal.SIGCONT)
         assert pair.check_that_one_forwards() is pair.old
         pair.check_that_it_can_be_replaced()
+
+
+def test_those_that_die_leave_nothing_open(pair: Pair) -> None:
+    """The relay that goes on has as many descriptors as before each of them."""
+    killed = pair.start("new", ("sent", "holding"), signal.SIGKILL)
+    old = pair.old
+    opened = []
+    for number in (1, 2, 3):
+        killed.wait()
+        old.wait_for("forwarding;", times=1 + number)
+        opened.append(sorted(descriptors(old.pid)))
+        killed = pair.site.start(
+            *AT_STEP, "sent", "holding", "SIGKILL", "--pidfile", str(pair.pidfile), "--replace"
+        )
+    killed.wait()
+    assert opened[0] == opened[1] == opened[2]
+
+
+def test_one_that_hangs_while_it_drains_does_not_hold_for_ever(pair: Pair) -> None:
+    """The hang is a fake, as libzmq's proxy cannot be made to hang; all around it is real."""
+    pair.site.write(relay_drain=0.1, zmq_linger=0)
+    hanging = pair.site.root / "hanging.py"
+    hanging.write_text(
+        "import sys, threading, zmq\n"
+        "zmq.proxy_steerable = lambda *_: threading.Event().wait()\n"
+        "from fedmsg_relay.commands.relay import main\n"
+        "sys.exit(main())\n"
+    )
+    killed = pair.start("new", ("sent", "holding"), signal.SIGKILL, (sys.executable, hanging))
+    killed.wait()
+    assert pair.old.wait() == 1
+    assert "this relay goes on" in pair.old.output
+    assert "its thread hangs" in pair.old.output
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, without the numbers."""
+    files = Path(f"/proc/{pid}/fd")
+    return [re.sub(r"\d+", "N", os.readlink(file)) for file in files.iterdir()]
 
 
 class TestStorms:

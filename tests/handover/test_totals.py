@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -15,6 +18,8 @@ from daemons import Daemon
 from harness import DEADLINE_S, Site, free_port, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 from zmtp import connect
+
+AT_STEP = (sys.executable, Path(__file__).parents[1] / "support" / "at_step.py")
 
 Counters = dict[tuple[str, ...], float]
 
@@ -123,3 +128,34 @@ def test_after_a_crash_they_begin_anew(site: Site, daemon: Daemon) -> None:
     daemon.start("--replace")
     daemon.wait_for("forwarding;", times=2)
     assert totals(site)["fedmsg_relay_frames_total", "in"] == 0
+
+
+def test_a_stop_leaves_them_though_its_successor_died(site: Site) -> None:
+    """With systemd, which is the test's own; nor does the file of its hand-over socket stay."""
+    pidfile = site.root / "pid"
+    files = ("--pidfile", str(pidfile))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{site.root}/notify")
+        site.environ["NOTIFY_SOCKET"] = f"{site.root}/notify"
+        old = site.start(*AT_STEP, "received", "holding", "SIGTERM", *files)
+        kept = stored_file(systemd, "totals")
+        old.wait_for("forwarding;")
+        pass_on(site, 3)
+        new = site.start(*AT_STEP, "received", "drained", "SIGKILL", *files, "--replace")
+        assert new.wait() == -signal.SIGKILL
+        assert old.wait() == 0
+    with open(kept, "rb") as file:
+        assert json.loads(os.pread(file.fileno(), 2**16, 0))["frames_in"] == 6
+    assert not Path(f"{pidfile}.handover").exists()
+    assert pidfile.read_text().strip() == ""
+
+
+def stored_file(systemd: socket.socket, name: str) -> int:
+    """Return the descriptor that a relay stores as ``name``."""
+    systemd.settimeout(DEADLINE_S)
+    while True:
+        message, fds, _, _ = socket.recv_fds(systemd, 1000, 1)
+        if f"FDNAME={name}".encode() in message.splitlines() and fds:
+            return fds[0]
+        for fd in fds:
+            os.close(fd)

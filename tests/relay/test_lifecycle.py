@@ -209,12 +209,15 @@ class TestStop:
     def test_nothing_is_lost_of_those_whose_messages_were_passed_on(self, site: Site) -> None:
         """Though they are connected still, and do not hang up."""
         relay = site.relay()
-        subscriber = site.subscriber()
+        subscriber, publisher = site.subscriber(), site.publisher()
+        wait_for(lambda: publisher.send(b"canary") or subscriber.received, "a canary")
         with contextlib.ExitStack() as others:
             for number in range(100):
                 peer = others.enter_context(zmtp.Peer(site.inbound, b"PUB"))
                 peer.send(b"%d" % number)
-            subscriber.wait(100)
+            wait_for(
+                lambda: len([m for m in subscriber.received if m != [b"canary"]]) == 100, "100"
+            )
             time.sleep(0.2)  # longer than the time to hang up: what was sent is long passed on
             assert relay.end() == 0
         assert self.LOST not in relay.output
@@ -261,7 +264,7 @@ class TestStop:
         sent = itertools.count()
 
         def publish() -> None:
-            while not done.is_set():
+            while not done.wait(0.0001):  # other tests need a processor too
                 publisher.send(b"%d" % next(sent))
 
         thread = threading.Thread(target=publish)
@@ -354,9 +357,14 @@ def test_a_restart_under_load_costs_a_subscriber_nothing(site: Site) -> None:
 
 @pytest.mark.parametrize("death", ["raise RuntimeError('struck down')", "return"])
 def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> None:
-    """The death is a fake, as libzmq's proxy cannot be made to die; all around it is real."""
+    """The death is a fake, as libzmq's proxy cannot be made to die; all around it is real.
+
+    It is noticed as it happens, and not when a timer of the main thread is due.
+    """
     (site.root / "dying.py").write_text(
         f"import sys, zmq\n"
+        f"from fedmsg_relay.system import memory\n"
+        f"memory.TRIM_EVERY_S = 1000.0\n"
         f"def proxy(*_):\n"
         f"    {death}\n"
         f"zmq.proxy_steerable = proxy\n"
