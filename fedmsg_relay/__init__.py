@@ -3,8 +3,7 @@
 For scripts: :func:`publish`, :func:`destroy`, and what they raise.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as in typing, the import of which Ctrl-C could interrupt
 if TYPE_CHECKING:
     from fedmsg_relay.client.api import destroy, publish
     from fedmsg_relay.errors import ConfigError, NotConfirmed, RelayUnavailable

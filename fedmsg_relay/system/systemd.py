@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import socket
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -111,12 +112,16 @@ def barrier() -> None:
 
 def stored() -> dict[str, socket.socket]:
     """Return the sockets that an earlier process of this service has stored, by their URI."""
-    return {name: socket.socket(fileno=fd) for name, fd in _stored() if "://" in name}
+    return {name: socket.socket(fileno=fd) for name, fd in _stored() if _is_socket(fd)}
 
 
 def stored_file(name: str) -> int | None:
     """Return the descriptor that an earlier process of this service has stored as ``name``."""
     return dict(_stored()).get(name)
+
+
+def _is_socket(fd: int) -> bool:
+    return stat.S_ISSOCK(os.fstat(fd).st_mode)
 
 
 def _stored() -> Iterator[tuple[str, int]]:
