@@ -150,7 +150,8 @@ class Exporters:
             self._made.clear()
             self._is_wanted = True
             self._wake()
-            self._is_late = not self._made.wait(PATIENCE_S)
+            # If closed by now, close() may have set the event before this thread cleared it.
+            self._is_late = not (self._is_closed or self._made.wait(PATIENCE_S))
         age_s = self._age_s()
         if age_s > STALE_S:
             raise TimeoutError(f"its main thread has made no report for {age_s:.0f} s")

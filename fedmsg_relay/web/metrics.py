@@ -29,7 +29,10 @@ def render(report: Report, accept: str) -> tuple[bytes, str]:
     registry = CollectorRegistry()
     registry.register(_Metrics(report))
     ProcessCollector(registry=registry)
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # of a version that is no number
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

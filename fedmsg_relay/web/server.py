@@ -59,7 +59,7 @@ response.  If the head is too long or not HTTP, the argument is what has been re
 
 
 class HttpServer:
-    """Serves clients that connect to ``listeners``, which are non-blocking.
+    """Serves clients that connect to ``listeners``, which become non-blocking.
 
     The server's thread calls ``answer``, and serves no other client until it returns.
     ``listeners`` stay open when the server is closed; another process may accept there too.
@@ -84,6 +84,9 @@ class HttpServer:
             self._selector.register(self._there, _READ)
             # Duplicates: epoll goes on reporting a socket that is closed in this process alone.
             self._listeners = [undo.enter_context(each.dup()) for each in listeners]
+            for listener in self._listeners:
+                # dup() makes blocking what Python takes for blocking, as any inherited descriptor.
+                listener.setblocking(False)
             self._accept_from_now()
             threading.Thread(target=self._serve, name="http", daemon=True).start()
             undo.pop_all()

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "HOME": str(directory)},
+                start_new_session=True,
             )
         os.close(commands)
         os.close(answers)
@@ -131,6 +133,7 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         os.close(self._writer)  # which ends it
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):  # its helpers may take longer
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._reader)

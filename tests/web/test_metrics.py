@@ -84,6 +84,7 @@ def test_the_counters(site: Site) -> None:
     [
         (None, "text/plain; version="),
         ("text/plain", "text/plain; version="),
+        ("application/openmetrics-text; version=abc", "text/plain; version="),
         ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics"),
     ],
 )

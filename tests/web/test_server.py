@@ -237,6 +237,15 @@ def test_closed_it_answers_who_is_there_and_leaves_the_listener_open(
         accepted.close()
 
 
+def test_an_inherited_listener_is_left_non_blocking(listener: socket.socket) -> None:
+    """Python takes what it has by number for blocking; all processes share what that is."""
+    with socket.socket(fileno=os.dup(listener.fileno())) as inherited:
+        assert inherited.gettimeout() is None
+        server = HttpServer([inherited], lambda head, here: head + here.encode())
+        assert not os.get_blocking(listener.fileno())
+        server.close()
+
+
 def accepts(listener: socket.socket) -> tuple[socket.socket, object] | None:
     with contextlib.suppress(BlockingIOError):
         return listener.accept()
