@@ -75,7 +75,7 @@ OPTIONS: list[Option] = [
 
 
 def early() -> argparse.Namespace | None:
-    """Parse the command line for what can be known before the configuration; None if wrong."""
+    """Return what the command line alone says; None if it is wrong."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     for names, kwargs in OPTIONS:
         if kwargs["action"] != "version":

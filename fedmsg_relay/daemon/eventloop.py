@@ -233,7 +233,7 @@ class MainLoop:
                 self._go_on(channel.pid)
 
     def _answer(self, channel: Channel) -> None:
-        """Offer a process that asks what a successor needs, or have it ask again later."""
+        """Answer ``hello``: offer what a successor needs, or have the process ask again later."""
         ends_within_s = self._relay.ends_within_s + DRAINED_MARGIN_S
         if self._relay.phase is Phase.FORWARD and not self._stops and not self._successor.pid:
             self._successor.offer(channel, ends_within_s)

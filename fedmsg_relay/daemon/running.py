@@ -98,7 +98,7 @@ class RunningRelay:
 
     @property
     def totals(self) -> Totals:
-        """What has been counted, with what the relay follows; final once the phase is CLOSE."""
+        """What has been counted, with what the relay follows; frames are final at CLOSE."""
         return (self._before or Totals()) + totals(self._relay, self.connections)
 
     def due_s(self) -> float:

@@ -71,7 +71,10 @@ class Predecessor:
         return self._channel.fileno()
 
     def hand_on(self, pidfile: PidFile) -> None:
-        """Give ``pidfile`` the relay's lock, and this process the relay's place under systemd."""
+        """Give ``pidfile`` the relay's lock, and this process the relay's place under systemd.
+
+        Raises :class:`RelayError` if the pid cannot be written.
+        """
         pidfile.adopt(self._pidfile_fd)
         os.environ.update(self._systemd)
         os.environ.pop("WATCHDOG_PID", None)  # it names the predecessor

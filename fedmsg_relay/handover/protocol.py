@@ -77,7 +77,7 @@ class Channel:
         self._connection = connection
         connection.setblocking(False)
         self.pid, uid, _ = unix.peer(connection)
-        """The pid of the other process; to the one that connected, of the one that listens."""
+        """The pid of the other process: of the one that listens, if this one has connected."""
         if uid != os.geteuid():
             self.close()
             raise Gone(f"process {self.pid} is another user's")
