@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Most tests wait most of the time, so that there may be more of them at once than processors.
-JOBS ?= 4
+JOBS ?= 6
 # What tests, figures and the benchmark import.
 TESTS = tests:tests/support
 CONFIG = --config-filename etc/fedmsg.d/relay.py
@@ -20,7 +20,7 @@ demo: $(VENV)/.run
 	@PYTHONPATH=$(TESTS) $(BIN)/python tests/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist worksteal $(ARGS)
 
 soak: $(VENV)/.test
 	PYTHONPATH=$(TESTS) $(BIN)/python -m figures.soak

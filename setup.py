@@ -12,8 +12,8 @@ version = re.search(r'__version__ = "(.+)"', (here / "fedmsg_relay/__init__.py")
 # pyOpenSSL 24.3 took away what fedmsg signs with; it then publishes "null" without a word.
 stock = ["fedmsg[crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 
-# Serves the counters, where a site has relay_prometheus set.
-prometheus = ["prometheus-client>=0.17"]
+# Makes the metrics, where a site has relay_http set.
+http = ["prometheus-client>=0.17"]
 
 # fedmsg-hub and fedmsg-gateway, which need what setuptools 81 took away; some of theirs cannot be
 # built by the pip of an older Python.
@@ -40,14 +40,15 @@ setup(
     license="LGPL-2.1-or-later",
     python_requires=">=3.9",
     packages=find_packages(include=["fedmsg_relay", "fedmsg_relay.*"]),
+    package_data={"fedmsg_relay.web": ["page.css", "page.js"]},
     # With the stock commands comes psutil, by which a site's config may name the monitoring socket.
     install_requires=["pyzmq>=26", "fedmsg[commands]>=1.1.7", "python-daemon>=3.0"],
     extras_require={
         "stock": stock,
-        "prometheus": prometheus,
+        "http": http,
         "test": [
             *stock,
-            *prometheus,
+            *http,
             *bench,
             *hub,
             *others,
@@ -59,7 +60,7 @@ setup(
         ],
         "bench": [*stock, *bench],
         "lint": [
-            *prometheus,
+            *http,
             "import-linter>=2.1",
             "mypy>=1.11,<3",
             "ruff~=0.17.0",

@@ -39,9 +39,9 @@ config = {
     # consumers.
     # "io_threads": 1,
     #
-    # Where the relay says how it is, to fedmsg-check, Nagios and `fedmsg-relay --status`, and to
-    # Prometheus; the default is nowhere.
+    # Where the relay says how it is, to fedmsg-check, Nagios and `fedmsg-relay --status`, and over
+    # HTTP to browsers, load balancers and Prometheus; the default is nowhere.
     # "moksha.monitoring.socket": "ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket",
     # "moksha.monitoring.socket.mode": "0660",
-    # "relay_prometheus": "127.0.0.1:9411",
+    # "relay_http": "127.0.0.1:9411",
 }

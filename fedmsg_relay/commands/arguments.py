@@ -70,6 +70,7 @@ OPTIONS: list[Option] = [
         " monitoring socket.",
     ),
     _flag("--json", help="With --status: as JSON."),
+    _flag("--watch", help="With --status: each second, with rates, until Ctrl-C."),
     (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
 ]
 

@@ -52,7 +52,7 @@ def test(
         yield f"relay_inbound: {endpoint.uri}"
     for group in local.outbound:
         yield f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}"
-    for endpoint in local.monitoring + local.prometheus:
+    for endpoint in local.monitoring + local.http:
         yield f"{endpoint.key}: {endpoint.uri}"
     yield "configuration OK"
 

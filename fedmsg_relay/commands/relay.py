@@ -6,6 +6,8 @@ Prints every error as one line, without a traceback.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import logging
 import os
@@ -107,7 +109,7 @@ def _load(files: Sources) -> dict[str, Any]:
             )
     if sum((site["test"], site["check"], site["status"])) > 1:
         raise WrongUsage("--test, --check and --status are three different things: choose one")
-    for option, action in ("roundtrip", "check"), ("json", "status"):
+    for option, action in ("roundtrip", "check"), ("json", "status"), ("watch", "status"):
         if site[option] and not site[action]:
             raise WrongUsage(f"--{option} goes with --{action}")
     return site
@@ -140,10 +142,18 @@ def _test(site: Mapping[str, Any], files: Sources) -> int:
 
 
 def _status(site: Mapping[str, Any]) -> int:
-    from fedmsg_relay.commands import status  # not imported for a start, which should be quick
+    from fedmsg_relay.commands import (  # not imported for a start, which should be quick
+        status,
+        watch,
+    )
 
     logging.disable()  # warnings about a start do not concern --status
-    report = status.ask(settings.read(site), settings.timeout_s(site["timeout"]))
+    ask = functools.partial(status.ask, settings.read(site), settings.timeout_s(site["timeout"]))
+    if site["watch"]:
+        with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+            watch.Watch(ask, site["json"]).run()
+        return 0
+    report = ask()
     if site["json"]:
         print(json.dumps(report, indent=2))
     else:

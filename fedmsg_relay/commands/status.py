@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import zmq
@@ -13,6 +15,7 @@ import zmq
 from fedmsg_relay.commands import targets
 from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay.monitoring import units
 from fedmsg_relay.monitoring.moksha import REPORT_KEY
 from fedmsg_relay.monitoring.stats import PEERS_MAX
 from fedmsg_relay.net import endpoints
@@ -22,6 +25,12 @@ COUNTERS = (
     *("stalled", "unreachable", "over_memory"),
 )
 """Fields of each side, in the order of the table."""
+
+WIDTH = 80
+"""Characters of a line where there is no terminal that says."""
+
+COLUMN_MIN, COLUMN_MAX = 12, 20
+"""Characters of a column; the first has the maximum."""
 
 PEERS_SHOWN = 20
 """Lines of the table about single peers, for each side."""
@@ -63,32 +72,62 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
     return report
 
 
-def table(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a table for ``report``; the first line is a summary."""
+@dataclass(frozen=True)
+class Rates:
+    """What has passed in a second, between two reports."""
+
+    frames_in: float
+    bytes_in: float
+    frames_out: float
+    bytes_out: float
+
+    @classmethod
+    def between(
+        cls, before: dict[str, Any], after: dict[str, Any], elapsed_s: float
+    ) -> Rates | None:
+        """Return the rates; None if the relay has begun to count anew."""
+        passed = {each.name: after[each.name] - before[each.name] for each in fields(cls)}
+        if min(passed.values()) < 0:
+            return None
+        return cls(**{name: number / elapsed_s for name, number in passed.items()})
+
+
+def table(report: dict[str, Any], rates: Rates | None = None, width: int = WIDTH) -> Iterator[str]:
+    """Yield the lines of a table for ``report``, with ``rates``; the first line is a summary.
+
+    The columns fit into ``width`` characters, if these are enough for any.
+    """
+    row = functools.partial(_row, min(COLUMN_MAX, max(COLUMN_MIN, (width - COLUMN_MAX) // 2)))
     sides = publishers, consumers = report["publishers"], report["consumers"]
     yield (
         f"fedmsg-relay {report['version']}, pid {report['pid']}, up"
-        f" {_time(report['uptime_s'])}: {report['state']};"
+        f" {units.duration(report['uptime_s'])}: {report['state']};"
         f" {_count(publishers, 'publisher')}, {_count(consumers, 'consumer')}"
     )
     yield f"{', '.join(report['inbound'])} -> {', '.join(report['outbound'])}"
     yield ""
-    yield _row("", "in", "out")
-    for what in ("frames", "bytes"):
-        yield _row(what, report[f"{what}_in"], report[f"{what}_out"])
-    yield _row("held at the start", report["held"], "")
+    yield row("", "in", "out")
+    yield row("frames", *(units.count(report[name]) for name in ("frames_in", "frames_out")))
+    yield row("bytes", *(units.size(report[name]) for name in ("bytes_in", "bytes_out")))
+    if rates is not None:
+        yield row("frames a second", units.count(rates.frames_in), units.count(rates.frames_out))
+        yield row("bytes a second", units.size(rates.bytes_in), units.size(rates.bytes_out))
+    yield row("messages held", units.count(report["held"]), "")
     yield ""
-    yield _row("", "publishers", "consumers")
+    yield row("", "publishers", "consumers")
     for what in COUNTERS:
-        yield _row(what.replace("_", " "), *(side[what] for side in sides))
+        yield row(what.replace("_", " "), *(units.count(side[what]) for side in sides))
     for kind, side in ("publisher", publishers), ("consumer", consumers):
         if side["peers"]:
             yield ""
         # The furthest behind first, then the longest connected.
         peers = sorted(side["peers"], key=lambda peer: (-peer["waiting_bytes"], -peer["for_s"]))
         for peer in peers[:PEERS_SHOWN]:
-            waiting = f"{peer['waiting_bytes']:,} bytes waiting" if peer["waiting_bytes"] else ""
-            yield f"{kind}  {peer['address']:<32}{_time(peer['for_s']):>10}  {waiting}".rstrip()
+            waiting = (
+                f"{units.size(peer['waiting_bytes'])} waiting" if peer["waiting_bytes"] else ""
+            )
+            connected = units.duration(peer["for_s"])
+            yield f"{kind}  {peer['address']:<23}{connected:>12}  {waiting}".rstrip()
         if (more := side["connected"] - PEERS_SHOWN) > 0:
             yield f"and {more:,} {kind}s more; --json has up to {PEERS_MAX:,} of them"
 
@@ -97,18 +136,5 @@ def _count(side: dict[str, Any], kind: str) -> str:
     return f"{side['connected']:,} {kind}{'' if side['connected'] == 1 else 's'}"
 
 
-def _row(name: str, *values: int | str) -> str:
-    cells = (f"{value:,}" if isinstance(value, int) else value for value in values)
-    return (f"{name:<20}" + "".join(f"{cell:>20}" for cell in cells)).rstrip()
-
-
-def _time(s: float) -> str:
-    """Return a duration in its two largest units."""
-    minutes, seconds = divmod(int(s), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+def _row(column: int, name: str, *cells: str) -> str:
+    return (f"{name:<{COLUMN_MAX}}" + "".join(f"{cell:>{column}}" for cell in cells)).rstrip()

@@ -92,7 +92,7 @@ def find(settings: Settings, deadline: float) -> Target:
     """
     try:
         # Without the keys whose addresses are not asked, so that no name of theirs is waited for.
-        required = dataclasses.replace(settings, monitoring=(), prometheus=())
+        required = dataclasses.replace(settings, monitoring=(), http=())
         local = local_endpoints(required, deadline)
     except NoLocalAddress:
         return _elsewhere(settings, deadline)

@@ -88,8 +88,11 @@ The relay's own keys:
 ``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
     When the resident memory of the relay is above this, the consumer that is furthest behind is
     disconnected.
-``relay_prometheus`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
-    Where Prometheus scrapes the counters, at ``http://HOST:PORT/metrics``, such as
-    ``"127.0.0.1:9411"``.  Needs the package prometheus-client.  If the port cannot be bound, the
-    relay logs that and goes without.
+``relay_http`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
+    Where the relay shows its status over HTTP to whoever can reach the port, such as
+    ``"127.0.0.1:9411"``.  ``/`` is a page for people, ``/healthz`` is for load balancers,
+    ``/metrics`` for Prometheus, and ``/status.json`` is what ``--status --json`` prints.
+    ``/metrics`` needs the package prometheus-client.  A request must ask for HOST, a name of this
+    host, ``localhost``, or the numeric address.  If the port cannot be bound, the relay logs that
+    and goes without.
 """

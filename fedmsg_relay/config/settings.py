@@ -28,10 +28,10 @@ OUR_KEYS = (
     "relay_stall_timeout",
     "relay_unreachable_timeout",
     "relay_memory_max",
-    "relay_prometheus",
+    "relay_http",
 )
 MONITORING = "moksha.monitoring.socket"
-PROMETHEUS = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
+HTTP = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
 MEMORY_MAX = 512 * 2**20
 """Default of ``relay_memory_max`` in bytes: a small host has a GiB or two."""
 
@@ -78,7 +78,7 @@ class Settings:
     monitoring: tuple[str, ...]
     """The configured address; empty if there is none."""
     monitoring_mode: int
-    prometheus: tuple[str, ...]
+    http: tuple[str, ...]
     """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
 
 
@@ -125,7 +125,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         memory_max=_memory_max(config.get("relay_memory_max", MEMORY_MAX)),
         monitoring=_monitoring(config),
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
-        prometheus=_prometheus(config),
+        http=_http(config),
     )
 
 
@@ -177,13 +177,11 @@ def _monitoring(config: Mapping[str, Any]) -> tuple[str, ...]:
     return values.addresses(MONITORING, value) if value else ()  # as moksha treats an empty value
 
 
-def _prometheus(config: Mapping[str, Any]) -> tuple[str, ...]:
-    value = config.get("relay_prometheus")
+def _http(config: Mapping[str, Any]) -> tuple[str, ...]:
+    value = config.get("relay_http")
     if value is None:
         return ()
-    found = PROMETHEUS.fullmatch(str(value))
+    found = HTTP.fullmatch(str(value))
     if found is None or isinstance(value, bool) or not 0 < int(found["port"]) < 65536:
-        raise ConfigError(
-            f"relay_prometheus = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port"
-        )
+        raise ConfigError(f"relay_http = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port")
     return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)

@@ -196,7 +196,7 @@ class MainLoop:
         except RelayError as error:
             raise RelayError(f"{error}; {self._loss()}") from error
         if is_new:
-            self._relay.publish(predecessor.totals)
+            self._relay.publish(predecessor.totals, predecessor.samples)
         if predecessor.has_ended:
             self._poller.unregister(predecessor)
             self._predecessor = None
@@ -247,7 +247,8 @@ class MainLoop:
             log.info("handing over to pid %d; %s", pid, self._relay.report().connections)
             self._hands_over = True
             self._relay.close_exporters()
-            self._successor.send("drains", totals=self._relay.totals.as_dict())
+            counted = self._relay.totals.as_dict()
+            self._successor.send("drains", totals=counted, samples=self._relay.samples)
             self._relay.stop()
 
     def _closed(self) -> None:
@@ -270,7 +271,7 @@ class MainLoop:
         else:
             self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)
-            self._relay.publish(before.totals)
+            self._relay.publish(before.totals, before.samples)
             if before.phase is Phase.CLOSED:
                 self._relay.end_hold()
             else:

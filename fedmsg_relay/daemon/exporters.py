@@ -1,8 +1,8 @@
 """When a relay publishes its status, and where.
 
-Owns the monitoring socket, the HTTP server for Prometheus, systemd's status line and the totals in
-the log.  Never stops the relay: if one of the first two cannot serve, or fails later, the relay
-logs that and forwards without it.
+Owns the monitoring socket, the HTTP server, systemd's status line and the totals in the log.  Never
+stops the relay: if one of the first two cannot serve, or fails later, the relay logs that and
+forwards without it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import zmq
 
-from fedmsg_relay.config.settings import MONITORING
+from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.monitoring.moksha import MonitoringSocket
 from fedmsg_relay.monitoring.stats import Report
 from fedmsg_relay.net.bindings import Bindings, close_listeners
+from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
+from fedmsg_relay.web.history import History, Point, Snapshot
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -33,6 +36,14 @@ STATUS_EVERY_S = 5.0
 SERVE_EVERY_S = 5.0
 """Time between two reports for HTTP."""
 
+FRESH_S = 0.9
+"""Age of the oldest report that is served over HTTP if the main thread has time to make another; a
+page that asks each second always gets a new one."""
+
+PATIENCE_S = 1.0
+"""How long a request waits for the main thread to make a report, which takes milliseconds, or half
+a second if libzmq's proxy hangs."""
+
 STALE_S = 2 * SERVE_EVERY_S + 2.0
 """Age of the oldest report that is served over HTTP; an older one means that the main thread
 hangs."""
@@ -41,16 +52,29 @@ hangs."""
 class Exporters:
     """The exporters of one relay, which listen at ``bindings``; the listening sockets stay open.
 
-    ``report`` makes a report; only the main thread calls it.
+    ``report`` makes a report; only the main thread calls it.  ``wake`` makes the main thread call
+    :meth:`attend`; any thread may call it.
     """
 
     def __init__(
-        self, bindings: Bindings, poller: zmq.Poller, report: Callable[[], Report]
+        self,
+        bindings: Bindings,
+        settings: Settings,
+        poller: zmq.Poller,
+        report: Callable[[], Report],
+        wake: Callable[[], None],
     ) -> None:
         self._make_report = report
+        self._wake = wake
+        self._history = History()
+        self._is_closed = False
+        self._is_wanted = False  # whether a request waits for another report, or has waited
+        self._is_late = False  # whether a request has waited in vain since the newest report
+        self._made = threading.Event()  # set by a report since the last request that waited
         self._newest = (time.monotonic(), report())  # with its time; other threads read this
         self._bindings = bindings
-        self._serve_every_s = SERVE_EVERY_S if bindings.prometheus else math.inf
+        self._settings = settings
+        self._serve_every_s = SERVE_EVERY_S if bindings.http else math.inf
         self._served = Timer(self._serve_every_s)
         self._totals = Timer(TOTALS_EVERY_S)
         # Not before refresh(): during a hand-over systemd listens to the predecessor.
@@ -60,20 +84,32 @@ class Exporters:
         self._poller = poller
         self._listening = contextlib.ExitStack()
 
-    def open(self) -> None:
-        """Serve whoever connects, beginning with a new report."""
+    @property
+    def samples(self) -> tuple[Point, ...]:
+        """The traffic of the last ten minutes, for :meth:`open` of a successor."""
+        return self._history.snapshot.samples
+
+    def open(self, samples: tuple[Point, ...]) -> None:
+        """Serve whoever connects, beginning with a new report.
+
+        ``samples`` are those of the predecessor.
+        """
+        self._history = History(samples)  # reports until now lack what a predecessor has passed on
         report = self._report()
         self._sent = (time.monotonic(), report.frames_out)
         if self._bindings.monitoring:
             with _going_without(MONITORING):
                 self._monitoring = MonitoringSocket(self._bindings.monitoring.values(), report)
                 self._poller.register(self._monitoring, zmq.POLLIN)
-        for listener in self._bindings.prometheus.values():
-            with _going_without("relay_prometheus"):
-                # Not before a site wants it: prometheus-client may not be installed.
-                from fedmsg_relay.web.metrics import MetricsServer
+        if self._bindings.http:
+            with _going_without("relay_http"):
+                # Not before a site wants it, as loading it takes time.
+                from fedmsg_relay.web import port
 
-                self._listening.callback(MetricsServer(listener, self.newest).close)
+                hosts = (uri[len("tcp://") :].rpartition(":")[0] for uri in self._settings.http)
+                listeners = self._bindings.http.values()
+                server = port.serve(listeners, hosts, self.newest, self._snapshot)
+                self._listening.callback(server.close)
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""
@@ -89,25 +125,43 @@ class Exporters:
             self.refresh()
         if self._totals.is_due():
             log.info("%s", self._report().totals)
-        if self._served.is_due():
+        if self._served.is_due() or self._is_wanted:
             self._report()
 
     def _report(self) -> Report:
         """Make a report, which :meth:`newest` then returns."""
-        report = self._make_report()
-        self._newest = (time.monotonic(), report)
-        self._served = Timer(self._serve_every_s)
+        report, now = self._make_report(), time.monotonic()
+        self._is_wanted = False
+        if not self._is_closed:
+            self._history.add(report, now)
+            self._newest = (now, report)
+            self._is_late = False
+            self._made.set()
+            self._served = Timer(self._serve_every_s)
         return report
 
     def newest(self) -> Report:
-        """Return the newest report; for any thread.
+        """Return a fresh report, or the newest there is; for the thread of the server.
 
-        Raises TimeoutError if that report is older than :data:`STALE_S`.
+        Waits :data:`PATIENCE_S` at most, and not again before the main thread has made a report.
+        Raises TimeoutError if the newest report is older than :data:`STALE_S`.
         """
-        made_at, report = self._newest
-        if time.monotonic() > made_at + STALE_S:
-            raise TimeoutError("the main thread hangs")
-        return report
+        if self._age_s() > FRESH_S and not (self._is_late or self._is_closed):
+            self._made.clear()
+            self._is_wanted = True
+            self._wake()
+            self._is_late = not self._made.wait(PATIENCE_S)
+        age_s = self._age_s()
+        if age_s > STALE_S:
+            raise TimeoutError(f"its main thread has made no report for {age_s:.0f} s")
+        return self._newest[1]
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._newest[0]
+
+    def _snapshot(self) -> Snapshot:
+        """Return the traffic until the newest report; for any thread."""
+        return self._history.snapshot
 
     def _attend_monitoring(self, monitoring: MonitoringSocket) -> None:
         try:
@@ -138,16 +192,21 @@ class Exporters:
             patience_s=0,
         )
 
-    def skip(self, frames_in: int, frames_out: int) -> None:
-        """Leave frames that a predecessor has passed on out of all rates."""
+    def skip(self, traffic: Traffic) -> None:
+        """Leave traffic that a predecessor has passed on out of all rates."""
         sent_at, frames = self._sent
-        self._sent = sent_at, frames + frames_out
+        self._sent = sent_at, frames + traffic.frames_out
+        self._history.skip(traffic)
         if self._monitoring:
-            self._monitoring.skip(frames_in, frames_out)
+            self._monitoring.skip(traffic.frames_in, traffic.frames_out)
 
     def close(self) -> None:
-        """Close every server, and be due for nothing."""
-        self._serve_every_s = math.inf
+        """Close every server, and be due for nothing.
+
+        A request that has come before gets the report of then: the successor's begin with it.
+        """
+        self._is_closed = True
+        self._made.set()
         self._served = self._status = self._totals = Timer(math.inf)
         self._close_monitoring()
         self._listening.close()
@@ -164,5 +223,5 @@ class Exporters:
 def _going_without(key: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError) as error:
         log.warning("%s: %s; going without it", key, error)

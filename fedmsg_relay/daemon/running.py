@@ -22,9 +22,11 @@ from fedmsg_relay.monitoring.stats import Report, report, totals
 from fedmsg_relay.monitoring.totals import Totals
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES, Phase
+from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.thread import Posted, RelayThread
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Wakeup
+from fedmsg_relay.web.history import Point
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -73,7 +75,7 @@ class RunningRelay:
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
         """See :func:`ends_within_s`."""
-        self._exporters = Exporters(bindings, poller, self.report)
+        self._exporters = Exporters(bindings, settings, poller, self.report, wakeup.wake)
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,
@@ -158,18 +160,23 @@ class RunningRelay:
             self.close_exporters()
         return phase
 
-    def publish(self, before: Totals) -> None:
+    @property
+    def samples(self) -> tuple[Point, ...]:
+        """The traffic of the last ten minutes, for :meth:`publish` of a successor."""
+        return self._exporters.samples
+
+    def publish(self, before: Totals, samples: tuple[Point, ...] = ()) -> None:
         """Publish the status from now on; ``before`` are the totals of those that this one follows.
 
-        To be called again when ``before`` has grown, as the predecessor has drained.
+        ``samples`` are those of the predecessor.  To be called again when ``before`` has grown, as
+        the predecessor has drained.
         """
         known, self._before = self._before, before
         if known is None:
-            self._exporters.open()
+            self._exporters.open(samples)
         else:
-            self._exporters.skip(
-                before.frames_in - known.frames_in, before.frames_out - known.frames_out
-            )
+            grown = (getattr(before, name) - getattr(known, name) for name in Traffic._fields)
+            self._exporters.skip(Traffic(*grown))
 
     def end_hold(self) -> None:
         """End the hold in ``relay_hold`` seconds, as the predecessor has ended."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.daemon.eventloop import SIGNALS, MainLoop
 from fedmsg_relay.daemon.running import ends_within_s
-from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor, take_over
 from fedmsg_relay.handover.protocol import Gone
 from fedmsg_relay.net.bindings import Bindings, bind
@@ -44,10 +44,10 @@ def checked_endpoints(settings: Settings) -> LocalEndpoints:
             " `mount -t proc proc /proc`"
         )
     # Looked for, not imported: an import takes time, and a start should be quick.
-    if settings.prometheus and importlib.util.find_spec("prometheus_client") is None:
-        raise ConfigError(
-            "relay_prometheus: the Python package prometheus-client is not installed;"
-            " install it beside the relay with pip, or remove the key"
+    if settings.http and importlib.util.find_spec("prometheus_client") is None:
+        log.warning(
+            "relay_http: going without /metrics, as the Python package prometheus-client is not"
+            " installed; install it beside the relay with pip"
         )
     return local_endpoints(settings, time.monotonic() + RESOLVER_PATIENCE_S)
 

@@ -22,6 +22,8 @@ from fedmsg_relay.net.bindings import Inherited
 from fedmsg_relay.system import naming, systemd
 from fedmsg_relay.system.naming import name_of
 from fedmsg_relay.system.pidfile import PidFile
+from fedmsg_relay.web import history
+from fedmsg_relay.web.history import Point
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -60,6 +62,8 @@ class Predecessor:
         self.listeners = listeners
         self.totals = Totals()
         """The relay's counters, as of the last :meth:`attend`."""
+        self.samples: tuple[Point, ...] = ()
+        """The relay's traffic of the last ten minutes, likewise."""
         self.has_ended = False
         """Whether the relay has drained, or died."""
         self._ends_within_s: float = offer.fields["ends_within_s"]  # counted from "holding"
@@ -112,6 +116,7 @@ class Predecessor:
             return True
         if message is not None and message.word in ("drains", "drained"):
             self.totals = Totals.of(message.fields.get("totals", {}))
+            self.samples = self.samples or history.parse(message.fields.get("samples"))
             self.has_ended = message.word == "drained"
             return True
         if message is not None:

@@ -14,7 +14,7 @@ hello                    I have loaded and checked everything.
 now                      I have bound what is new, and want to accept.
 ..          yours        I do not accept any more.
 holding                  I accept, and keep what comes in.
-..          drains       I publish no status any more; these are my counters until now.
+..          drains       I publish no status any more; these are my counters and samples until now.
 ..          drained      I have passed on all that I had, and closed; these are my final counters.
 running                  The pid file has my pid: you may exit.
 ..          off          You took too long, or I am to stop: you cannot take over any more.

@@ -1,6 +1,6 @@
 """The relay's status as one immutable report.
 
-The monitoring socket, ``--status``, Prometheus, systemd and the log all read a :class:`Report`.
+The monitoring socket, ``--status``, HTTP, systemd and the log all read a :class:`Report`.
 The names of its fields are the names in the JSON of the monitoring socket.
 """
 
@@ -22,6 +22,9 @@ HUNG = "hung"
 """The state of a relay whose thread does not answer."""
 
 STATES = (*(phase.value for phase in Phase), HUNG)
+
+STARTED_AT = round(time.time(), 3)
+"""When the process started, or nearly: the first thing a relay does is to load its modules."""
 
 BACKLOG_S = 3.0
 """Seconds for which messages must have waited, without a moment in which none waited, to count as a
@@ -79,6 +82,10 @@ class Report:
     pid: int
     state: str
     """One of :data:`STATES`."""
+    took_over: bool
+    """Whether the relay follows another process, so that its hold is a part of a hand-over."""
+    started_at: float
+    """When the process started, in seconds since 1970."""
     uptime_s: float
     inbound: list[str]
     """The URIs that are bound."""
@@ -175,6 +182,8 @@ def report(relay: RelayThread, connections: Connections, before: Totals) -> Repo
         version=__version__,
         pid=os.getpid(),
         state=relay.phase.value if is_alive else HUNG,
+        took_over=relay.follows,
+        started_at=STARTED_AT,
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
         inbound=[endpoint.uri for endpoint in relay.inbound],
         outbound=[endpoint.uri for endpoint in relay.outbound],

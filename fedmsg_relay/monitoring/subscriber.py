@@ -25,8 +25,8 @@ SUBSCRIBE_S = 10.0
 """Seconds from the connection until the subscription at most."""
 
 PROGRESS_S = 30.0
-"""Seconds without progress until a subscriber is dropped that has not taken all that was sent.
-At ``tcp`` its kernel takes some hundred reports for it."""
+"""How long a subscriber may not have taken all that was sent; it is then dropped.  At ``tcp`` its
+kernel takes some hundred reports for it."""
 
 CHUNK = 4096
 """Bytes to read at once."""

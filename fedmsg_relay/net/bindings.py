@@ -34,7 +34,7 @@ class Bindings:
     inbound: Listeners
     outbound: Listeners
     monitoring: Listeners
-    prometheus: Listeners
+    http: Listeners
 
     def all(self) -> Iterator[tuple[Endpoint, socket.socket]]:
         """Yield each endpoint, and the socket that listens there."""
@@ -52,7 +52,7 @@ class Bindings:
             close_listeners(listeners)
 
     def _groups(self) -> tuple[Listeners, ...]:
-        return (self.inbound, self.outbound, self.monitoring, self.prometheus)
+        return (self.inbound, self.outbound, self.monitoring, self.http)
 
 
 def close_listeners(listeners: Listeners) -> None:
@@ -67,7 +67,7 @@ def bind(local: LocalEndpoints, settings: Settings, inherited: Inherited) -> Bin
     """Listen at every endpoint of ``local``, of outbound at those of the first group that is free.
 
     An inherited socket is used, and taken out of ``inherited``, where there is one.  Monitoring and
-    Prometheus are left out with a warning if they cannot be bound.
+    HTTP are left out with a warning if they cannot be bound.
 
     Raises :class:`BindError` if no group of outbound is free, or one endpoint of inbound is not;
     every socket that was made here is closed then.
@@ -98,7 +98,7 @@ def bind(local: LocalEndpoints, settings: Settings, inherited: Inherited) -> Bin
             outbound=outbound,
             inbound=listen(local.inbound),
             monitoring=listen_if_free(local.monitoring),
-            prometheus=listen_if_free(local.prometheus),
+            http=listen_if_free(local.http),
         )
         undo.pop_all()
     return bindings

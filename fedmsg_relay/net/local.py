@@ -23,7 +23,7 @@ from fedmsg_relay.system import unix
 log = logging.getLogger("fedmsg.relay")
 
 OPTIONAL_S = 0.5
-"""How long a name server may take for the address of monitoring or of Prometheus."""
+"""How long a name server may take for the address of monitoring or of HTTP."""
 
 _T = TypeVar("_T")
 
@@ -36,7 +36,7 @@ class LocalEndpoints:
     outbound: tuple[tuple[Endpoint, ...], ...]
     """A group for each configured address, in order of preference."""
     monitoring: tuple[Endpoint, ...]
-    prometheus: tuple[Endpoint, ...]
+    http: tuple[Endpoint, ...]
 
     def first_outbound(
         self, attempt: Callable[[tuple[Endpoint, ...]], _T]
@@ -74,7 +74,7 @@ def local_endpoints(settings: Settings, deadline: float) -> LocalEndpoints:
         inbound=inbound,
         outbound=tuple(outbound),
         monitoring=monitoring,
-        prometheus=_optional("relay_prometheus", settings.prometheus, (*needed, *monitoring)),
+        http=_optional("relay_http", settings.http, (*needed, *monitoring)),
     )
 
 

@@ -48,6 +48,7 @@ class RelayThread:
         post: Callable[[Posted], None],
         follows: bool,
     ) -> None:
+        self.follows = follows
         self._settings = settings
         now = time.monotonic()
         self._orders = Orders(math.inf if follows else now + settings.hold_s)

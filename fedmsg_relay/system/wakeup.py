@@ -14,7 +14,8 @@ from collections.abc import Iterator
 class Wakeup:
     """Signals and posted events as one stream, and a descriptor that is readable when one is there.
 
-    For the main thread alone, but for :meth:`post`: Python runs signal handlers there.
+    For the main thread alone, but for :meth:`post` and :meth:`wake`: Python runs signal handlers
+    there.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,10 @@ class Wakeup:
     def post(self, event: object) -> None:
         """Add an event, from any thread; never blocks."""
         self._posted.put(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the descriptor readable without an event, from any thread; never blocks."""
         with contextlib.suppress(BlockingIOError):  # full: the main thread wakes up in any case
             self._writer.send(b"\0")
 
@@ -53,7 +58,7 @@ class Wakeup:
         """Yield the signals and the posted events since the last call."""
         with contextlib.suppress(BlockingIOError):
             for number in self._reader.recv(4096):
-                if number:  # 0 is for a posted event
+                if number:  # 0 is no signal
                     yield signal.Signals(number)
         with contextlib.suppress(queue.Empty):
             while True:

@@ -1,22 +1,13 @@
-"""The report as metrics for Prometheus, over HTTP.
+"""The report as metrics for Prometheus, as text or OpenMetrics.
 
-Needs the package prometheus-client, and so is imported only where a site has ``relay_prometheus``
-set.  Each request has a thread.  The number of threads and the time of each are bounded.
+Needs the package prometheus-client.
 """
 
 from __future__ import annotations
 
-import contextlib
-import select
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,117 +15,22 @@ from prometheus_client.core import (
     Metric,
     StateSetMetricFamily,
 )
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from fedmsg_relay.monitoring.stats import STATES, Report
 
-REQUEST_S = 5
-"""Seconds for a request to be read and its answer to be sent, together."""
 
-ACCEPT_RETRY_S = 0.1
-"""Seconds after a failed accept(2), as for want of descriptors, until the next."""
+def render(report: Report, accept: str) -> tuple[bytes, str]:
+    """Return the metrics, and their content type, in the format that ``accept`` prefers.
 
-REQUESTS_MAX = 10
-"""Requests that are answered at once; others wait in the kernel's queue."""
-
-
-class MetricsServer:
-    """Accepts at ``listener``, and answers every request with the report that ``newest`` returns.
-
-    The thread of each request calls ``newest``; if that raises TimeoutError, the answer is
-    "503 Service Unavailable".  :meth:`close` leaves ``listener`` open.
+    ``accept`` is the field of that name in the request.  The metrics of this process are as of now.
     """
-
-    def __init__(self, listener: socket.socket, newest: Callable[[], Report]) -> None:
-        self._newest = newest
-        self._listener = listener
-        self._closing, self._closed = socket.socketpair()  # to wake the thread
-        threading.Thread(target=self._serve, name="prometheus", daemon=True).start()
-
-    def close(self) -> None:
-        """Accept no connection any more; requests that were accepted are still answered."""
-        self._closing.close()
-
-    def _serve(self) -> None:
-        server = _Server(self._listener, self._answer)
-        server.timeout = 0  # another process that has the listener may accept first
-        poller = select.poll()
-        poller.register(self._listener, select.POLLIN)
-        poller.register(self._closed, select.POLLIN)
-        while self._closed.fileno() not in dict(poller.poll()):
-            server.handle_request()
-
-    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        try:
-            report = self._newest()
-        except TimeoutError:
-            start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
-            return [b"the relay does not answer\n"]
-        registry = CollectorRegistry()
-        registry.register(_Metrics(report))
-        ProcessCollector(registry=registry)
-        answer: Iterable[bytes] = make_wsgi_app(registry)(environ, start_response)
-        return answer
-
-
-class _Handler(WSGIRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Log nothing about a request."""
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """A server at a socket that listens already."""
-
-    daemon_threads = True
-
-    def __init__(self, listener: socket.socket, application: Any) -> None:
-        self._free = threading.BoundedSemaphore(REQUESTS_MAX)
-        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
-        self.server_name, self.server_port = listener.getsockname()[:2]
-        self.setup_environ()
-        self.set_app(application)
-
-    def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection; after a failure, wait so as not to spin."""
-        try:
-            return super().get_request()
-        except OSError:
-            time.sleep(ACCEPT_RETRY_S)
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer on a thread, as soon as fewer than :data:`REQUESTS_MAX` threads run."""
-        self._free.acquire()  # waits REQUEST_S at most
-        try:
-            super().process_request(request, client_address)
-        except BaseException:  # no thread can be started
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Answer within :data:`REQUEST_S`: a timeout of the socket would bound each read alone."""
-        deadline = threading.Timer(REQUEST_S, _shut_down, [request])
-        deadline.start()
-        try:
-            super().finish_request(request, client_address)
-        finally:
-            deadline.cancel()
-
-    def handle_error(self, *_: object) -> None:
-        """Log nothing about a client that disconnects early or does not speak HTTP."""
-
-
-def _shut_down(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the connection has ended
-        connection.shutdown(socket.SHUT_RDWR)
+    registry = CollectorRegistry()
+    registry.register(_Metrics(report))
+    ProcessCollector(registry=registry)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
 
 
 class _Metrics(Collector):
@@ -160,6 +56,11 @@ class _Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "fedmsg_relay_uptime_seconds", "Time since the start.", report.uptime_s
+        )
+        yield GaugeMetricFamily(
+            "fedmsg_relay_start_time_seconds",
+            "When the relay's process started, in seconds since 1970.",
+            report.started_at,
         )
         yield GaugeMetricFamily(
             "fedmsg_relay_backlog_messages",

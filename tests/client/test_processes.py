@@ -239,16 +239,19 @@ class TestHandlers:
     ) -> None:
         text = """
             import signal
+            def publish(timeout):
+                try:
+                    fedmsg_relay.publish('made', timeout=timeout)
+                except fedmsg_relay.RelayUnavailable:
+                    print("TOLD")
+            publish(0.01)  # imports all that it needs
             signal.signal(signal.SIGALRM, lambda *_: fedmsg_relay.destroy())
             signal.setitimer(signal.ITIMER_REAL, 0.3)
-            try:
-                fedmsg_relay.publish('made', timeout=1)
-            except fedmsg_relay.RelayUnavailable:
-                print("TOLD")
+            publish(1)
         """
         told = script(site, text)
         assert told.wait() == 0
-        assert told.output == "TOLD\n"
+        assert told.output == "TOLD\nTOLD\n"
 
     def test_a_handler_that_raises(self, site: Site) -> None:
         site.relay()

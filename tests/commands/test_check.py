@@ -286,9 +286,9 @@ def test_the_option_may_be_abbreviated(site: Site) -> None:
 
 
 def test_the_name_of_what_is_optional_is_not_waited_for(site: Site, deaf: box.Box) -> None:
-    site.write(relay_prometheus="prometheus.example.com:9411")
+    site.write(relay_http="prometheus.example.com:9411")
     relay = site.start(*deaf.command(*RELAY, directory=site.root))
-    relay.wait_for("relay_prometheus: tcp://prometheus.example.com:9411: no name server has")
+    relay.wait_for("relay_http: tcp://prometheus.example.com:9411: no name server has")
     relay.wait_for("forwarding;")
     status, output = check_in(deaf, site, 1)
     assert status == OK, output

@@ -172,11 +172,11 @@ class TestWhatItCanGoWithout:
         assert " go without it" in output or "; going without it" in output
 
     @pytest.mark.parametrize("option", ["--test", None])
-    @pytest.mark.parametrize("key", ["moksha.monitoring.socket", "relay_prometheus"])
+    @pytest.mark.parametrize("key", ["moksha.monitoring.socket", "relay_http"])
     def test_an_address_that_the_relay_needs_itself(
         self, site: Site, option: str | None, key: str
     ) -> None:
-        site.write(**{key: site.inbound.replace("tcp://", "" if "prom" in key else "tcp://")})
+        site.write(**{key: site.inbound.replace("tcp://", "" if "http" in key else "tcp://")})
         output = site.relay().output if option is None else site.run(*RELAY, option).stdout
         assert f"{key}: {site.inbound} and relay_inbound: {site.inbound} cannot both" in output
         assert "; going without it" in output

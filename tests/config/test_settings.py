@@ -58,7 +58,7 @@ def test_the_defaults() -> None:
         memory_max=512 * 2**20,
         monitoring=(),
         monitoring_mode=0o660,
-        prometheus=(),
+        http=(),
     )
 
 
@@ -87,11 +87,11 @@ def test_the_defaults() -> None:
         ("moksha.monitoring.socket", "ipc:///run/m", "monitoring", ("ipc:///run/m",)),
         ("moksha.monitoring.socket", None, "monitoring", ()),
         ("moksha.monitoring.socket.mode", "770", "monitoring_mode", 0o770),
-        ("relay_prometheus", 9411, "prometheus", ("tcp://127.0.0.1:9411",)),
-        ("relay_prometheus", "9411", "prometheus", ("tcp://127.0.0.1:9411",)),
-        ("relay_prometheus", "host.example.com:9", "prometheus", ("tcp://host.example.com:9",)),
-        ("relay_prometheus", "[::1]:65535", "prometheus", ("tcp://[::1]:65535",)),
-        ("relay_prometheus", None, "prometheus", ()),
+        ("relay_http", 9411, "http", ("tcp://127.0.0.1:9411",)),
+        ("relay_http", "9411", "http", ("tcp://127.0.0.1:9411",)),
+        ("relay_http", "host.example.com:9", "http", ("tcp://host.example.com:9",)),
+        ("relay_http", "[::1]:65535", "http", ("tcp://[::1]:65535",)),
+        ("relay_http", None, "http", ()),
     ],
     ids=str,
 )
@@ -138,7 +138,7 @@ WRONG = {
     "relay_ipc_mode": [660, "rw-rw----"],
     "relay_inbound_allow": [[], None, {"10.0.0.1": True}],
     "relay_outbound_allow": [[]],
-    "relay_prometheus": ["localhost", "9411/metrics", 0, 65536, True, [9411], "a b:1", "::1:9411"],
+    "relay_http": ["localhost", "9411/metrics", 0, 65536, True, [9411], "a b:1", "::1:9411"],
     "moksha.monitoring.socket": [17],
     "moksha.monitoring.socket.mode": [770],
     "io_threads": [0, 1.0, True, 65, "two"],
@@ -224,7 +224,7 @@ def test_a_time_that_may_be_infinite() -> None:
         ("relay_hold", 10**400),
         ("relay_drain", math.nan),
         ("relay_memory_max", "512M"),
-        ("relay_prometheus", "9411/metrics"),
+        ("relay_http", "9411/metrics"),
         ("moksha.monitoring.socket", 17),
         ("relay_ipc_mode", 660),
         ("io_threads", "two"),

@@ -117,7 +117,7 @@ class Prometheus:
         box.require("prometheus")
         self.root = site.root / "prometheus"
         shutil.copytree(EXAMPLES / "prometheus", self.root)
-        self._edit("prometheus.yml", ":9411", f":{site.config['relay_prometheus']}")
+        self._edit("prometheus.yml", ":9411", f":{site.config['relay_http']}")
         self._edit("prometheus.yml", r"_interval: 15s", "_interval: 1s")
         self._edit("fedmsg-relay.rules.yml", r"\bfor: \w+", "for: 0s")
         port = free_port()
@@ -153,13 +153,13 @@ class Prometheus:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with Site(tmp_path, relay_prometheus=free_port()) as made:
+    with Site(tmp_path, relay_http=free_port()) as made:
         yield made
 
 
 def scraped(site: Site) -> set[str]:
     """The names of all that a relay exports."""
-    address = f"http://127.0.0.1:{site.config['relay_prometheus']}/metrics"
+    address = f"http://127.0.0.1:{site.config['relay_http']}/metrics"
     with urllib.request.urlopen(address, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}

@@ -33,7 +33,8 @@ WATCHES = """
 import sys, threading, time, urllib.request, zmq
 def scrape():
     while True:
-        urllib.request.urlopen(sys.argv[2]).read()
+        for path in ("metrics", "", "healthz"):
+            urllib.request.urlopen(sys.argv[2] + path).read()
         time.sleep(1)
 threading.Thread(target=scrape, daemon=True).start()
 with zmq.Context() as context, context.socket(zmq.SUB) as listener:
@@ -44,7 +45,7 @@ with zmq.Context() as context, context.socket(zmq.SUB) as listener:
     while True:
         listener.recv()
 """
-"""Reads the monitoring socket, and scrapes every second."""
+"""Reads the monitoring socket, and every second the metrics, the page and the health."""
 
 STOPS = """
 import os, signal, sys, zmq
@@ -215,15 +216,15 @@ def many_messages(site: Site, relay: Process) -> Iterator[str]:
 
 
 def monitored(site: Site, _relay: Process) -> Iterator[str]:
-    """Relays whose monitoring socket and Prometheus are read, in turn with some without either"""
+    """Relays whose monitoring socket and HTTP port are read, in turn with some without either"""
     ratios, noise = [], []
     for number in range(ROUNDS):
         root = site.root / str(number)
         root.mkdir()
         before = _speed(root / "before")
         port, socket = free_port(), f"ipc://{root}/monitoring.socket"
-        config = {"moksha.monitoring.socket": socket, "relay_prometheus": port}
-        with_it = _speed(root / "with", f"http://127.0.0.1:{port}/metrics", **config)
+        config = {"moksha.monitoring.socket": socket, "relay_http": port}
+        with_it = _speed(root / "with", f"http://127.0.0.1:{port}/", **config)
         after = _speed(root / "after")
         ratios.append(with_it / statistics.mean((before, after)))
         noise.append(after / before)

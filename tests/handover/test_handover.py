@@ -397,14 +397,14 @@ class TestChanges:
         ports = [free_port(), free_port()]
         for path, port in ((0, 0), (0, 0), (1, 1), (1, 0)):
             config = {"moksha.monitoring.socket": f"ipc://{files[path]}"}
-            self.replace(daemon, **config, relay_prometheus=ports[port])
+            self.replace(daemon, **config, relay_http=ports[port])
             with urllib.request.urlopen(f"http://127.0.0.1:{ports[port]}/metrics") as answer:
                 assert b"fedmsg_relay_" in answer.read()
             status = site.run("fedmsg-relay", "--status")
             assert status.returncode == 0, status.stderr
             assert not files[1 - path].exists()
             assert not listens(f"tcp://127.0.0.1:{ports[1 - port]}")
-        del site.config["moksha.monitoring.socket"], site.config["relay_prometheus"]
+        del site.config["moksha.monitoring.socket"], site.config["relay_http"]
         self.replace(daemon)
         assert not files[1].exists()
         assert not listens(f"tcp://127.0.0.1:{ports[0]}")

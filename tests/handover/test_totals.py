@@ -27,13 +27,13 @@ Counters = dict[tuple[str, ...], float]
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     allow = ["127.0.0.1"]
-    with Site(tmp_path, relay_prometheus=free_port(), relay_inbound_allow=allow) as made:
+    with Site(tmp_path, relay_http=free_port(), relay_inbound_allow=allow) as made:
         yield made
 
 
 def totals(site: Site) -> Counters:
     """Every counter of the relay that answers, by its name and the values of its labels."""
-    address = f"http://127.0.0.1:{site.config['relay_prometheus']}/metrics"
+    address = f"http://127.0.0.1:{site.config['relay_http']}/metrics"
     with urllib.request.urlopen(address, timeout=DEADLINE_S) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pprint
 import re
 import signal
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import load
 import pytest
 import zmtp
-from harness import RELAY, Site, wait_for
+from harness import Site, wait_for
 
 DEBUG = {
     "version": 1,
@@ -132,92 +131,3 @@ def test_a_local_process(site: Site) -> None:
     relay = site.relay()
     site.subscriber(f"ipc://{site.root}/out.sock")
     relay.wait_for("consumer connected: a local process; 1 connected")
-
-
-class Broken:
-    """Values of ``logging`` with a part that fails; the rest is a console."""
-
-    CONSOLE: ClassVar[dict[str, Any]] = {"class": "logging.StreamHandler", "level": "INFO"}
-    LOGGER: ClassVar[dict[str, Any]] = {"level": "INFO", "handlers": ["console"]}
-    BAD = "class Bad:\n    def filter(self, record):\n        raise KeyError(record.levelname)\n"
-
-    @classmethod
-    def logging(cls, **parts: Any) -> dict[str, Any]:
-        return {
-            "version": 1,
-            "formatters": {"none": {"format": "%(nothing)s"}},
-            "filters": {"bad": {"()": "Bad"}},
-            "handlers": {"console": {**cls.CONSOLE, **parts.pop("handler", {})}},
-            "loggers": {name: {**cls.LOGGER, **more} for name, more in parts.items()},
-        }
-
-    @classmethod
-    def write(cls, site: Site, value: dict[str, Any]) -> None:
-        config = pprint.pformat({**site.config, "logging": value}).replace("'Bad'", "Bad")
-        site.write(f"{cls.BAD}config = {config}\n")
-
-
-@pytest.mark.parametrize(
-    ("parts", "what", "reason"),
-    [
-        (
-            {"handler": {"filters": ["bad"]}, "fedmsg": {}},
-            "the handler 'console' or a filter of it",
-            "KeyError('INFO')",
-        ),
-        (
-            {"handler": {"formatter": "none"}, "fedmsg": {}},
-            "the handler 'console' or a filter of it",
-            "ValueError(",
-        ),
-        (
-            {"fedmsg": {}, "fedmsg.relay": {"filters": ["bad"], "handlers": []}},
-            "a filter of the logger fedmsg.relay",
-            "KeyError('INFO')",
-        ),
-    ],
-    ids=["filter of a handler", "formatter", "filter of a logger"],
-)
-def test_logging_that_raises_costs_no_line(
-    site: Site, parts: dict[str, Any], what: str, reason: str
-) -> None:
-    foreign = "tcp://192.0.2.1:2003"
-    site.config["relay_inbound"] = [foreign, site.inbound]
-    Broken.write(site, Broken.logging(**parts))
-    tested = site.run(*RELAY, "--test")
-    assert tested.returncode == 0, tested
-    assert f"{foreign} is not an address of this host" in tested.stderr
-    relay = site.relay()
-    subscriber = site.subscriber()
-    site.publisher().send(b"message")
-    subscriber.wait(1)
-    assert relay.end() == 0
-    for line in ("fedmsg-relay 1.0.0 started", "forwarding;", "SIGTERM: stopping", "stopped; "):
-        assert relay.output.count(line) == 1, relay.output
-    assert relay.output.count(f"logging: {what} raised {reason}") == 1, relay.output
-    assert "Traceback" not in relay.output
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "verbose",
-        None,
-        {"handlers": {"file": {"class": "logging.FileHandler", "filename": "/nowhere/log"}}},
-        {"handlers": {"file": {"class": "no.such.Handler"}}},
-        {"loggers": {"fedmsg.relay": {"level": "CRITICAL", "handlers": ["nowhere"]}}},
-    ],
-    ids=str,
-)
-def test_logging_that_cannot_be_applied_stops_no_start(site: Site, value: Any) -> None:
-    """A test of the configuration refuses it; who starts a relay has one, with a log."""
-    site.write(logging=value)
-    tested = site.refused("--test")
-    assert tested.returncode == 6
-    assert "logging: " in tested.stderr
-    relay = site.relay()
-    assert relay.output.count("ERROR logging: ") == 1
-    assert "; logging to standard error instead" in relay.output
-    assert relay.end() == 0
-    assert "INFO stopped; " in relay.output
-    assert "Traceback" not in relay.output

@@ -1,27 +1,23 @@
-"""How the relay says it is, on the monitoring socket: to fedmsg-check, Nagios and --status."""
+"""What the relay says on its monitoring socket, as fedmsg-check and Nagios read it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import box
 import load
 import pytest
 import zmq
 import zmtp
-from harness import RELAY, Site, free_port, hastened, wait_for
+from harness import RELAY, Site, hastened, wait_for
+from monitored import KEY, status
 
-KEY = "moksha.monitoring.socket"
 CHECK = ("fedmsg-check", "-c", "RelayConsumer", "-p", "MonitoringProducer", "--timeout", "3")
 
 HANGS = """
@@ -31,21 +27,6 @@ from fedmsg_relay.commands.relay import main
 sys.exit(main())
 """
 """A relay whose forwarding thread hangs.  That is a fake, as libzmq's proxy cannot be made to."""
-
-BREAKS = """
-import errno, os, selectors, sys
-call, broken = sys.argv[1:]
-del sys.argv[1:]
-working = getattr(selectors.EpollSelector, call)
-def breaking(self, *arguments):
-    if os.path.exists(broken):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return working(self, *arguments)
-setattr(selectors.EpollSelector, call, breaking)
-from fedmsg_relay.commands.relay import main
-sys.exit(main())
-"""
-"""A relay whose kernel has no room for what its monitoring socket asks of epoll."""
 
 
 @pytest.fixture
@@ -70,13 +51,6 @@ def listen(site: Site) -> Iterator[Callable[[], dict[str, Any]]]:
 
     yield first
     context.term()
-
-
-def status(site: Site, *options: str) -> dict[str, Any]:
-    done = site.run(*RELAY, "--status", "--json", *options)
-    assert done.returncode == 0, done
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
 
 
 class TestMoksha:
@@ -225,155 +199,6 @@ class TestMoksha:
         assert times == sorted(set(times))
 
 
-class TestTheSocket:
-    SERVED_OFTEN = "monitoring.moksha.EVERY_S=1"
-
-    def test_it_has_the_mode_that_is_configured(self, site: Site) -> None:
-        file = Path(site.config[KEY][len("ipc://") :])
-        site.write(**{f"{KEY}.mode": "0777"})
-        relay = site.relay()
-        assert stat.S_IMODE(file.stat().st_mode) == 0o777
-        assert relay.end() == 0
-        assert not file.exists()
-
-    def test_tcp(self, site: Site, listen: Any) -> None:
-        site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
-        site.relay()
-        assert listen()["consumers"][0]["initialized"] is True
-        assert status(site)["state"] == "forwarding"
-
-    @pytest.mark.parametrize("taken", ["ipc", "tcp"])
-    def test_a_relay_forwards_without_it(self, site: Site, taken: str) -> None:
-        if taken == "tcp":
-            site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
-        with zmq.Context() as context, context.socket(zmq.PUB) as another:
-            another.bind(site.config[KEY])
-            relay = site.relay()
-            assert f"{KEY}: cannot bind {site.config[KEY]}" in relay.output
-            assert "going without it" in relay.output
-            subscriber = site.subscriber()
-            site.publisher().send(b"message")
-            subscriber.wait(1)
-            assert relay.end() == 0
-            another.unbind(site.config[KEY])
-
-    def test_no_directory_for_it(self, site: Site) -> None:
-        site.write(**{KEY: f"ipc://{site.root}/no/such/directory"})
-        assert "going without it" in site.relay().output
-
-    def test_a_wrong_address_is_refused(self, site: Site) -> None:
-        site.write(**{KEY: "tcp://127.0.0.1"})
-        refused = site.refused()
-        assert refused.returncode == 6
-        assert f"{KEY} = 'tcp://127.0.0.1'" in refused.stderr
-
-    def test_the_next_relay_takes_it_over(self, site: Site) -> None:
-        first = site.relay("--pidfile", "pid")
-        assert status(site)["pid"] == first.pid
-        second = site.relay("--pidfile", "pid", "--replace")
-        assert first.wait() == 0
-        assert "going without" not in second.output
-        assert status(site)["pid"] == second.pid
-
-    @pytest.mark.parametrize("revision", zmtp.REVISIONS)
-    def test_listeners_of_any_age(self, site: Site, revision: str) -> None:
-        site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
-        site.relay()
-        with zmtp.Peer(site.config[KEY], b"SUB", revision) as listener:
-            listener.subscribe()
-            flags, body = listener.frame()
-            assert flags == 0
-            assert json.loads(body)["fedmsg_relay"]["state"] == "forwarding"
-
-    def test_one_that_does_not_read_holds_nothing_up(self, site: Site) -> None:
-        site.write(**{KEY: f"tcp://127.0.0.1:{free_port()}"})
-        relay = site.relay()
-        with zmtp.Peer(site.config[KEY], b"SUB") as listener:
-            for _ in range(20_000):
-                listener.subscribe()
-            assert status(site)["state"] == "forwarding"
-            assert relay.end() == 0
-
-    def test_one_that_subscribes_for_ever_is_hung_up_on(self, site: Site) -> None:
-        relay = site.relay()
-        before_mb = load.resident_mb(relay.pid)
-        for _ in range(20):
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.connect(site.config[KEY][len("ipc://") :])
-                listener.sendall(zmtp.greeting() + zmtp.ready(b"SUB"))
-                with contextlib.suppress(ConnectionError):
-                    for _ in range(10_000):
-                        listener.sendall(zmtp.message(b"\1" + os.urandom(60)))
-                    pytest.fail("nobody hangs up")
-        assert load.resident_mb(relay.pid) < before_mb + load.BACK_MB
-        assert status(site)["state"] == "forwarding"
-
-    def test_those_who_take_nothing_make_way(self, site: Site) -> None:
-        site.relay(command=hastened("monitoring.subscriber.PROGRESS_S=1", self.SERVED_OFTEN))
-        with contextlib.ExitStack() as stack:
-            for _ in range(150):
-                stuck = stack.enter_context(socket.socket(socket.AF_UNIX))
-                stuck.connect(site.config[KEY][len("ipc://") :])
-                stuck.sendall(zmtp.greeting() + zmtp.ready(b"SUB") + zmtp.message(b"\1"))
-            assert status(site, "--timeout", "90")["state"] == "forwarding"
-
-    def test_a_frame_that_is_too_long(self, site: Site) -> None:
-        site.relay()
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.connect(site.config[KEY][len("ipc://") :])
-            listener.sendall(zmtp.greeting() + zmtp.ready(b"SUB") + zmtp.message(b"\1"))
-            listener.sendall(b"\2" + (2**50).to_bytes(8, "big") + bytes(2000))
-            listener.settimeout(20)
-            with contextlib.suppress(ConnectionError):
-                while listener.recv(2**16):
-                    pass
-
-    def test_those_who_say_nothing_make_way(self, site: Site) -> None:
-        site.relay(command=hastened("monitoring.subscriber.SUBSCRIBE_S=1", self.SERVED_OFTEN))
-        with contextlib.ExitStack() as stack:
-            for _ in range(150):  # more than may be connected
-                silent = stack.enter_context(socket.socket(socket.AF_UNIX))
-                silent.connect(site.config[KEY][len("ipc://") :])
-            assert status(site, "--timeout", "60")["state"] == "forwarding"
-
-    def test_what_else_connects_is_nobody(self, site: Site) -> None:
-        relay = site.relay()
-        with contextlib.ExitStack() as stack:
-            for says in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 100, zmtp.greeting()):
-                other = stack.enter_context(socket.socket(socket.AF_UNIX))
-                other.connect(site.config[KEY][len("ipc://") :])
-                other.sendall(says)
-            assert status(site)["state"] == "forwarding"
-        assert "Traceback" not in relay.output
-        assert relay.end() == 0
-
-
-class TestABrokenOutlet:
-    """What fails there is made to, as a kernel that is short of it would hurt everybody here."""
-
-    @pytest.mark.parametrize("call", ["register", "modify", "select"])
-    def test_is_closed_and_the_relay_forwards(self, site: Site, call: str) -> None:
-        file = Path(site.config[KEY][len("ipc://") :])
-        relay = site.start(sys.executable, "-c", BREAKS, call, site.root / "broken")
-        relay.wait_for("forwarding;")
-        assert status(site)["state"] == "forwarding"
-        (site.root / "broken").touch()
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.connect(str(file))
-            relay.wait_for(f"ERROR] {KEY}: closed, as serving it failed: OSError(28, ")
-            listener.settimeout(20)
-            with contextlib.suppress(ConnectionError):
-                while listener.recv(100):
-                    pass
-        assert not file.exists()
-        subscriber, publisher = site.subscriber(), site.publisher()
-        publisher.send(b"topic", b"body")
-        assert subscriber.wait(1) == [[b"topic", b"body"]]
-        assert relay.end() == 0
-        assert "Traceback" not in relay.output
-        assert relay.output.count("serving it failed") == 1
-
-
 @pytest.mark.parametrize("before", ["", "import psutil; "], ids=["new", "imported already"])
 def test_a_config_may_name_it_by_psutil(site: Site, before: str) -> None:
     named = f"'ipc://{site.root}/%s.socket' % psutil.Process(os.getpid()).name()"
@@ -432,123 +257,3 @@ class TestAHungRelay:
         while not said[-1].startswith(what):
             said.append(systemd.recv(4096).decode())
         return said
-
-
-class TestStatus:
-    def test_it_counts(self, site: Site) -> None:
-        site.write(relay_inbound_allow=["127.0.0.1"])
-        site.relay()
-        subscriber, publisher = site.subscriber(), site.publisher()
-        for _ in range(5):
-            publisher.send(b"topic", b"body")
-        subscriber.wait(5)
-        zmtp.be_turned_away(site.inbound)
-        report = status(site)
-        assert (report["frames_in"], report["bytes_in"]) == (10, 45)
-        assert (report["frames_out"], report["bytes_out"]) == (10, 45)
-        publishers, consumers = report["publishers"], report["consumers"]
-        assert [peer["waiting_bytes"] for peer in publishers.pop("peers")] == [0]
-        assert len(consumers.pop("peers")) == 1
-        assert publishers == {
-            "connected": 1,
-            "accepted": 2,
-            "refused": 1,
-            "handshakes_failed": 1,
-            "stalled": 0,
-            "unreachable": 0,
-            "over_memory": 0,
-        }
-        assert consumers == {
-            "connected": 1,
-            "accepted": 1,
-            "refused": 0,
-            "handshakes_failed": 0,
-            "stalled": 0,
-            "unreachable": 0,
-            "over_memory": 0,
-        }
-
-    def test_what_was_held_counts_too(self, site: Site) -> None:
-        site.write(relay_hold=1)
-        relay = site.relay(until="holding")
-        publisher = site.publisher()
-        for _ in range(3):
-            publisher.send(b"topic", b"body")
-        relay.wait_for("forwarding; 3 messages were held")
-        report = status(site)
-        assert (report["held"], report["frames_in"], report["frames_out"]) == (3, 6, 6)
-
-    def test_a_table_for_people(self, site: Site) -> None:
-        relay = site.relay()
-        with zmtp.Peer(site.outbound, b"SUB") as consumer:
-            relay.wait_for("1 connected")
-            done = site.run(*RELAY, "--status")
-            assert done.returncode == 0, done
-            first, *lines = done.stdout.splitlines()
-            assert f"pid {relay.pid}, up " in first
-            assert lines[0] == f"{site.inbound} -> {site.outbound}"
-            assert first.endswith(": forwarding; 0 publishers, 1 consumer")
-            port = consumer.socket.getsockname()[1]
-            assert [line for line in lines if line.startswith(f"consumer  127.0.0.1:{port} ")]
-            assert ["connected", "0", "1"] in [line.split() for line in lines]
-
-    def test_the_table_is_short_however_many_there_are(self, site: Site) -> None:
-        site.relay()
-        with contextlib.ExitStack() as stack:
-            for _ in range(60):
-                stack.enter_context(zmtp.Peer(site.inbound, b"PUB"))
-            done = site.run(*RELAY, "--status")
-        assert done.stdout.count("publisher  ") == 20
-        assert "and 40 publishers more; --json has" in done.stdout
-
-    def test_a_consumer_in_another_network_namespace(self, site: Site) -> None:
-        box.require_boxes()
-        site.write(
-            relay_inbound=f"tcp://{box.HERE_IP}:2003",
-            endpoints={"relay_outbound": f"tcp://{box.HERE_IP}:4001"},
-        )
-        with box.Box() as machine:
-            machine.check(box.LINK)
-            site.start(*machine.command(*RELAY, directory=site.root)).wait_for("forwarding;")
-            outbound = f"tcp://{box.HERE_IP}:4001"
-            site.start(*machine.command(*box.CONNECT_THERE, outbound, "SUB")).wait_for("connected")
-            shown = site.start(*machine.command(*RELAY, "--status", directory=site.root))
-            assert shown.wait() == 0
-            assert f"consumer  {box.THERE_IP}:" in shown.output
-
-    @pytest.mark.parametrize("timeout", ["0", "inf"])
-    def test_a_time_that_is_none(self, site: Site, timeout: str) -> None:
-        refused = site.refused("--status", f"--timeout={timeout}")
-        assert refused.returncode == 6
-        assert "timeout = " in refused.stderr
-
-    @pytest.mark.parametrize("option", ["--json", ""])
-    def test_no_relay(self, site: Site, option: str) -> None:
-        refused = site.refused("--status", "--timeout", "1", *filter(None, [option]))
-        assert refused.returncode == 1
-        assert f"{KEY} {site.config[KEY]}: no answer within 1 s: No such file" in refused.stderr
-
-    def test_no_permission(self, site: Site) -> None:
-        site.relay()
-        os.chmod(site.config[KEY][len("ipc://") :], 0)
-        asking = site.start(*box.powerless(), *RELAY, "--status", "--timeout", "1")
-        assert asking.wait() == 1
-        assert f"{site.config[KEY]}: Permission denied" in asking.output
-
-    def test_no_such_socket_is_configured(self, site: Site) -> None:
-        del site.config[KEY]
-        site.write()
-        refused = site.refused("--status")
-        assert refused.returncode == 6
-        assert f"{KEY}: not set" in refused.stderr
-
-    @pytest.mark.parametrize("report", [{}, {"fedmsg_relay": None}, {"fedmsg_relay": {"pid": 1}}])
-    def test_another_daemon_has_it(self, site: Site, report: dict[str, object]) -> None:
-        with zmq.Context() as context, context.socket(zmq.XPUB) as hub:
-            hub.bind(site.config[KEY])
-            asking = site.start(*RELAY, "--status", "--timeout", "20")
-            assert hub.poll(20_000)
-            hub.recv()
-            hub.send_json({"consumers": [], "producers": [], **report})
-            assert asking.wait() == 1
-            assert "the process that answers is not this relay" in asking.output

@@ -167,9 +167,9 @@ def test_an_ipv4_mapped_address(side: str, host: str) -> None:
         ({MONITORING: f"ipc:///{'x' * 108}"}, "too long for a socket; choose one of 107 at most"),
         ({MONITORING: INBOUND}, f"and relay_inbound: {INBOUND} cannot both be bound; give them"),
         ({MONITORING: OUTBOUND}, f"and {settings.OUTBOUND}: {OUTBOUND} cannot both be bound; give"),
-        ({"relay_prometheus": 2003}, f"and relay_inbound: {INBOUND} cannot both be bound; give"),
+        ({"relay_http": 2003}, f"and relay_inbound: {INBOUND} cannot both be bound; give"),
         (
-            {MONITORING: "tcp://127.0.0.1:9411", "relay_prometheus": 9411},
+            {MONITORING: "tcp://127.0.0.1:9411", "relay_http": 9411},
             f"and {MONITORING}: tcp://127.0.0.1:9411 cannot both be bound; give",
         ),
     ],
@@ -182,13 +182,13 @@ def test_what_it_can_go_without(
     (warning,) = warnings(caplog)
     assert says in warning
     assert warning.endswith("; going without it")
-    assert not (found.prometheus or found.monitoring) or len(config) == 2
+    assert not (found.http or found.monitoring) or len(config) == 2
 
 
 def test_what_it_has_beside() -> None:
-    found = read(**{MONITORING: "ipc:///run/monitoring"}, relay_prometheus="[::1]:9411")
+    found = read(**{MONITORING: "ipc:///run/monitoring"}, relay_http="[::1]:9411")
     assert uris(found.monitoring) == ["ipc:///run/monitoring"]
-    assert uris(found.prometheus) == ["tcp://[::1]:9411"]
+    assert uris(found.http) == ["tcp://[::1]:9411"]
 
 
 def test_a_malformed_optional_address_is_an_error() -> None:

@@ -209,12 +209,15 @@ class TestStop:
     def test_nothing_is_lost_of_those_whose_messages_were_passed_on(self, site: Site) -> None:
         """Though they are connected still, and do not hang up."""
         relay = site.relay()
-        subscriber = site.subscriber()
+        subscriber, publisher = site.subscriber(), site.publisher()
+        wait_for(lambda: publisher.send(b"canary") or subscriber.received, "a canary")
         with contextlib.ExitStack() as others:
             for number in range(100):
                 peer = others.enter_context(zmtp.Peer(site.inbound, b"PUB"))
                 peer.send(b"%d" % number)
-            subscriber.wait(100)
+            wait_for(
+                lambda: len([m for m in subscriber.received if m != [b"canary"]]) == 100, "100"
+            )
             time.sleep(0.2)  # longer than the time to hang up: what was sent is long passed on
             assert relay.end() == 0
         assert self.LOST not in relay.output
@@ -261,7 +264,7 @@ class TestStop:
         sent = itertools.count()
 
         def publish() -> None:
-            while not done.is_set():
+            while not done.wait(0.0001):  # other tests need a processor too
                 publisher.send(b"%d" % next(sent))
 
         thread = threading.Thread(target=publish)
@@ -418,7 +421,7 @@ def test_in_the_process_list_it_is_fedmsg_relay(site: Site) -> None:
 def test_idle_it_wakes_once_a_second_at_most(site: Site, for_s: int) -> None:
     if for_s == 10:  # seconds, as a report is made every 5
         socket = f"ipc://{site.root}/monitoring.socket"
-        site.write(relay_prometheus=free_port(), **{"moksha.monitoring.socket": socket})
+        site.write(relay_http=free_port(), **{"moksha.monitoring.socket": socket})
     relay = site.relay()
     site.subscriber()
     site.publisher()

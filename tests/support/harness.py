@@ -57,8 +57,11 @@ def set_up() -> None:
 
 def children() -> set[int]:
     """The processes whose parent is this one, those that have ended and wait for it included."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found.update(map(int, task.read_text().split()))
+    return found
 
 
 def _runs(pid: int) -> bool:

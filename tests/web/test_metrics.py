@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
 import subprocess
 import sys
-import threading
+import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import box
 import pytest
-from harness import Process, Site, free_port, hastened, wait_for
+from harness import Process, Site, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 WITHOUT_CLIENT = """
@@ -25,17 +22,9 @@ sys.exit(main())
 """
 """A relay without the package."""
 
-IMPATIENT = hastened("web.metrics.REQUEST_S=1")
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with Site(tmp_path, relay_prometheus=free_port()) as made:
-        yield made
-
 
 def scrape(site: Site) -> str:
-    address = f"http://127.0.0.1:{site.config['relay_prometheus']}/metrics"
+    address = f"http://127.0.0.1:{site.config['relay_http']}/metrics"
     with urllib.request.urlopen(address, timeout=60) as answer:
         return str(answer.read().decode())
 
@@ -86,7 +75,27 @@ def test_the_counters(site: Site) -> None:
 
     wait_for(lambda: seen() == expected, f"metrics of {expected}")
     assert metrics(site)["fedmsg_relay_uptime_seconds",] > 0
+    assert 0 < time.time() - metrics(site)["fedmsg_relay_start_time_seconds",] < 60
     assert metrics(site)["process_resident_memory_bytes",] > 10e6
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, "text/plain; version="),
+        ("text/plain", "text/plain; version="),
+        ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics"),
+    ],
+)
+def test_the_format_is_what_is_asked_for(site: Site, accept: str | None, content_type: str) -> None:
+    site.relay()
+    address = f"http://127.0.0.1:{site.config['relay_http']}/metrics"
+    request = urllib.request.Request(address, headers={"Accept": accept} if accept else {})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.headers["Content-Type"].startswith(content_type)
+        text = answer.read().decode()
+    assert "fedmsg_relay_forwarding 1" in text
+    assert text.endswith("# EOF\n") == ("openmetrics" in content_type)
 
 
 def test_promtool_has_nothing_to_say(site: Site) -> None:
@@ -104,103 +113,24 @@ def test_a_relay_that_holds_is_not_forwarding(site: Site) -> None:
     assert metrics(site)["fedmsg_relay_forwarding",] == 0
 
 
-def test_a_port_alone_is_one_of_loopback(site: Site) -> None:
-    site.relay()
-    port = site.config["relay_prometheus"]
-    with socket.socket() as elsewhere:
-        assert elsewhere.connect_ex(("127.0.0.2", port)) != 0
-    with socket.socket(socket.AF_INET6) as elsewhere:
-        assert elsewhere.connect_ex(("::1", port)) != 0
-
-
-@pytest.mark.parametrize("host", ["127.0.0.2", "[::1]"])
-def test_a_host_can_be_chosen(site: Site, host: str) -> None:
-    port = site.config["relay_prometheus"]
-    site.write(relay_prometheus=f"{host}:{port}")
-    site.relay()
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=20) as answer:
-        assert b"fedmsg_relay_forwarding 1" in answer.read()
-
-
-def test_it_is_off_by_default(site: Site) -> None:
-    box.require("ss")
-    del site.config["relay_prometheus"]
-    site.write()
-    relay = site.relay()
-    found = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    own = [line.split()[3] for line in found.splitlines() if f"pid={relay.pid}," in line]
-    assert sorted(own) == sorted(uri[len("tcp://") :] for uri in (site.inbound, site.outbound))
-
-
-def test_a_relay_forwards_without_it(site: Site) -> None:
-    port = site.config["relay_prometheus"]
-    with socket.create_server(("127.0.0.1", port)):
-        relay = relay_with_traffic(site)
-        assert f"relay_prometheus: cannot bind tcp://127.0.0.1:{port}" in relay.output
-        assert "going without it" in relay.output
-
-
-def test_the_next_relay_takes_it_over(site: Site) -> None:
-    first = site.relay("--pidfile", "pid")
-    metrics(site)
-    second = site.relay("--pidfile", "pid", "--replace")
-    assert first.wait() == 0
-    assert "going without" not in second.output
-    assert metrics(site)["fedmsg_relay_forwarding",] == 1
-
-
-def test_who_asks_nothing_holds_nothing_up(site: Site) -> None:
-    relay = site.relay(command=IMPATIENT)
-    with contextlib.ExitStack() as stack:
-        for _ in range(30):  # more than there are threads
-            address = "127.0.0.1", site.config["relay_prometheus"]
-            rude = stack.enter_context(socket.create_connection(address))
-        rude.sendall(b"\xff" * 100_000)
-        assert metrics(site)["fedmsg_relay_forwarding",] == 1
-    assert "Traceback" not in relay.output
-    with socket.create_connection(("127.0.0.1", site.config["relay_prometheus"])):
-        assert relay.end() == 0
-
-
-def test_who_asks_for_ever_holds_nothing_up_for_ever(site: Site) -> None:
-    site.relay(command=IMPATIENT)
-    address = "127.0.0.1", site.config["relay_prometheus"]
-    over = threading.Event()
-    with contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection(address)) for _ in range(30)]
-
-        def ask() -> None:
-            while not over.wait(0.1):
-                for each in slow:
-                    with contextlib.suppress(ConnectionError):
-                        each.sendall(b"G")
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        try:
-            assert metrics(site)["fedmsg_relay_forwarding",] == 1
-        finally:
-            over.set()
-            asking.join()
-
-
-def test_a_wrong_address_is_refused(site: Site) -> None:
-    site.write(relay_prometheus="::1:9411")
-    refused = site.refused()
-    assert refused.returncode == 6
-    assert "relay_prometheus = '::1:9411': must be " in refused.stderr
-
-
 def test_a_package_that_is_too_old_ends_no_relay(site: Site) -> None:
     (site.root / "prometheus_client").mkdir()
     (site.root / "prometheus_client" / "__init__.py").touch()
     relay = relay_with_traffic(site)
-    assert re.search("cannot import name .*; going without it", relay.output)
+    assert re.search("going without /metrics: cannot import name ", relay.output)
 
 
 def test_the_package_is_missing(site: Site) -> None:
-    for options in ([], ["--test"]):
-        relay = site.start(sys.executable, "-c", WITHOUT_CLIENT, *options)
-        assert relay.wait() == 6
-        assert "the Python package prometheus-client is not installed" in relay.output
-        assert "Traceback" not in relay.output
+    relay = site.start(sys.executable, "-c", WITHOUT_CLIENT)
+    relay.wait_for("forwarding;")
+    assert "going without /metrics, as the Python package prometheus-client is not" in relay.output
+    with pytest.raises(urllib.error.HTTPError, match="501"):
+        scrape(site)
+    address = f"http://127.0.0.1:{site.config['relay_http']}/healthz"
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        assert answer.read() == b"OK - forwarding\n"
+    assert relay.end() == 0
+    assert "Traceback" not in relay.output
+    tested = site.start(sys.executable, "-c", WITHOUT_CLIENT, "--test")
+    assert tested.wait() == 0
+    assert "going without /metrics" in tested.output
