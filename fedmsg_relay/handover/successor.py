@@ -195,6 +195,8 @@ def _received(channel: Channel, until: float) -> Message | None:
         message = channel.receive()
     except Gone:
         return GONE
+    for fd in message.fds if message else ():  # a successor has none to pass on
+        os.close(fd)
     return message or (GONE if time.monotonic() >= until else None)
 
 

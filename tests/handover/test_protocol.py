@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
-from harness import Site
+from harness import DEADLINE_S, Site, wait_for
 
 
 @pytest.mark.parametrize(
@@ -26,8 +27,27 @@ def test_it_hangs_up_and_goes_on(site: Site, message: bytes) -> None:
     pidfile = site.root / "pid"
     relay = site.relay("--pidfile", str(pidfile))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
-        peer.settimeout(20)
+        peer.settimeout(DEADLINE_S)
         peer.connect(f"{pidfile}.handover")
         peer.send(message)
         assert peer.recv(1) == b"", "it hangs up"
+    assert relay.end() == 0
+
+
+def test_descriptors_that_it_did_not_ask_for_are_closed(site: Site) -> None:
+    pidfile = site.root / "pid"
+    relay = site.relay("--pidfile", str(pidfile))
+
+    def opened() -> int:
+        return len(os.listdir(f"/proc/{relay.pid}/fd"))
+
+    before = opened()
+    for message in (b'{"word": "hello"}', b'{"word": "now"}', b"{}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.settimeout(DEADLINE_S)
+            peer.connect(f"{pidfile}.handover")
+            socket.send_fds(peer, [message], [peer.fileno()] * 100)
+            while peer.recv(2**16):  # until it hangs up
+                pass
+    wait_for(lambda: opened() == before, f"{before} descriptors")
     assert relay.end() == 0
