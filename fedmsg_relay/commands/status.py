@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import zmq
@@ -18,12 +18,11 @@ from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.monitoring import units
 from fedmsg_relay.monitoring.moksha import REPORT_KEY
 from fedmsg_relay.monitoring.stats import PEERS_MAX
+from fedmsg_relay.monitoring.totals import PeerTotals
 from fedmsg_relay.net import endpoints
+from fedmsg_relay.web.history import Rate
 
-COUNTERS = (
-    *("connected", "accepted", "refused", "handshakes_failed"),
-    *("stalled", "unreachable", "over_memory"),
-)
+COUNTERS = ("connected", *(each.name for each in fields(PeerTotals)))
 """Fields of each side, in the order of the table."""
 
 WIDTH = 80
@@ -72,28 +71,8 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
     return report
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What has passed in a second, between two reports."""
-
-    frames_in: float
-    bytes_in: float
-    frames_out: float
-    bytes_out: float
-
-    @classmethod
-    def between(
-        cls, before: dict[str, Any], after: dict[str, Any], elapsed_s: float
-    ) -> Rates | None:
-        """Return the rates; None if the relay has begun to count anew."""
-        passed = {each.name: after[each.name] - before[each.name] for each in fields(cls)}
-        if min(passed.values()) < 0:
-            return None
-        return cls(**{name: number / elapsed_s for name, number in passed.items()})
-
-
-def table(report: dict[str, Any], rates: Rates | None = None, width: int = WIDTH) -> Iterator[str]:
-    """Yield the lines of a table for ``report``, with ``rates``; the first line is a summary.
+def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) -> Iterator[str]:
+    """Yield the lines of a table for ``report``, with ``rate``; the first line is a summary.
 
     The columns fit into ``width`` characters, if these are enough for any.
     """
@@ -109,9 +88,9 @@ def table(report: dict[str, Any], rates: Rates | None = None, width: int = WIDTH
     yield row("", "in", "out")
     yield row("frames", *(units.count(report[name]) for name in ("frames_in", "frames_out")))
     yield row("bytes", *(units.size(report[name]) for name in ("bytes_in", "bytes_out")))
-    if rates is not None:
-        yield row("frames a second", units.count(rates.frames_in), units.count(rates.frames_out))
-        yield row("bytes a second", units.size(rates.bytes_in), units.size(rates.bytes_out))
+    if rate is not None:
+        yield row("frames a second", units.count(rate.frames_in), units.count(rate.frames_out))
+        yield row("bytes a second", units.size(rate.bytes_in), units.size(rate.bytes_out))
     yield row("messages held", units.count(report["held"]), "")
     yield ""
     yield row("", "publishers", "consumers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 import os
 import sys
 import textwrap
@@ -13,6 +14,9 @@ from typing import Any
 
 from fedmsg_relay.commands import status
 from fedmsg_relay.errors import ConfigError, RelayError
+from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.web import history
+from fedmsg_relay.web.history import Point, Rate
 
 EVERY_S = 1.0
 
@@ -36,7 +40,7 @@ class Watch:
         self._ask = ask
         self._as_json = as_json
         self._in_place = os.isatty(sys.stdout.fileno()) and not as_json
-        self._before: tuple[float, Report] | None = None  # the last report, and when (monotonic)
+        self._before: Point | None = None  # of the last report
         self._silent_since = ""
 
     def run(self) -> None:
@@ -56,16 +60,14 @@ class Watch:
 
     def _show(self, report: Report) -> None:
         self._silent_since = ""
-        at, rates = time.monotonic(), None
-        if self._before is not None:
-            before_at, before = self._before
-            rates = status.Rates.between(before, report, at - before_at)
-        self._before = at, report
+        point = Point(time.monotonic(), Traffic(*(report[name] for name in Traffic._fields)))
+        before, self._before = self._before, point
         if self._as_json:
             print(json.dumps(report), flush=True)
             return
         columns, _ = self._size()
-        self._print([time.strftime("%H:%M:%S"), *status.table(report, rates, columns)])
+        table = status.table(report, _rate(before, point), columns)
+        self._print([time.strftime("%H:%M:%S"), *table])
 
     def _size(self) -> tuple[int, int]:
         """Return the columns and rows there are; a terminal may be resized at any time."""
@@ -90,3 +92,10 @@ class Watch:
         shown = list(itertools.islice(wrapped, max(1, rows - 1)))
         body = "".join(f"{line}{CLEAR_LINE}\n" for line in shown)
         print(f"{HOME}{body}{CLEAR_REST}", end="", flush=True)
+
+
+def _rate(before: Point | None, point: Point) -> Rate | None:
+    """Return the rate since the last report; None if there is none, or the relay counts anew."""
+    if before is None or any(map(operator.gt, before.traffic, point.traffic)):
+        return None
+    return history.rate(before, point)

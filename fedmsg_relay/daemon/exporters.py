@@ -71,7 +71,7 @@ class Exporters:
         self._is_wanted = False  # whether a request waits for another report, or has waited
         self._is_late = False  # whether a request has waited in vain since the newest report
         self._made = threading.Event()  # set by a report since the last request that waited
-        self._newest = (time.monotonic(), report())  # with its time; other threads read this
+        self._newest: tuple[float, Report]  # with its time; other threads read this, once open
         self._bindings = bindings
         self._settings = settings
         self._serve_every_s = SERVE_EVERY_S if bindings.http else math.inf

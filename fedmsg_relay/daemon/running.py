@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 import os
 import time
 
@@ -175,8 +176,7 @@ class RunningRelay:
         if known is None:
             self._exporters.open(samples)
         else:
-            grown = (getattr(before, name) - getattr(known, name) for name in Traffic._fields)
-            self._exporters.skip(Traffic(*grown))
+            self._exporters.skip(Traffic(*map(operator.sub, before.traffic, known.traffic)))
 
     def end_hold(self) -> None:
         """End the hold in ``relay_hold`` seconds, as the predecessor has ended."""

@@ -16,6 +16,7 @@ from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.peers import Peer, PeerTable
 from fedmsg_relay.monitoring.totals import PeerTotals, Totals
 from fedmsg_relay.relay.lifecycle import Phase
+from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.thread import RelayThread
 
 HUNG = "hung"
@@ -106,6 +107,11 @@ class Report:
     consumers: SideReport
 
     @property
+    def traffic(self) -> Traffic:
+        """The counters of frames and bytes."""
+        return Traffic(self.frames_in, self.bytes_in, self.frames_out, self.bytes_out)
+
+    @property
     def is_forwarding(self) -> bool:
         """Whether messages are passed on: the phase is ``FORWARD``, and libzmq's proxy answered."""
         return self.state == Phase.FORWARD.value
@@ -187,10 +193,7 @@ def report(relay: RelayThread, connections: Connections, before: Totals) -> Repo
         uptime_s=round(time.monotonic() - relay.opened_at, 3),
         inbound=[endpoint.uri for endpoint in relay.inbound],
         outbound=[endpoint.uri for endpoint in relay.outbound],
-        frames_in=counted.frames_in,
-        bytes_in=counted.bytes_in,
-        frames_out=counted.frames_out,
-        bytes_out=counted.bytes_out,
+        **counted.traffic._asdict(),
         held=counted.held,
         holding=relay.status.held if is_holding else 0,
         behind_bytes=max(waiting, default=0),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
+
+from fedmsg_relay.relay.proxy import Traffic
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class PeerTotals:
     """Peers disconnected for ``relay_memory_max``."""
 
     def __add__(self, other: PeerTotals) -> PeerTotals:
-        return PeerTotals(*map(sum, zip(asdict(self).values(), asdict(other).values())))
+        return _sum(self, other)
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,12 @@ class Totals:
     consumers: PeerTotals = field(default_factory=PeerTotals)
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            *(getattr(self, each.name) + getattr(other, each.name) for each in fields(Totals))
-        )
+        return _sum(self, other)
+
+    @property
+    def traffic(self) -> Traffic:
+        """The counters of frames and bytes."""
+        return Traffic(self.frames_in, self.bytes_in, self.frames_out, self.bytes_out)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, and :meth:`of` reads."""
@@ -61,6 +66,13 @@ class Totals:
             publishers=PeerTotals(**_numbers(PeerTotals, found.get("publishers", {}))),
             consumers=PeerTotals(**_numbers(PeerTotals, found.get("consumers", {}))),
         )
+
+
+_T = TypeVar("_T", PeerTotals, Totals)
+
+
+def _sum(one: _T, other: _T) -> _T:
+    return type(one)(*(getattr(one, each.name) + getattr(other, each.name) for each in fields(one)))
 
 
 def _numbers(of: type, found: Mapping[str, Any]) -> dict[str, int]:

@@ -58,11 +58,11 @@ class Snapshot:
 
         Empty right after the start.
         """
-        rates = [_rate(one, other) for one, other in zip(self.samples, self.samples[1:])]
+        rates = [rate(one, other) for one, other in zip(self.samples, self.samples[1:])]
         if self.newest is not None:
             for sample in reversed(self.samples):
                 if self.newest.at - sample.at >= RATE_OVER_S:
-                    rates.append(_rate(sample, self.newest))
+                    rates.append(rate(sample, self.newest))
                     break
         return rates
 
@@ -75,9 +75,7 @@ class History:
 
     def add(self, report: Report, at: float) -> None:
         """Add a report that was made ``at`` (monotonic)."""
-        point = Point(
-            at, Traffic(report.frames_in, report.bytes_in, report.frames_out, report.bytes_out)
-        )
+        point = Point(at, report.traffic)
         samples = self.snapshot.samples
         if not samples or at - samples[-1].at >= SAMPLE_EVERY_S - EARLY_S:
             recent = [sample for sample in samples if at - sample.at <= SPAN_S]
@@ -107,7 +105,8 @@ def _after(before: Traffic, point: Point) -> Point:
     return Point(point.at, Traffic(*map(sum, zip(before, point.traffic))))
 
 
-def _rate(one: Point, other: Point) -> Rate:
+def rate(one: Point, other: Point) -> Rate:
+    """Return the traffic a second between two points; 0 where a counter has begun anew."""
     elapsed_s = other.at - one.at
     passed = (max(0, b - a) / elapsed_s for a, b in zip(one.traffic, other.traffic))
     return Rate(other.at, *passed)

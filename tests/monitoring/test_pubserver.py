@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,6 @@ from monitored import KEY, status
 def site(tmp_path: Path) -> Iterator[Site]:
     with Site(tmp_path, **{KEY: f"ipc://{tmp_path}/monitoring.socket"}) as made:
         yield made
-
-
-@pytest.fixture
-def listen(site: Site) -> Iterator[Callable[[], dict[str, Any]]]:
-    """A function that begins to listen, and returns what it hears first."""
-    context = zmq.Context()
-
-    def first() -> dict[str, Any]:
-        with context.socket(zmq.SUB) as listener:
-            listener.subscribe(b"")
-            listener.connect(site.config[KEY])
-            # Sooner than the report after next of those that nobody asks for.
-            assert listener.poll(3000), "nothing is said"
-            said: dict[str, Any] = listener.recv_json()
-            return said
-
-    yield first
-    context.term()
 
 
 class TestTheSocket:
