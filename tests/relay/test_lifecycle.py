@@ -436,10 +436,14 @@ def test_idle_it_wakes_once_a_second_at_most(site: Site, for_s: int) -> None:
         time.sleep(0.1)
         return switches() == before
 
+    def idle() -> bool:
+        before = switches()
+        time.sleep(for_s)
+        return switches() - before <= for_s
+
     wait_for(quiet_since_the_last_look, "the end of the start")
-    before = switches()
-    time.sleep(for_s)
-    assert switches() - before <= for_s
+    # Other processes that want the processor cause switches too, but not all the time.
+    wait_for(idle, f"{for_s} s with no more than {for_s} switches")
 
 
 def test_a_consumer_of_5000_topics_misses_none_after_restarts(site: Site) -> None:
