@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Most tests wait most of the time, so that there may be more of them at once than processors.
-JOBS ?= 6
+JOBS ?= 4
 # What tests, figures and the benchmark import.
 TESTS = tests:tests/support
 CONFIG = --config-filename etc/fedmsg.d/relay.py
