@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -24,6 +25,13 @@ def installed() -> str | None:
     return next(filter(None, map(shutil.which, COMMANDS)), None)
 
 
+def _above_4(fd: int) -> int:
+    """Move a descriptor to a number from 5 up."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD, 5)
+    os.close(fd)
+    return moved
+
+
 class Browser(contextlib.AbstractContextManager["Browser"]):
     """One page of a Chromium whose files are in ``directory``."""
 
@@ -36,7 +44,8 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         self._received = b""
         commands, self._writer = os.pipe()
         self._reader, answers = os.pipe()
-        # The protocol is spoken at the descriptors 3 and 4.
+        # The protocol is spoken at the descriptors 3 and 4, which must not be among these.
+        commands, answers = _above_4(commands), _above_4(answers)
         shell = f'exec "$@" 3<&{commands} 4>&{answers} {commands}<&- {answers}>&-'
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
         with (directory / "chromium.log").open("w") as log:
@@ -124,9 +133,9 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         """Whether pages that are opened from now on may run their scripts."""
         self.command("Emulation.setScriptExecutionDisabled", value=not is_allowed)
 
-    def screenshot(self, path: Path) -> None:
-        """Write a picture of the whole page, as PNG."""
-        taken = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+    def screenshot(self, path: Path, is_whole: bool = True) -> None:
+        """Write a picture of the whole page, or of what the window shows, as PNG."""
+        taken = self.command("Page.captureScreenshot", captureBeyondViewport=is_whole)
         path.write_bytes(base64.b64decode(taken["data"]))
 
     def __exit__(self, *_: object) -> None:
