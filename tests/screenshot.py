@@ -40,6 +40,7 @@ def main() -> int:
             publishers = [site.publisher() for _ in range(3)]
             with Browser(Path(profile), WIDTH, HEIGHT) as browser:
                 browser.open(f"http://127.0.0.1:{port}/")
+                browser.run("document.documentElement.style.overflow = 'hidden'")  # no scroll bar
                 publish(publishers)
                 browser.screenshot(PICTURE, is_whole=False)
             print(f"{PICTURE}: {len(consumers[0].received)} messages forwarded")

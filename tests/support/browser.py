@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -25,13 +24,6 @@ def installed() -> str | None:
     return next(filter(None, map(shutil.which, COMMANDS)), None)
 
 
-def _above_4(fd: int) -> int:
-    """Move a descriptor to a number from 5 up."""
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD, 5)
-    os.close(fd)
-    return moved
-
-
 class Browser(contextlib.AbstractContextManager["Browser"]):
     """One page of a Chromium whose files are in ``directory``."""
 
@@ -44,9 +36,8 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         self._received = b""
         commands, self._writer = os.pipe()
         self._reader, answers = os.pipe()
-        # The protocol is spoken at the descriptors 3 and 4, which must not be among these.
-        commands, answers = _above_4(commands), _above_4(answers)
-        shell = f'exec "$@" 3<&{commands} 4>&{answers} {commands}<&- {answers}>&-'
+        # The protocol is spoken at the descriptors 3 and 4.
+        shell = f'exec "$@" 3<&{commands} 4>&{answers}'
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
         with (directory / "chromium.log").open("w") as log:
             self._process = subprocess.Popen(
