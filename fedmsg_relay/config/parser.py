@@ -69,7 +69,8 @@ class Parser(argparse.ArgumentParser):
         unused = [name for name in INHERITED if self._help(name) is argparse.SUPPRESS]
         if unused:
             text = f"Accepted as by every fedmsg command, without effect: {', '.join(unused)}."
-            self._titled["fedmsg's own"].description = textwrap.fill(text, 76, break_on_hyphens=False)
+            filled = textwrap.fill(text, 76, break_on_hyphens=False)
+            self._titled["fedmsg's own"].description = filled
         self.add_argument("-h", "--help", action="help", help="Show this help, and exit.")
 
     def _help(self, name: str) -> str:
