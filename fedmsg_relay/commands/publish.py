@@ -1,7 +1,6 @@
 """``fedmsg-relay-publish``: lines of a shell -> messages on the bus, or an exit status above 0.
 
-The options are those of ``fedmsg-logger``, and more; the messages are the same.  :data:`STATUSES`
-has the exit statuses, which ``--help`` shows.
+The messages are those of ``fedmsg-logger``.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fedmsg_relay import __version__
 from fedmsg_relay.client.api import Script
+from fedmsg_relay.commands.publish_options import DESCRIPTION, NAME, OPTIONS
 from fedmsg_relay.config import loader, settings
-from fedmsg_relay.config.loader import Option
 from fedmsg_relay.errors import (
     ConfigError,
     MessageTooLarge,
@@ -31,63 +29,6 @@ from fedmsg_relay.errors import (
     WrongUsage,
 )
 from fedmsg_relay.system import stdio
-
-NAME = "fedmsg-relay-publish"
-
-STATUSES = """\
-Exit status:
-  0    the relay has taken all of it (with --confirm: all was seen on the bus)
-  2    wrong usage, or an option's bad value
-  6    not configured; stderr names the key, or the file and the line
-  65   what could be published is, but some of the input cannot be: not JSON
-       where that was asked for, or larger than relay_max_message_size
-  69   not all was published: no relay, or not confirmed, or not signed; stderr
-       names the first message that was not
-  130  interrupted
-"""
-
-DESCRIPTION = f"""\
-Publish messages through the relay: --message, or each line of standard input as it comes.
-
-{STATUSES}"""
-
-OPTIONS: list[Option] = [
-    (
-        ["--message"],
-        {
-            "dest": "logger_message",  # as in fedmsg-logger: "message" is a parameter of the signer
-            "metavar": "TEXT",
-            "help": "The message; instead of standard input.",
-        },
-    ),
-    (
-        ["--json-input"],
-        {
-            "action": "store_true",
-            "help": "The message is JSON, or each line is; or, if the first line alone is not, all"
-            " of standard input is one message.",
-        },
-    ),
-    (["--topic"], {"default": "log", "help": "PREFIX.ENVIRONMENT.MODNAME.TOPIC. Default: log."}),
-    (["--modname"], {"default": "logger", "help": "Likewise. Default: logger."}),
-    (
-        ["--cert-prefix"],
-        {"default": "shell", "help": "Which certificate signs. Default: shell."},
-    ),
-    (
-        ["--confirm"],
-        {"action": "store_true", "help": "Succeed only if every message is seen on the bus."},
-    ),
-    (
-        ["--wait"],
-        {
-            "action": "store_true",
-            "help": "Wait for a relay as long as it takes, and say so after --timeout seconds;"
-            " else for --timeout seconds.",
-        },
-    ),
-    (["--version"], {"action": "version", "version": f"{NAME} {__version__}"}),
-]
 
 NOT_SENT = RelayUnavailable.status
 NOT_PUBLISHABLE = MessageTooLarge.status
