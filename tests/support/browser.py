@@ -37,7 +37,7 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         commands, self._writer = os.pipe()
         self._reader, answers = os.pipe()
         # The protocol is spoken at the descriptors 3 and 4.
-        shell = f'exec "$@" 3<&{commands} 4>&{answers} {commands}<&- {answers}>&-'
+        shell = f'exec "$@" 3<&{commands} 4>&{answers}'
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
         with (directory / "chromium.log").open("w") as log:
             self._process = subprocess.Popen(
