@@ -219,12 +219,16 @@ class RunningRelay:
             )
         log.info("stopped; %s", self.report().forwarded)
 
+    @property
+    def error(self) -> BaseException | None:
+        """Why the relay has died; None if it has not."""
+        return self._relay.status.error
+
     def end(self) -> None:
-        """Log the end.  Raises :class:`Died` if the relay ended without :meth:`stop`."""
+        """Log the end.  Raises :class:`Died` if the relay has died."""
         self.log_end()
-        error = self._relay.status.error
-        if error is not None:
-            raise Died(f"the relay died: {error!r}; start it again") from error
+        if self.error is not None:
+            raise Died(f"the relay died: {self.error!r}; start it again") from self.error
 
     def watchdog(self) -> None:
         """Send systemd ``WATCHDOG=1`` if the relay's thread does its work."""
