@@ -21,7 +21,7 @@ from fedmsg_relay.config import loader, settings
 from fedmsg_relay.config.sources import Sources
 from fedmsg_relay.daemon import startup
 from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, shortage
-from fedmsg_relay.system import daemonize, logwriter, naming, stdio
+from fedmsg_relay.system import ctrl_c, daemonize, logwriter, naming, stdio
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 
@@ -36,6 +36,7 @@ def main() -> int:
     stdio.fill()
     options = None  # not known yet
     try:
+        ctrl_c.interrupt()
         # argparse takes abbreviations; another option begins with "--c".
         if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
             return _check()
@@ -52,7 +53,8 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 (as in _serve)
         return _finish(1, str(shortage(error)))
     except KeyboardInterrupt:
-        return _finish(1, "interrupted; if it was to be a daemon, its log says what became of it")
+        became = "; the daemon's log says what became of it"
+        return _finish(1, f"interrupted{became if options and options.daemon else ''}")
 
 
 def _run(options: argparse.Namespace | None) -> int:
