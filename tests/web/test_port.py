@@ -375,6 +375,20 @@ def test_a_relay_that_answers_no_more_is_shown_as_such(
     assert f"pid {relay.pid}" in chromium.text(".since")
 
 
+def test_a_tab_in_the_background_shows_it_too(site: Site, chromium: Browser) -> None:
+    relay = site.relay()
+    chromium.open(url(site))
+    chromium.run("Object.defineProperty(document, 'hidden', {get: () => true})")
+    assert chromium.run("document.title").startswith("forwarding")
+    assert relay.end() == 0
+    wait_for(lambda: chromium.run("document.title").startswith("no answer"), "the title")
+    icon = "document.querySelector('link[rel=icon]').href"
+    assert chromium.run(icon) == "data:,"
+    site.relay()
+    wait_for(lambda: chromium.run("document.title").startswith("forwarding"), "the title")
+    assert "svg" in chromium.run(icon)
+
+
 def test_a_relay_that_hangs_is_shown_as_such(site: Site, chromium: Browser) -> None:
     site.start(sys.executable, "-c", HANGS).wait_for("forwarding;")
     chromium.open(url(site))
