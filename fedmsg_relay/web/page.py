@@ -173,10 +173,7 @@ def _traffic(report: Report) -> str:
         ("bytes", size(report.bytes_in), size(report.bytes_out)),
         ("messages held, in all", count(report.held), ""),
     ]
-    rest = (
-        '<p class="note">Counters go on over reloads, and over restarts of a service of'
-        " systemd's.</p>"
-    )
+    rest = '<p class="note">Counters go on over reloads, and over restarts under systemd.</p>'
     return _table("Traffic", ("", "in", "out"), rows, rest)
 
 
@@ -190,7 +187,7 @@ def _peers(title: str, side: SideReport, at: float) -> str:
         rest += f" has up to {count(PEERS_MAX)} of them</p>"
     if not peers and not rest:
         rest = '<p class="note">nobody is connected</p>'
-    head = ("address", "waits for it", "connected for", "since")
+    head = ("address", "unsent", "connected for", "since")
     return _table(title, head, rows, rest, "peers")
 
 
