@@ -6,7 +6,6 @@ Prints every error as one line, without a traceback.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import logging
@@ -63,11 +62,11 @@ def _run(options: argparse.Namespace | None) -> int:
     try:
         site = _load(files)
         if site["test"]:
-            return _test(site, files)
+            return _flushed(_test(site, files))
         if site["status"]:
-            return _status(site)
+            return _flushed(_status(site))
     except BrokenPipeError:  # the reader of --print-config and the like has closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return 1
     log_path = arguments.log_path(site)
     pidfile_path = arguments.pidfile_path(site)
@@ -124,6 +123,23 @@ def _finish(status: int, message: str) -> int:
     return status
 
 
+def _flushed(status: int) -> int:
+    """Flush standard output; return ``status``, or 1 if the output is lost."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        return _finish(1, f"cannot write to standard output: {error.strerror}")
+    return status
+
+
+def _drop_output() -> None:
+    """Drop what standard output has not taken: Python's exit must not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _test(site: Mapping[str, Any], files: Sources) -> int:
     from fedmsg_relay.commands import configtest  # not imported for a start, which should be quick
 
@@ -152,8 +168,12 @@ def _status(site: Mapping[str, Any]) -> int:
     logging.disable()  # warnings about a start do not concern --status
     ask = functools.partial(status.ask, settings.read(site), settings.timeout_s(site["timeout"]))
     if site["watch"]:
-        with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        try:
             watch.Watch(ask, site["json"]).run()
+        except KeyboardInterrupt:
+            pass
+        except BrokenPipeError:
+            _drop_output()
         return 0
     report = ask()
     if site["json"]:
@@ -182,8 +202,8 @@ def _check() -> int:
         raise
     try:
         print(f"FEDMSG-RELAY {line}", flush=True)
-    except (OSError, UnicodeError):  # stdout takes nothing; Python's exit must not try again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except (OSError, UnicodeError):
+        _drop_output()
         return check.UNKNOWN
     return status
 

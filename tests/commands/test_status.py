@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -143,6 +144,28 @@ class TestStatus:
             hub.send_json({"consumers": [], "producers": [], **report})
             assert asking.wait() == 1
             assert "the process that answers is not this relay" in asking.output
+
+
+@pytest.mark.parametrize("option", ["--status", "--test"])
+def test_output_that_is_lost(site: Site, option: str) -> None:
+    """Nobody reads any more, or the disk is full."""
+    site.relay()
+    del site.environ["PYTHONUNBUFFERED"]  # as where people type
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    said = "fedmsg-relay: cannot write to standard output: No space left on device\n"
+    for output, expected in (writer, ""), (full, said):
+        shown = subprocess.run(
+            [*RELAY, option],
+            cwd=site.root,
+            env=site.environ,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(output)
+        assert (shown.returncode, shown.stderr) == (1, expected)
 
 
 def test_numbers_that_are_wider_than_their_column_stay_apart() -> None:
