@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import resource
@@ -269,6 +270,15 @@ def test_what_breaks_the_server_does_not_break_the_relay(site: Site, call: str) 
     (site.root / "broken").unlink()
     wait_for_health(site, 200, "OK - forwarding")
     assert relay.end() == 0
+
+
+def test_where_it_cannot_serve_nobody_waits_for_it(site: Site) -> None:
+    (site.root / "broken").touch()
+    relay = site.start(sys.executable, "-c", BREAKS, "register")
+    relay.wait_for("forwarding;")
+    assert "relay_http: [Errno 28] No space left on device; going without it" in relay.output
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", site.config["relay_http"])) == errno.ECONNREFUSED
 
 
 # -- in a browser ----------------------------------------------------------------------------------
