@@ -95,7 +95,8 @@ pid {report.pid}</p>
 <footer>
 <p>As of <time id="at">{time.strftime("%H:%M:%S %Z", time.localtime(at))}</time>.
 libzmq counts frames: a message of fedmsg has two. Going out, a frame is counted once, however many
-consumers there are.</p>
+consumers there are. Unsent bytes are those in the kernel; libzmq does not tell what more is in the
+relay's memory.</p>
 <nav><a href="status.json">status.json</a> <a href="metrics">metrics</a>
 <a href="healthz">healthz</a></nav>
 </footer>
