@@ -152,11 +152,7 @@ class MainLoop:
 
     def _end_leaving(self, leaving: RunningRelay) -> None:
         """End the hold of the relay, as the relay that drained beside it has ended."""
-        leaving.log_end()
-        if leaving.error is not None:
-            log.error(
-                "the relay that was draining died: %r; what it had in memory is lost", leaving.error
-            )
+        leaving.end_beside_another()
         self._leaving = None
         self._relay.publish(leaving.totals)
         self._relay.end_hold()

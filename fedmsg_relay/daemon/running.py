@@ -206,7 +206,7 @@ class RunningRelay:
                 " the process was ended, and what the relay had in memory is lost"
             )
 
-    def log_end(self) -> None:
+    def _log_end(self) -> None:
         """Log the totals, and whether messages may be lost."""
         loss = self._relay.status.loss
         if loss is not None:
@@ -219,16 +219,19 @@ class RunningRelay:
             )
         log.info("stopped; %s", self.report().forwarded)
 
-    @property
-    def error(self) -> BaseException | None:
-        """Why the relay has died; None if it has not."""
-        return self._relay.status.error
-
     def end(self) -> None:
         """Log the end.  Raises :class:`Died` if the relay has died."""
-        self.log_end()
-        if self.error is not None:
-            raise Died(f"the relay died: {self.error!r}; start it again") from self.error
+        self._log_end()
+        error = self._relay.status.error
+        if error is not None:
+            raise Died(f"the relay died: {error!r}; start it again") from error
+
+    def end_beside_another(self) -> None:
+        """Log the end, also if the relay has died: another one goes on in this process."""
+        self._log_end()
+        error = self._relay.status.error
+        if error is not None:
+            log.error("the relay that was draining died: %r; what it had in memory is lost", error)
 
     def watchdog(self) -> None:
         """Send systemd ``WATCHDOG=1`` if the relay's thread does its work."""
