@@ -152,7 +152,7 @@ class MainLoop:
 
     def _end_leaving(self, leaving: RunningRelay) -> None:
         """End the hold of the relay, as the relay that drained beside it has ended."""
-        leaving.log_end()
+        leaving.end_beside_another()
         self._leaving = None
         self._relay.publish(leaving.totals)
         self._relay.end_hold()
@@ -261,7 +261,8 @@ class MainLoop:
     def _go_on(self, pid: int) -> None:
         """Go on as the relay, as the successor has ended or been dismissed."""
         self._successor.dismiss()
-        log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
+        does = "stops" if self._stops else "goes on"
+        log.warning("pid %d, which was to take over, is gone; this relay %s", pid, does)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
             self._relay.gate.reopen()
@@ -273,6 +274,6 @@ class MainLoop:
             before, self._relay = self._relay, self._begin(follows=True)
             self._relay.publish(before.totals, before.samples)
             if before.phase is Phase.CLOSED:
-                self._relay.end_hold()
+                self._end_leaving(before)
             else:
                 self._leaving = before

@@ -206,7 +206,7 @@ class RunningRelay:
                 " the process was ended, and what the relay had in memory is lost"
             )
 
-    def log_end(self) -> None:
+    def _log_end(self) -> None:
         """Log the totals, and whether messages may be lost."""
         loss = self._relay.status.loss
         if loss is not None:
@@ -220,11 +220,18 @@ class RunningRelay:
         log.info("stopped; %s", self.report().forwarded)
 
     def end(self) -> None:
-        """Log the end.  Raises :class:`Died` if the relay ended without :meth:`stop`."""
-        self.log_end()
+        """Log the end.  Raises :class:`Died` if the relay has died."""
+        self._log_end()
         error = self._relay.status.error
         if error is not None:
             raise Died(f"the relay died: {error!r}; start it again") from error
+
+    def end_beside_another(self) -> None:
+        """Log the end, also if the relay has died: another one goes on in this process."""
+        self._log_end()
+        error = self._relay.status.error
+        if error is not None:
+            log.error("the relay that was draining died: %r; what it had in memory is lost", error)
 
     def watchdog(self) -> None:
         """Send systemd ``WATCHDOG=1`` if the relay's thread does its work."""
