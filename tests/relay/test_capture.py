@@ -20,12 +20,14 @@ import box
 import journals
 import pytest
 from daemons import Daemon
+from handovers import Bus
 from harness import RELAY, Process, Site, free_port, wait_for
 from monitored import KEY, status
 
 from fedmsg_relay.journal import segments
 from fedmsg_relay.journal.reader import Reader
 
+AT_STEP = (sys.executable, str(Path(__file__).parents[1] / "support" / "at_step.py"))
 HANGING = str(Path(__file__).parents[1] / "support" / "hanging.py")
 
 SHAPES = [
@@ -412,6 +414,50 @@ class TestACheck:
         self.warns(site, f"the journal cannot be checked: set {KEY} and reload the relay")
         site.write(**{KEY: address})
         self.warns(site, f"the journal cannot be checked: {KEY} ")
+
+
+class TestAHandOver:
+    """The journal goes from one relay to the next, and lacks nothing of what passes meanwhile."""
+
+    @pytest.mark.timeout(300)
+    def test_under_load(self, site: Site, daemon: Daemon) -> None:
+        del site.config["relay_hold"]  # the tests' own is too short for a busy machine
+        site.write()
+        daemon.start()
+        daemon.wait_for("forwarding;")
+        with Bus(site) as bus:
+            for handover in (1, 2, 3, 4):
+                daemon.start("--replace")
+                daemon.wait_for("forwarding;", times=1 + handover)
+        assert bus.wrong == []
+        assert daemon.log.count("WARNING") == 0
+        found = journal(site)
+        assert found["discarded"] == 0
+        assert found["captured"] == found["messages"]
+        by_publisher: dict[int, list[int]] = {}
+        for _, body in written(site):
+            publisher, number = map(int, body.split())
+            by_publisher.setdefault(publisher, []).append(number)
+        by_publisher.pop(-1)  # of the consumers, until they are subscribed
+        assert sum(map(len, by_publisher.values())) == bus.sent
+        for got in by_publisher.values():
+            assert got == list(range(len(got)))
+        assert journals.read(site.config["relay_journal"]).missing == 0
+
+    @pytest.mark.parametrize("step", [("sent", "holding"), ("received", "drained")], ids=" ".join)
+    def test_to_one_that_dies(self, site: Site, step: tuple[str, str]) -> None:
+        """The first goes on, with its journal too."""
+        files = ("--pidfile", str(site.root / "pid"))
+        first = site.relay(*files)
+        publish(site, 0, 10)
+        second = site.start(*AT_STEP, *step, "SIGKILL", *files, "--replace")
+        assert second.wait() == -signal.SIGKILL
+        first.wait_for("forwarding;", times=2)
+        publish(site, 10, 20)
+        assert numbers(written(site)) == list(range(20))
+        assert journal(site)["error"] == ""
+        assert first.end() == 0
+        assert journals.read(site.config["relay_journal"]).missing == 0
 
 
 class TestAKill:
