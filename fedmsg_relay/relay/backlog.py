@@ -69,10 +69,10 @@ class Backlog:
             self.bytes -= size(batch)
             self._count(lost)
 
-    def discard(self) -> None:
-        """Count a message that was discarded before it could wait."""
+    def discard(self, messages: int) -> None:
+        """Count messages that were discarded before they could wait."""
         with self._changing:
-            self._count(1)
+            self._count(messages)
 
     def give_up(self) -> None:
         """Discard all that waits."""

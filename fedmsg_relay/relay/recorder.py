@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import JournalBusy, JournalError
-from fedmsg_relay.journal.writer import JournalStats, Writer
+from fedmsg_relay.journal.segments import JournalStats
+from fedmsg_relay.journal.writer import Writer
 from fedmsg_relay.relay.backlog import Backlog
 from fedmsg_relay.system.throttle import Throttle
 
@@ -89,9 +90,9 @@ class Recorder:
             self.backlog.add(records)
             self._wake.set()
 
-    def lose(self, reason: str) -> None:
-        """Count a message that is discarded, and log that now and then."""
-        self.backlog.discard()
+    def lose(self, messages: int, reason: str) -> None:
+        """Count messages that are discarded, and log that now and then."""
+        self.backlog.discard(messages)
         if self._losses.allows():
             log.warning(
                 "%s: messages are discarded, and missing in it, %d so far: %s",

@@ -151,7 +151,10 @@ class RelayThread:
         After the last status that is everything.
         """
         self._proxy.read_answers()
-        return Traffic(*map(sum, zip(self.status.traffic, self._proxy.traffic)))
+        traffic = Traffic(*map(sum, zip(self.status.traffic, self._proxy.traffic)))
+        if self._capture is not None:
+            self._capture.bound(traffic)
+        return traffic
 
     @property
     def journal(self) -> CaptureStatus | None:
@@ -159,9 +162,12 @@ class RelayThread:
         return self._capture.status if self._capture is not None else None
 
     def attend_journal(self) -> None:
-        """Log that the journal's disk hangs, if it does."""
+        """Log that the journal's disk hangs, if it does; and see that all messages are counted."""
         if self._capture is not None:
             self._capture.attend()
+            if self._capture.lacks_counts:
+                self.traffic()
+                self.ask()
 
     def journal_due_s(self) -> float:
         """Return the seconds until :meth:`has_journal_ended` is worth another look."""
@@ -179,6 +185,7 @@ class RelayThread:
         self._proxy.end()
         self._relay.terminate()
         if self._capture is not None:
+            self.traffic()
             self._capture.give_up()
         self.status = replace(self.status, phase=Phase.CLOSED, at=time.monotonic())
 

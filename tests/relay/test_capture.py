@@ -18,10 +18,12 @@ from typing import Any
 
 import box
 import journals
+import load
 import pytest
+import zmtp
 from daemons import Daemon
 from handovers import Bus
-from harness import RELAY, Process, Site, free_port, wait_for
+from harness import RELAY, Process, Site, free_port, hastened, wait_for
 from monitored import KEY, status
 
 from fedmsg_relay.journal import segments
@@ -282,6 +284,36 @@ mkdir "$0" && mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"
 """Runs a command that finds a file system of its own at a place, with some options."""
 
 
+@pytest.mark.timeout(300)
+def test_a_load_that_is_too_fast_for_it_is_forwarded_and_counted(site: Site) -> None:
+    """With a bound that is a thousandth of the real one, it is too fast again and again."""
+    relay = site.relay(command=hastened("relay.capture.QUEUE_MAX=65536"))
+    stream = load.Stream()
+    with load.Reader(site.outbound, stream) as reader, zmtp.Peer(site.inbound, b"PUB") as source:
+        stream.start(source, reader)
+        for _ in range(10):
+            before = reader.messages
+            stream.publish(source, 50_000, reader)
+            reader.wait(before + 50_000)
+            if journal(site)["discarded"]:
+                break
+    relay.wait_for("messages are discarded, and missing in it")
+    publish(site, 0, 10)
+
+    def counted() -> bool:
+        report = status(site)
+        found = report["journal"]
+        kept = found["messages"] + found["discarded"]
+        return report["frames_out"] == 2 * found["captured"] == 2 * kept
+
+    wait_for(counted, "each message to be written or counted")
+    publish(site, 10, 20)
+    found = written(site)
+    assert numbers(found)[-10:] == list(range(10, 20))
+    assert journals.read(site.config["relay_journal"]).missing == journal(site)["discarded"] > 0
+    assert relay.end() == 0
+
+
 class TestAFileSystem:
     """Of its own, in a namespace of the relay's."""
 
@@ -478,7 +510,7 @@ class TestAKill:
         killed = threading.Event()
         found: list[int] = []
 
-        def load() -> None:
+        def pour() -> None:
             number = 0
             while not killed.wait(0.001):
                 for _ in range(20):
@@ -490,7 +522,7 @@ class TestAKill:
                 found.extend(numbers([record.frames for record in records]))
             return found
 
-        thread = threading.Thread(target=load)
+        thread = threading.Thread(target=pour)
         thread.start()
         try:
             wait_for(lambda: len(read()) > 1000, "the journal")
