@@ -395,6 +395,59 @@ def test_a_full_file_system_stops_no_writer_from_opening(tmp_path: Path) -> None
     assert mounted(tmp_path, FULL) == [[1, "before"], [3, "behind"]]
 
 
+BROKEN = """
+image, disk = directory / "image", directory / "disk"
+with image.open("wb") as file:
+    file.truncate(20_000_000)  # without its blocks, of which there is less than a MB
+subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], check=True)
+disk.mkdir()
+subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+with Journal(disk / "journal", size_max=8_000_000, sync=True) as journal:
+    journal.say(*numbered(0, 10))
+    filler = open(directory / "filler", "wb", buffering=0)
+    try:
+        while filler.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+    refused = 0
+    said = 10
+    while refused < 3:
+        try:
+            journal.say(*numbered(said, said + 10))
+        except OSError as error:
+            assert error.errno in (errno.ENOSPC, errno.EIO), error
+            refused += 1
+        said += 10
+    kept = journal.writer.appended
+    filler.truncate(0)
+    journal.say(*numbered(said, said + 10))
+    appended = journal.writer.appended
+reader = Reader(disk / "journal")
+records = [record.frames for record in everything(disk / "journal", reader=reader)]
+print(json.dumps({
+    "kept": kept == said - 30 < 1000,  # long before the segment is full
+    "healed": appended == kept + 10,
+    "whole": records[:kept] == numbered(0, kept) and records[-10:] == numbered(said, said + 10),
+    "lost": said + 10 - len(records) == reader.missing,
+    "corrupt": reader.corrupt,
+}))
+subprocess.run(["umount", disk], check=True)
+"""
+
+
+def test_a_disk_that_fails_at_the_flush(tmp_path: Path) -> None:
+    """Writing succeeds there, as into memory; what is not known to be on disk does not count."""
+    box.require("mkfs.ext4")
+    assert mounted(tmp_path, BROKEN) == {
+        "kept": True,
+        "healed": True,
+        "whole": True,
+        "lost": True,
+        "corrupt": 0,
+    }
+
+
 READ_ONLY = """
 with Journal(directory / "journal") as journal:
     journal.say([b"message"])
