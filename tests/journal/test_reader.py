@@ -168,6 +168,25 @@ def test_a_time_is_found(tmp_path: Path) -> None:
         assert len(records) - len(wanted) <= most
 
 
+def bytes_read() -> int:
+    """Return the bytes that this process has read by read(2) and its like."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_the_end_costs_little(tmp_path: Path) -> None:
+    """What is allocated ahead is not looked through, however often somebody asks for more."""
+    with Journal(tmp_path / "journal") as journal:
+        journal.say(*numbered(0, 10))
+        reader = Reader(journal.directory)
+        reader.read()
+        before = bytes_read()
+        for number in range(10):
+            assert reader.read() == []
+            journal.say([b"%d" % number])
+            assert len(reader.read()) == 1
+        assert bytes_read() - before < newest(journal.directory).stat().st_size
+
+
 class TestBackwards:
     def test_from_anywhere(self, tmp_path: Path) -> None:
         with Journal(tmp_path / "journal", size_max=100_000) as journal:
@@ -223,7 +242,7 @@ class TestLimits:
                 journal.say([os.urandom(3 * mib)])
         for record in [*everything(journal.directory)][500 :: 2 * 502]:
             segment = Path(path(journal.directory, record.position.segment))
-            change(segment, record.position.offset + 100, b"damage")
+            change(segment, record.position.offset + 12, b"\xff\xff\xff\x7f")  # its length
         descriptors = os.listdir("/proc/self/fd")
         tracemalloc.start()
         try:
