@@ -46,11 +46,11 @@ class Position(NamedTuple):
     """A place between two records."""
 
     sequence: int
-    """Number of the record behind it; 0 where it is not known."""
+    """Number of the record behind the place; 0 where the number is not known."""
     segment: int
-    """The segment's first sequence number, which is its file's name."""
+    """The number in the name of the segment's file."""
     offset: int
-    """Bytes in that file; 0 stands for its first record."""
+    """Bytes in that file; 0 stands for the first record."""
 
 
 START = Position(0, 0, 0)
@@ -61,29 +61,29 @@ class Record(NamedTuple):
     """A message of a journal."""
 
     sequence: int
-    """Its number: each message has the next one, also those that were lost."""
+    """The message's number: each has the next one, also those that are lost."""
     time: float
     """Arrival at the relay, seconds since the epoch, in whole microseconds."""
     frames: list[bytes]
     position: Position
-    """Where it is: a reader that starts there returns it first."""
+    """Where the record begins: a reader that starts there returns it first."""
 
 
 class Header(NamedTuple):
-    """What a segment says of itself."""
+    """The header of a segment."""
 
     marker: bytes
-    """Of its records, see records.py."""
+    """Of the segment's records, see records.py."""
     base: int
     """Sequence number of the message that has number 0 in its record."""
     before: int
     """Messages ever written to the journal before this segment."""
     created_us: int
-    """Arrival of its first message, microseconds since the epoch."""
+    """Arrival of the segment's first message, microseconds since the epoch."""
 
 
 class JournalStats(NamedTuple):
-    """What a journal has."""
+    """How much a journal has."""
 
     segments: int
     messages: int

@@ -117,13 +117,17 @@ class TestPosition:
         assert reader.missing == third - records[10].sequence
 
     @pytest.mark.parametrize("count", [5, 20, 50])
-    def test_of_a_journal_that_was_replaced(self, tmp_path: Path, count: int) -> None:
-        """A reader gets all of the new one, though its segment has the name of the old one."""
+    @pytest.mark.parametrize("before", [20, 200])
+    def test_of_a_journal_that_was_replaced(self, tmp_path: Path, before: int, count: int) -> None:
+        """All of the new one is read, though its segment has the name of the old one, or a lower.
+
+        Of the old one, the smaller has a segment and the larger several.
+        """
         directory = tmp_path / "journal"
-        with Journal(directory) as journal:
-            journal.say(*numbered(0, 20))
+        with Journal(directory, size_max=100_000) as journal:
+            journal.say(*numbered(0, before))
             reader = Reader(directory)
-            reader.read(limit=19)
+            reader.read(limit=before - 1)
             shutil.rmtree(directory)
         with Journal(directory) as journal:
             journal.say(*numbered(100, 100 + count))
