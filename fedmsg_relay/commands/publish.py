@@ -11,7 +11,6 @@ import json
 import math
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +27,7 @@ from fedmsg_relay.errors import (
     RelayUnavailable,
     WrongUsage,
 )
-from fedmsg_relay.system import stdio
+from fedmsg_relay.system import ctrl_c, stdio
 
 NOT_SENT = RelayUnavailable.status
 NOT_PUBLISHABLE = MessageTooLarge.status
@@ -59,8 +58,7 @@ class _NoInput(RelayError):
 def main() -> int:
     """Run the command line in ``sys.argv``; return the exit status."""
     try:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see publish_start
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        ctrl_c.interrupt()
         sys.argv[0] = NAME  # the name in usage messages
         stdio.fill()
         site = loader.load(OPTIONS, DESCRIPTION)

@@ -106,7 +106,7 @@ The relay's own keys:
     Example: ``"relay_unreachable_timeout": 3600``
 ``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
     When the resident memory of the relay is above this, the consumer that is furthest behind is
-    disconnected.
+    disconnected.  With ``relay_journal`` up to 128 MiB may be messages on their way to the disk.
     Example: ``"relay_memory_max": 2 * 2**30``
 ``relay_http`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
     Where the relay shows its status over HTTP to whoever can reach the port.  ``/`` is a page for
@@ -115,4 +115,31 @@ The relay's own keys:
     must ask for HOST, a name of this host, ``localhost``, or the numeric address.  If the port
     cannot be bound, the relay logs that and goes without.
     Example: ``"relay_http": "192.0.2.1:9411"``
+``relay_journal`` (absolute path of a directory; default: none)
+    Where the relay keeps a journal: a copy of every message, all frames byte for byte, in the order
+    of forwarding, with the time.  The relay makes the directory, with mode 0750, if the one above
+    it exists.  One relay at a time writes a journal; a second one goes without, and says so.  No
+    disk delays a message: what cannot be written is discarded and counted, the log and ``--check``
+    say so, and the relay tries again each second.  To be checked by ``--check``, the journal needs
+    ``moksha.monitoring.socket``.
+    The systemd unit lets the relay write below ``/var/lib/fedmsg-relay`` alone.  For a directory
+    elsewhere type ``systemctl edit fedmsg-relay``, add these two lines, and then type
+    ``systemctl restart fedmsg-relay``::
+
+        [Service]
+        ReadWritePaths=/srv/journal
+
+    Example: ``"relay_journal": "/var/lib/fedmsg-relay/journal"``
+``relay_journal_size`` (bytes, default 1 GiB, at least 1 MiB)
+    The oldest messages are deleted when the journal is larger.
+    Example: ``"relay_journal_size": 10 * 2**30``
+``relay_journal_age`` (seconds, default 7 days; 0: no limit)
+    Messages are deleted when they are older, unless a registered reader has not had them yet.
+    Example: ``"relay_journal_age": 30 * 24 * 3600``
+``relay_journal_sync`` (default True)
+    Whether each batch of messages is on the disk (fdatasync(2)) before the next is written, up to
+    20 times a second while messages come.  A power failure then costs the last batches only.
+    Without it, it costs what the kernel had not written, some 30 seconds; a crash of the relay
+    alone costs the same in both cases, what came in during the last tenth of a second.
+    Example: ``"relay_journal_sync": False``
 """

@@ -56,12 +56,22 @@ def keepalive(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 
     return -1 if value == -1 else whole(config, key, -1, minimum, maximum)
 
 
-def seconds(config: Mapping[str, Any], key: str, default: float) -> float:
-    """Return a number of seconds, up to :data:`SECONDS_MAX`."""
+def seconds(
+    config: Mapping[str, Any], key: str, default: float, maximum: int = SECONDS_MAX
+) -> float:
+    """Return a number of seconds, from 0 to ``maximum``."""
     value = config.get(key, default)
-    if type(value) not in (int, float) or not 0 <= value <= SECONDS_MAX:
-        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {SECONDS_MAX}")
+    if type(value) not in (int, float) or not 0 <= value <= maximum:
+        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {maximum}")
     return float(value)
+
+
+def switch(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    """Return True or False."""
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} = {value!r}: must be True or False")
+    return value
 
 
 def permissions(config: Mapping[str, Any], key: str, default: int) -> int:
@@ -83,9 +93,9 @@ def _is_slip(mode: int) -> bool:
 
     440 is 0o670, where the group may do more than the owner: 0o440 was meant.  432, which is 0o660,
     reads as octal digits too, but is sound as it is.  400 and 500 are sound as well (0o620, 0o764),
-    but unusual, and as octal digits they are usual.
+    but unusual, and as octal digits they are usual.  Below 8 both are the same mode.
     """
     owner, group, others = mode >> 6, mode >> 3 & 7, mode & 7
     is_sound = owner & 6 == 6 and group & owner == group and others & group == others
     reads_as_octal = OCTAL.fullmatch(f"{mode:03}") is not None
-    return reads_as_octal and (not is_sound or mode in (400, 500))
+    return mode >= 8 and reads_as_octal and (not is_sound or mode in (400, 500))

@@ -118,7 +118,7 @@ class MainLoop:
     def _is_over(self) -> bool:
         if self._relay.phase is Phase.CLOSED:
             return self._is_replaced or not self._hands_over
-        return self._relay.phase is Phase.CLOSE and len(self._stops) > 1
+        return self._relay.waits_for_consumers_alone and len(self._stops) > 1
 
     def _sleep(self) -> list[object]:
         """Sleep until an event or the next due time, do what is due, and return the events."""
@@ -152,7 +152,7 @@ class MainLoop:
 
     def _end_leaving(self, leaving: RunningRelay) -> None:
         """End the hold of the relay, as the relay that drained beside it has ended."""
-        leaving.log_end()
+        leaving.end_beside_another()
         self._leaving = None
         self._relay.publish(leaving.totals)
         self._relay.end_hold()
@@ -257,11 +257,14 @@ class MainLoop:
             self._role.give(self._relay.totals)
             if self._stops:
                 self._successor.expect_word()
+        elif not self._hands_over:
+            self._role.keep(self._relay.totals)
 
     def _go_on(self, pid: int) -> None:
         """Go on as the relay, as the successor has ended or been dismissed."""
         self._successor.dismiss()
-        log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
+        does = "stops" if self._stops else "goes on"
+        log.warning("pid %d, which was to take over, is gone; this relay %s", pid, does)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
             self._relay.gate.reopen()
@@ -273,6 +276,6 @@ class MainLoop:
             before, self._relay = self._relay, self._begin(follows=True)
             self._relay.publish(before.totals, before.samples)
             if before.phase is Phase.CLOSED:
-                self._relay.end_hold()
+                self._end_leaving(before)
             else:
                 self._leaving = before

@@ -89,13 +89,14 @@ pid {report.pid}</p>
 </header>
 <div class="charts">{_charts(history)}</div>
 <div class="tiles">{_tiles(report)}</div>
-<div class="tables">{_counters(report)}{_traffic(report)}</div>
+<div class="tables">{_counters(report)}{_traffic(report)}{_journal(report)}</div>
 {_peers("Consumers", report.consumers, at)}
 {_peers("Publishers", report.publishers, at)}
 <footer>
 <p>As of <time id="at">{time.strftime("%H:%M:%S %Z", time.localtime(at))}</time>.
 libzmq counts frames: a message of fedmsg has two. Going out, a frame is counted once, however many
-consumers there are.</p>
+consumers there are. Unsent bytes are those in the kernel; libzmq does not tell what more is in the
+relay's memory.</p>
 <nav><a href="status.json">status.json</a> <a href="metrics">metrics</a>
 <a href="healthz">healthz</a></nav>
 </footer>
@@ -173,11 +174,25 @@ def _traffic(report: Report) -> str:
         ("bytes", size(report.bytes_in), size(report.bytes_out)),
         ("messages held, in all", count(report.held), ""),
     ]
-    rest = (
-        '<p class="note">Counters go on over reloads, and over restarts of a service of'
-        " systemd's.</p>"
-    )
+    rest = '<p class="note">Counters go on over reloads, and over restarts under systemd.</p>'
     return _table("Traffic", ("", "in", "out"), rows, rest)
+
+
+def _journal(report: Report) -> str:
+    journal = report.journal
+    if journal is None:
+        return ""
+    oldest = _moment(journal.first_time) if journal.first_time is not None else "–"
+    rows = [
+        ("messages", count(journal.messages)),
+        ("size", size(journal.bytes)),
+        ("oldest", oldest),
+        ("wait for the disk", count(journal.waiting)),
+        ("discarded, in all", count(journal.discarded)),
+    ]
+    note = f"Not written: {journal.error}." if journal.error else f"In {journal.directory}."
+    rest = f'<p class="note{" bad" if journal.error else ""}">{escape(note)}</p>'
+    return _table("Journal", ("", ""), rows, rest)
 
 
 def _peers(title: str, side: SideReport, at: float) -> str:
@@ -190,7 +205,7 @@ def _peers(title: str, side: SideReport, at: float) -> str:
         rest += f" has up to {count(PEERS_MAX)} of them</p>"
     if not peers and not rest:
         rest = '<p class="note">nobody is connected</p>'
-    head = ("address", "waits for it", "connected for", "since")
+    head = ("address", "unsent", "connected for", "since")
     return _table(title, head, rows, rest, "peers")
 
 

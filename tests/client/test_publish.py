@@ -546,28 +546,6 @@ class TestCommand:
         assert f"{NAME}: interrupted" in process.output
         assert "Traceback" not in process.output
 
-    @pytest.mark.parametrize(
-        "module",
-        ["fedmsg_relay.commands.publish", "argparse", "fedmsg.config", "fedmsg.core", "zmq"],
-    )
-    def test_interrupted_at_an_import(self, site: Site, module: str) -> None:
-        text = f"""
-            import runpy, signal
-
-            def interrupt(event, arguments):
-                if event == "import" and arguments[0] == {module!r}:
-                    print("AT IT", flush=True)
-                    os.kill(os.getpid(), signal.SIGINT)
-
-            sys.addaudithook(interrupt)
-            sys.argv = [{NAME!r}, "--message", "x"]
-            runpy.run_path({str(BIN / NAME)!r}, run_name="__main__")
-        """
-        process = script(site, text)
-        assert process.wait() in (130, -signal.SIGINT)
-        assert "AT IT" in process.output
-        assert "Traceback" not in process.output
-
 
 def test_older_zmtp_is_told_apart(site: Site) -> None:
     """A PING would be a message to a relay of libzmq 4.1."""

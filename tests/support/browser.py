@@ -136,4 +136,7 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         with contextlib.suppress(ProcessLookupError):  # its helpers may take longer
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while True:  # its helpers are children of this process now, see harness.set_up()
+                os.waitpid(-self._process.pid, 0)
         os.close(self._reader)
