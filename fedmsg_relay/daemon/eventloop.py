@@ -116,7 +116,7 @@ class MainLoop:
         self._relay.end()
 
     def _is_over(self) -> bool:
-        if self._relay.phase is Phase.CLOSED:
+        if self._relay.is_closed:
             return self._is_replaced or not self._hands_over
         return self._relay.waits_for_consumers_alone and len(self._stops) > 1
 
@@ -223,12 +223,9 @@ class MainLoop:
                 self._successor.let_accept()
             elif message.word == "holding":
                 self._hand_over(channel.pid)
-            elif message.word == "running" and self._relay.phase is Phase.CLOSED:
-                self._is_replaced = self._role.confirm()
-                if self._is_replaced:
-                    log.info("handed over to pid %d", channel.pid)
-                else:
-                    self._go_on(channel.pid)
+            elif message.word == "running" and self._relay.is_closed and self._role.confirm():
+                self._is_replaced = True
+                log.info("handed over to pid %d", channel.pid)
             else:
                 self._go_on(channel.pid)
 
@@ -275,7 +272,7 @@ class MainLoop:
             self._role.resume()
             before, self._relay = self._relay, self._begin(follows=True)
             self._relay.publish(before.totals, before.samples)
-            if before.phase is Phase.CLOSED:
+            if before.is_closed:
                 self._end_leaving(before)
             else:
                 self._leaving = before

@@ -188,6 +188,11 @@ class RunningRelay:
             self._exporters.skip(Traffic(*map(operator.sub, before.traffic, known.traffic)))
 
     @property
+    def is_closed(self) -> bool:
+        """Whether every connection has ended, and with them the relay."""
+        return self.phase is Phase.CLOSED
+
+    @property
     def waits_for_consumers_alone(self) -> bool:
         """Whether the relay is closed, and the journal too, or its disk does not take the end."""
         return self.phase is Phase.CLOSE and self._relay.has_journal_ended()
@@ -207,7 +212,7 @@ class RunningRelay:
 
     def _left_s(self) -> float:
         """Return the seconds until the relay must have ended; infinite before :meth:`stop`."""
-        if self.phase is Phase.CLOSED:
+        if self.is_closed:
             return math.inf
         return max(0.0, self._give_up_at - time.monotonic())
 
