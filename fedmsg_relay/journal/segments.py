@@ -1,0 +1,122 @@
+"""The files of a journal's directory.
+
+    00000000000000000001.journal   a segment: a header, twice, and records; see records.py
+    00000000000000000001.index     what /raw and /id need of it, see index.py
+    lock                           locked by the writer, with its pid
+    readers/NAME                   the position of a registered reader
+
+A segment is named by its first sequence number.  A message's sequence number is the header's
+``base`` and the number in its record.  A segment is made under another name, complete with its
+header, and is on disk when it gets its own.  Once there is a later one it does not change any more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from typing import NamedTuple
+
+from fedmsg_relay.errors import JournalNewer
+
+VERSION = 1
+MAGIC = b"\x89fmsgj\r\n"
+
+HEADER = struct.Struct("<8sI8sQQQ16xI")
+"""Magic, version, the fields of :class:`Header` and the CRC-32 of all before.
+
+Magic, version, size and the place of the CRC are those of every version.
+"""
+
+DATA_START = 2 * HEADER.size
+"""Offset of the first record."""
+
+SEGMENT_SIZE = 16 * 1024 * 1024
+"""Bytes of a segment, where the journal is large enough."""
+
+NAME = re.compile(r"(\d{20})\.journal")
+
+
+class Position(NamedTuple):
+    """A place between two records."""
+
+    sequence: int
+    """Number of the record behind it; 0 where it is not known."""
+    segment: int
+    """The segment's first sequence number, which is its file's name."""
+    offset: int
+    """Bytes in that file; 0 stands for its first record."""
+
+
+START = Position(0, 0, 0)
+"""Before the oldest record of any journal."""
+
+
+class Record(NamedTuple):
+    """A message of a journal."""
+
+    sequence: int
+    """Its number: each message has the next one, also those that were lost."""
+    time: float
+    """Arrival at the relay, seconds since the epoch, in whole microseconds."""
+    frames: list[bytes]
+    position: Position
+    """Where it is: a reader that starts there returns it first."""
+
+
+class Header(NamedTuple):
+    """What a segment says of itself."""
+
+    marker: bytes
+    """Of its records, see records.py."""
+    base: int
+    """Sequence number of the message that has number 0 in its record."""
+    before: int
+    """Messages ever written to the journal before this segment."""
+    created_us: int
+    """Arrival of its first message, microseconds since the epoch."""
+
+
+class DamagedHeader(Exception):
+    """Neither copy of a segment's header is whole: its records cannot be found."""
+
+
+def listing(directory: str | os.PathLike[str]) -> list[int]:
+    """Return a journal's segments, oldest first; all but the last are complete.  Raises OSError."""
+    return sorted(
+        int(match[1]) for match in map(NAME.fullmatch, os.listdir(directory)) if match is not None
+    )
+
+
+def path(directory: str | os.PathLike[str], segment: int, suffix: str = "journal") -> str:
+    """Return the path of a segment's file, or of its index with ``suffix`` ``index``."""
+    return os.path.join(directory, f"{segment:020}.{suffix}")
+
+
+def pack_header(header: Header) -> bytes:
+    """Return the bytes before the first record."""
+    content = HEADER.pack(MAGIC, VERSION, *header, 0)[:-4]
+    return 2 * (content + zlib.crc32(content).to_bytes(4, "little"))
+
+
+def parse_header(data: bytes, name: str) -> Header:
+    """Return the header of the file ``name`` that begins with ``data``.
+
+    Raises :class:`DamagedHeader`, and :class:`JournalNewer` for a format of a newer version.
+    """
+    for start in (0, HEADER.size):
+        copy = data[start : start + HEADER.size]
+        if len(copy) < HEADER.size:
+            break
+        magic, version, *fields, crc = HEADER.unpack(copy)
+        if magic != MAGIC or zlib.crc32(copy[:-4]) != crc:
+            continue
+        if version > VERSION:
+            raise JournalNewer(
+                f"cannot use the journal's {name}: its format is of version {version},"
+                f" and this fedmsg-relay knows {VERSION}; install the newer one again,"
+                " or choose another directory"
+            )
+        return Header(*fields)
+    raise DamagedHeader(name)
