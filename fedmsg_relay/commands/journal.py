@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,13 @@ from fedmsg_relay.commands import journal_options, rendering, selection
 from fedmsg_relay.commands.journal_options import NAME
 from fedmsg_relay.commands.output import Output
 from fedmsg_relay.commands.selection import Reading, Selection
-from fedmsg_relay.errors import ConfigError, MessageTooLarge, RelayError, RelayUnavailable
+from fedmsg_relay.errors import (
+    ConfigError,
+    JournalError,
+    MessageTooLarge,
+    RelayError,
+    RelayUnavailable,
+)
 from fedmsg_relay.journal import reader, segments
 from fedmsg_relay.monitoring import units
 from fedmsg_relay.system import stdio
@@ -67,6 +74,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.republish or options.directory is None:
         site = _site(options.config_filename)
     directory = options.directory or _directory(site or {})
+    if not segments.listing(directory) and not os.path.exists(os.path.join(directory, "lock")):
+        raise JournalError(f"{directory}: there is no journal")
     if options.verify:
         return _verify(directory)
     if options.stats:
@@ -74,10 +83,10 @@ def _run(options: argparse.Namespace) -> int:
     chosen = Selection(
         options.since, options.until, selection.topics(options.topic), tuple(options.msg_id)
     )
-    with contextlib.closing(Reading(directory, chosen)) as reading:
-        if site is not None and options.republish:
-            return _republish(reading, site, options)
-        return _show(reading, options)
+    reading = Reading(directory, chosen)
+    if site is not None and options.republish:
+        return _republish(reading, site, options)
+    return _show(reading, options)
 
 
 def _site(filename: str | None) -> dict[str, Any]:
@@ -117,7 +126,7 @@ def _show(reading: Reading, options: argparse.Namespace) -> int:
         output.flush()
         return 0
     lines = options.lines
-    if lines is None and options.follow and options.since is None:
+    if lines is None and options.follow and options.since == -math.inf:
         lines = FOLLOW_LINES
     try:
         for records in reading.batches(lines, options.follow):
@@ -149,12 +158,12 @@ class _Losses:
         if missing := self._reading.missing - self._missing:
             self._missing += missing
             _say(
-                f"{_messages(missing)} of that time cannot be shown: the relay could not write"
-                " them, or they are in what is damaged"
+                f"{_messages(missing)} missing among these: discarded by the relay, damaged, or"
+                " removed"
             )
         if corrupt := self._reading.corrupt - self._corrupt:
             self._corrupt += corrupt
-            _say(f"skipped {_places(corrupt)} of the journal; --verify names them")
+            _say(f"{_places(corrupt)} skipped; --verify says where")
         return 1 if self._corrupt else 0
 
 
@@ -204,7 +213,7 @@ def _verify(directory: str) -> int:
         if not records:
             break
     if damaged:
-        return _say(f"{_places(damaged)} among {_messages(whole)} that are whole", 1)
+        return _say(f"{_places(damaged)}, {_messages(whole)} whole", 1)
     output.write(f"{_messages(whole)}, all whole")
     output.flush()
     return 0

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """Return the options, the times as seconds since the epoch.
+    """Return the options, with times as seconds since the epoch; infinite where there is none.
 
     Raises :class:`WrongUsage`, and SystemExit as argparse does.
     """
@@ -125,14 +125,16 @@ def parse(words: list[str]) -> argparse.Namespace:
     if options.rate is not None and not options.republish:
         raise WrongUsage("--rate goes with --republish")
     now = time.time()
-    for name in "since", "until":
-        text = getattr(options, name)
-        if text is not None:
-            try:
-                setattr(options, name, timestamps.parse(text, now))
-            except ValueError as error:
-                raise WrongUsage(f"--{name}={text!r}: {error}") from None
+    options.since = _time("since", options.since, now, -math.inf)
+    options.until = _time("until", options.until, now, math.inf)
     return options
+
+
+def _time(name: str, text: str | None, now: float, default: float) -> float:
+    try:
+        return default if text is None else timestamps.parse(text, now)
+    except ValueError as error:
+        raise WrongUsage(f"--{name}={text!r}: {error}") from None
 
 
 def _joined(words: list[str]) -> list[str]:

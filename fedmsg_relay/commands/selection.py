@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -22,9 +23,9 @@ CLOCK_STEP_S = 60.0
 class Selection(NamedTuple):
     """What a record must be; the defaults select every record."""
 
-    since: float = float("-inf")
+    since: float = -math.inf
     """Seconds since the epoch, as the next."""
-    until: float = float("inf")
+    until: float = math.inf
     topics: tuple[re.Pattern[str], ...] = ()
     """The first frame matches one of these, from its beginning, if there are any."""
     msg_ids: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ def topics(words: Sequence[str]) -> tuple[re.Pattern[str], ...]:
 
 
 class Reading:
-    """Reads the selected records in a journal's ``directory``; a context manager.
+    """Reads the selected records in a journal's ``directory``.
 
     Raises :class:`fedmsg_relay.errors.JournalError` and OSError.
     """
@@ -118,13 +119,9 @@ class Reading:
             # Their positions alone: the records themselves might be more than memory holds.
             for record in itertools.islice(self.newest_first(), lines - 1, lines):
                 return record.position
-        if self.selection.since > float("-inf"):
+        if self.selection.since > -math.inf:
             return reader.at_time(self._directory, self.selection.since - CLOCK_STEP_S)
         return None
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
 
 
 def _msg_id(body: bytes) -> object:
