@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fedmsg_relay.commands import rendering
-from fedmsg_relay.journal import reader
+from fedmsg_relay.journal import reader, segments
 from fedmsg_relay.journal.segments import Position, Record
 
 CLOCK_STEP_S = 60.0
@@ -103,13 +103,20 @@ class Reading:
 
     def newest_first(self) -> Iterator[Record]:
         """Yield the records that are there now, the newest first."""
-        for record in reader.backwards(self._directory):
-            if record.sequence >= self._end.sequence:
-                continue  # came later
+        for record in reader.backwards(self._directory, self._behind()):
             if self.selection.is_ahead_of(record):
                 return
             if self.selection.has(record):
                 yield record
+
+    def _behind(self) -> Position:
+        """Return a position behind all that are selected, not far behind if that is long ago."""
+        if self.selection.until < math.inf:
+            start = reader.at_time(self._directory, self.selection.until + CLOCK_STEP_S)
+            for segment in segments.listing(self._directory):
+                if start.segment < segment <= self._end.segment:
+                    return Position(0, segment, 0)
+        return self._end
 
     def _start(self, lines: int | None) -> Position | None:
         """Return where to begin; None is the oldest record."""

@@ -26,7 +26,7 @@ def fedmsg(number: int, topic: str = "test.made", **fields: Any) -> list[bytes]:
 class Journal:
     """A journal that is being written, in batches."""
 
-    def __init__(self, directory: Path, size_max: int = 2**30, age_max_s: float = 1e9) -> None:
+    def __init__(self, directory: Path, size_max: int = 2**30, age_max_s: float = 1e10) -> None:
         self.directory = directory
         self.packer = Packer()
         self._writer = Writer(
