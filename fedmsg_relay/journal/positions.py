@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 
-from fedmsg_relay.journal.segments import Position
+from fedmsg_relay.journal.segments import DIRECTORY_MODE, FILE_MODE, START, Position
 
 READERS = "readers"
 """The directory of positions, in the journal's."""
-
-FILE_MODE = 0o640
-DIRECTORY_MODE = 0o750
 
 
 class Bookmark:
@@ -27,6 +23,7 @@ class Bookmark:
             raise ValueError(f"not a reader's name: {name!r}")
         self._directory = os.path.join(directory, READERS)
         self._path = os.path.join(self._directory, name)
+        self._new = os.path.join(self._directory, f".{name}")
 
     def load(self) -> Position | None:
         """Return the saved position; None if there is none or it is damaged.  Raises OSError."""
@@ -45,18 +42,13 @@ class Bookmark:
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._directory)
             os.chmod(self._directory, DIRECTORY_MODE)
-        fd, new = tempfile.mkstemp(prefix=".", dir=self._directory)
-        try:
-            with open(fd, "w", encoding="ascii") as file:
-                os.fchmod(fd, FILE_MODE)
-                json.dump(position._asdict(), file)
-                file.flush()
-                os.fdatasync(fd)
-            os.rename(new, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(new)
-            raise
+        fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        with open(fd, "w", encoding="ascii") as file:
+            os.fchmod(fd, FILE_MODE)
+            json.dump(position._asdict(), file)
+            file.flush()
+            os.fdatasync(fd)
+        os.rename(self._new, self._path)
 
     def remove(self) -> None:
         """Forget the reader: no segment is kept for it any more.  Raises OSError."""
@@ -65,10 +57,18 @@ class Bookmark:
 
 
 def registered(directory: str | os.PathLike[str]) -> dict[str, Position]:
-    """Return the positions of a journal's registered readers.  Raises OSError."""
+    """Return the positions of a journal's registered readers; START where one cannot be read.
+
+    Raises OSError.
+    """
     try:
         names = os.listdir(os.path.join(directory, READERS))
     except FileNotFoundError:
         return {}
-    found = {name: Bookmark(directory, name).load() for name in names if name[0] != "."}
-    return {name: position for name, position in found.items() if position is not None}
+    return {name: _position(directory, name) for name in names if name[0] != "."}
+
+
+def _position(directory: str | os.PathLike[str], name: str) -> Position:
+    with contextlib.suppress(OSError):
+        return Bookmark(directory, name).load() or START
+    return START

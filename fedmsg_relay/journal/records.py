@@ -21,12 +21,12 @@ Frames that contain the marker are stored in base64, which has no such bytes.
 from __future__ import annotations
 
 import base64
-import secrets
+import os
 import struct
 import time
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 MARKER_SIZE = 8
 FIRST = 0xF5
@@ -38,18 +38,26 @@ LENGTH_MAX = 2**31 - 1
 ESCAPED = 1
 """The flag of frames in base64."""
 
-CRC = struct.Struct("<I")
-FIELDS = struct.Struct("<IQQBI")
-FIXED_SIZE = MARKER_SIZE + CRC.size + FIELDS.size
-"""Bytes of a record before the lengths of its frames."""
+FIXED = struct.Struct("<8sIIQQBI")
+"""Marker, CRC, length, number, time, flags and frames."""
 
-LAYOUTS = [struct.Struct(f"{FIELDS.format}{frames}I") for frames in range(16)]
-"""The fields and the lengths, by the number of frames."""
+FIELDS = FIXED.format.replace("8sI", "", 1)
+"""Of these, what the CRC is of besides the marker; the frames and their lengths follow."""
+
+LENGTH = struct.Struct("<I")
+CHECKED = MARKER_SIZE + 4
+"""Offset in a record of the first field, the length, of which the CRC is."""
+
+FIELDS_OF = [struct.Struct(f"{FIELDS}{frames}I") for frames in range(16)]
+LENGTHS_OF = [struct.Struct(f"<{frames}I") for frames in range(16)]
+"""The fields with the lengths, and the lengths, by the number of frames."""
+
+pack_fields_of_two = FIELDS_OF[2].pack
 
 
 def new_marker() -> bytes:
     """Return a marker that no other packer has."""
-    return bytes([FIRST, *(0x80 + secrets.randbelow(0x70) for _ in range(MARKER_SIZE - 1))])
+    return bytes([FIRST, *(0x80 + byte % 0x70 for byte in os.urandom(MARKER_SIZE - 1))])
 
 
 class Packer:
@@ -63,7 +71,7 @@ class Packer:
         self.marker = new_marker()
         self.number = 0
         """The number of the next message; so many have been packed."""
-        self._seed = zlib.crc32(self.marker)
+        self._seed = crc32(self.marker)
 
     def pack(self, frames: Sequence[bytes], time_us: int | None = None) -> bytes:
         """Return the record of a message; it arrived at ``time_us``, by default now.
@@ -75,16 +83,35 @@ class Packer:
         count = len(frames)
         payload = b"".join(frames)
         flags = 0
-        if self.marker in payload:
+        # The first byte occurs in no text of UTF-8, and is found five times faster.
+        if FIRST in payload and self.marker in payload:
             payload = base64.b64encode(payload)
             flags = ESCAPED
         length = 4 * count + len(payload)
         if not count or length > LENGTH_MAX:
             raise ValueError(f"cannot pack a message of {count} frames and {length} bytes")
-        fields = _layout(count).pack(length, self.number, time_us, flags, count, *map(len, frames))
-        self.number += 1
-        crc = zlib.crc32(payload, zlib.crc32(fields, self._seed))
+        number = self.number
+        if count == 2:  # fedmsg's, and so the fastest
+            first = len(frames[0])
+            fields = pack_fields_of_two(length, number, time_us, flags, 2, first, len(frames[1]))
+        else:
+            layout = FIELDS_OF[count] if count < 16 else struct.Struct(f"{FIELDS}{count}I")
+            fields = layout.pack(length, number, time_us, flags, count, *map(len, frames))
+        self.number = number + 1
+        crc = crc32(payload, crc32(fields, self._seed))
         return b"".join((self.marker, crc.to_bytes(4, "little"), fields, payload))
+
+
+class Stamp(NamedTuple):
+    """What a packed record says of itself, unchecked."""
+
+    number: int
+    time_us: int
+
+
+def stamp(packed: bytes) -> Stamp:
+    """Return the number and the arrival in a record that :meth:`Packer.pack` has made."""
+    return Stamp(*FIXED.unpack_from(packed)[3:5])
 
 
 class Parsed(NamedTuple):
@@ -97,25 +124,12 @@ class Parsed(NamedTuple):
     """Bytes of the record."""
 
 
-class Stamp(NamedTuple):
-    """What a packed record says of itself, unchecked."""
-
-    number: int
-    time_us: int
-
-
-def stamp(packed: bytes) -> Stamp:
-    """Return the number and the arrival in a record that :meth:`Packer.pack` has made."""
-    _, number, time_us, _, _ = FIELDS.unpack_from(packed, MARKER_SIZE + CRC.size)
-    return Stamp(number, time_us)
-
-
 def size_at(data: bytes, at: int, marker: bytes) -> int | None:
-    """Return the size that a record at ``at`` claims to have; None where there is none."""
-    if len(data) - at < FIXED_SIZE or data[at : at + MARKER_SIZE] != marker:
+    """Return the size that the record at ``at`` claims to have; None if none begins there."""
+    if len(data) - at < FIXED.size or data[at : at + MARKER_SIZE] != marker:
         return None
-    length: int = FIELDS.unpack_from(data, at + MARKER_SIZE + CRC.size)[0]
-    return FIXED_SIZE + length
+    length: int = LENGTH.unpack_from(data, at + CHECKED)[0]
+    return FIXED.size + length
 
 
 def parse(data: bytes, at: int, size: int, seed: int) -> Parsed | None:
@@ -123,21 +137,18 @@ def parse(data: bytes, at: int, size: int, seed: int) -> Parsed | None:
 
     ``seed`` is the CRC-32 of the marker.
     """
-    start = at + MARKER_SIZE + CRC.size
     end = at + size
-    if zlib.crc32(memoryview(data)[start:end], seed) != CRC.unpack_from(data, at + MARKER_SIZE)[0]:
+    _, crc, _, number, time_us, flags, count = FIXED.unpack_from(data, at)
+    if crc32(memoryview(data)[at + CHECKED : end], seed) != crc:
         return None
-    _, number, time_us, flags, count = FIELDS.unpack_from(data, start)
-    lengths = _layout(count).unpack_from(data, start)[5:]
-    position = at + FIXED_SIZE + 4 * count
+    layout = LENGTHS_OF[count] if count < 16 else struct.Struct(f"<{count}I")
+    at += FIXED.size
+    lengths = layout.unpack_from(data, at)
+    at += layout.size
     if flags & ESCAPED:
-        data, position = base64.b64decode(data[position:end]), 0
+        data, at = base64.b64decode(data[at:end]), 0
     frames = []
     for length in lengths:
-        frames.append(data[position : position + length])
-        position += length
+        frames.append(data[at : at + length])
+        at += length
     return Parsed(number, time_us, frames, size)
-
-
-def _layout(frames: int) -> struct.Struct:
-    return LAYOUTS[frames] if frames < len(LAYOUTS) else struct.Struct(f"{FIELDS.format}{frames}I")

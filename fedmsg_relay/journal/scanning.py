@@ -49,7 +49,7 @@ class SegmentFile(contextlib.AbstractContextManager["SegmentFile"]):
     def parse(self, offset: int) -> records.Parsed | None:
         """Return the record at an offset; None where there is no whole one."""
         at = offset - self._start
-        if not 0 <= at <= len(self._window) - records.FIXED_SIZE:
+        if not 0 <= at <= len(self._window) - records.FIXED.size:
             at = self._load(offset, WINDOW)
         size = records.size_at(self._window, at, self._marker)
         if size is None:
@@ -72,7 +72,7 @@ class SegmentFile(contextlib.AbstractContextManager["SegmentFile"]):
         """Return the offset of the first whole record from ``offset`` on; None if there is none."""
         while True:
             window = os.pread(self._fd, WINDOW, offset)
-            if len(window) < records.FIXED_SIZE:
+            if len(window) < records.FIXED.size:
                 return None
             if not is_complete and window == ZEROS[: len(window)]:
                 return None
@@ -106,19 +106,19 @@ class SegmentFile(contextlib.AbstractContextManager["SegmentFile"]):
             parsed = self.parse(offset)
             if parsed is not None:
                 end = offset + parsed.size
+                yield offset, parsed, end
+                offset = end
+                continue
+            found = self.next_whole(offset, is_complete)
+            if found is None:
+                end = self.data_end(offset) if is_complete else offset
+                if end == offset:
+                    return
+            elif self._parse_afresh(offset) is None:
+                end = found
             else:
-                found = self.next_whole(offset, is_complete)
-                if found is None and not is_complete:
-                    return
-                if found is not None:
-                    # Written before what was found, it may have been complete only after the look.
-                    parsed = self._parse_afresh(offset)
-                end = self.data_end(offset) if found is None else found
-                if parsed is not None:
-                    end = offset + parsed.size
-                elif end == offset:
-                    return
-            yield offset, parsed, end
+                continue  # it was written between the two looks, as what is behind it
+            yield offset, None, end
             offset = end
 
     def _parse_afresh(self, offset: int) -> records.Parsed | None:

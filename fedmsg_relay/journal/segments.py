@@ -18,7 +18,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from fedmsg_relay.errors import JournalNewer
+from fedmsg_relay.errors import JournalError, JournalNewer
 
 VERSION = 1
 MAGIC = b"\x89fmsgj\r\n"
@@ -35,6 +35,9 @@ DATA_START = 2 * HEADER.size
 SEGMENT_SIZE = 16 * 1024 * 1024
 """Bytes of a segment, where the journal is large enough."""
 
+LOCK = "lock"
+DIRECTORY_MODE = 0o750
+FILE_MODE = 0o640
 NAME = re.compile(r"(\d{20})\.journal")
 
 
@@ -78,15 +81,41 @@ class Header(NamedTuple):
     """Arrival of its first message, microseconds since the epoch."""
 
 
+class JournalStats(NamedTuple):
+    """What a journal has."""
+
+    segments: int
+    messages: int
+    """Without those that are missing."""
+    bytes: int
+    """Of the segments' files, with what is allocated ahead."""
+    first_time: float | None
+    """Arrival of the oldest message, seconds since the epoch; None without messages."""
+    last_time: float | None
+    overrun: dict[str, int]
+    """By registered reader, the messages that were removed before the reader had them.
+
+    Since the writer began; empty for others than the writer.
+    """
+
+
 class DamagedHeader(Exception):
     """Neither copy of a segment's header is whole: its records cannot be found."""
 
 
 def listing(directory: str | os.PathLike[str]) -> list[int]:
-    """Return a journal's segments, oldest first; all but the last are complete.  Raises OSError."""
-    return sorted(
-        int(match[1]) for match in map(NAME.fullmatch, os.listdir(directory)) if match is not None
-    )
+    """Return a journal's segments, oldest first; all but the last are complete.
+
+    Raises OSError, and :class:`JournalError` for a directory that has no journal.
+    """
+    names = os.listdir(directory)
+    found = sorted(int(match[1]) for match in map(NAME.fullmatch, names) if match is not None)
+    if not found and LOCK not in names:
+        raise JournalError(
+            f"{os.fspath(directory)} is not a journal: it has no segments;"
+            " name the directory that is relay_journal in the relay's configuration"
+        )
+    return found
 
 
 def path(directory: str | os.PathLike[str], segment: int, suffix: str = "journal") -> str:
