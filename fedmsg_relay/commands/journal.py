@@ -23,7 +23,6 @@ from fedmsg_relay.commands.output import Output
 from fedmsg_relay.commands.selection import Reading, Selection
 from fedmsg_relay.errors import (
     ConfigError,
-    JournalError,
     MessageTooLarge,
     RelayError,
     RelayUnavailable,
@@ -70,12 +69,10 @@ def _say(message: str, status: int = 0) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    site = None
+    site: dict[str, Any] = {}
     if options.republish or options.directory is None:
         site = _site(options.config_filename)
-    directory = options.directory or _directory(site or {})
-    if not segments.listing(directory) and not os.path.exists(os.path.join(directory, "lock")):
-        raise JournalError(f"{directory}: there is no journal")
+    directory = _directory(site) if options.directory is None else options.directory
     if options.verify:
         return _verify(directory)
     if options.stats:
@@ -84,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
         options.since, options.until, selection.topics(options.topic), tuple(options.msg_id)
     )
     reading = Reading(directory, chosen)
-    if site is not None and options.republish:
+    if options.republish:
         return _republish(reading, site, options)
     return _show(reading, options)
 

@@ -307,7 +307,7 @@ class TestRefusals:
     @pytest.mark.parametrize("action", [[], ["--verify"], ["--stats"]])
     def test_no_journal(self, site: Site, directory: Path, action: list[str]) -> None:
         directory.mkdir()
-        refused(journal(site, *action), 1, "journal: there is no journal")
+        refused(journal(site, *action), 1, "journal is not a journal: it has no segments")
 
     @pytest.mark.parametrize("action", [[], ["-n", "1"], ["-f"], ["--verify"], ["--stats"]])
     def test_of_a_newer_version(self, site: Site, directory: Path, action: list[str]) -> None:

@@ -104,9 +104,7 @@ def test_the_rate_is_not_exceeded(site: Site, directory: Path) -> None:
     assert time.monotonic() - began >= 2  # or more, on a busy machine
 
 
-def test_what_no_relay_takes_is_told_and_the_rest_republished(
-    site: Site, directory: Path
-) -> None:
+def test_what_no_relay_takes_is_told_and_the_rest_republished(site: Site, directory: Path) -> None:
     made(directory, fedmsg(0), [b"topic", bytes(2000)], fedmsg(2), at=1000.0)
     site.write(relay_max_message_size=1000)
     site.environ["TZ"] = "UTC"
@@ -136,9 +134,7 @@ def test_no_relay(site: Site, directory: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_relay_that_ends_in_the_middle_and_what_to_type_then(
-    site: Site, directory: Path
-) -> None:
+def test_a_relay_that_ends_in_the_middle_and_what_to_type_then(site: Site, directory: Path) -> None:
     messages = list(map(fedmsg, range(300)))
     made(directory, *messages, at=time.time() - 1000)
     site.write(timeout=1)
