@@ -64,7 +64,7 @@ def as_json(record: Record) -> str:
         body = parsed(record.frames[-1])
         rest = {} if is_whole else _frames(record)
         return json.dumps({**fields, "body": body, **rest}, allow_nan=False)
-    except (ValueError, RecursionError):  # not JSON, or a number that JSON has no room for
+    except (ValueError, RecursionError):  # not JSON, or NaN, which JSON does not have
         return json.dumps({**fields, **_frames(record)})
 
 
@@ -75,14 +75,9 @@ def _frames(record: Record) -> dict[str, list[str]]:
 def parsed(frame: bytes) -> Any:
     """Parse a frame as JSON.  Raises :class:`NotJson`."""
     try:
-        return json.loads(frame.decode(), parse_constant=_refuse)
+        return json.loads(frame.decode())
     except (ValueError, RecursionError):
         raise NotJson from None
-
-
-def _refuse(constant: str) -> None:
-    """Refuse NaN and Infinity, which Python writes and JSON does not have."""
-    raise ValueError(constant)
 
 
 def _text(frame: bytes) -> str:

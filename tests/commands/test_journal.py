@@ -117,6 +117,15 @@ class TestSelection:
         assert shown(site, "--since", "@1796039971", "--until", "@1796039999") == [11]
         assert shown(site, "-n", "3", "--since", "@1796040000") == [8, 9, 12]
 
+    def test_the_clock_was_set_back_far_from_there(self, site: Site, directory: Path) -> None:
+        with writing(directory) as going_on:
+            going_on.append(*map(fedmsg, range(10, 3010)), at=AT + 10, every_s=0.01)
+            going_on.append(*map(fedmsg, range(3010, 6010)), at=AT + 20, every_s=0.01)
+        assert shown(site, "--since", "@1796040020", "--until", "@1796040021") == [
+            *range(1010, 1111),
+            *range(3010, 3111),
+        ]
+
     def test_of_many_segments(self, site: Site, directory: Path) -> None:
         with writing(directory, size_max=100_000) as rotating:
             rotating.append(*(fedmsg(n, text="x" * 1000) for n in range(10, 60)), at=AT + 10)

@@ -33,11 +33,13 @@ class Journal:
             directory, self.packer.marker, size_max=size_max, age_max_s=age_max_s, sync=False
         )
 
-    def append(self, *messages: Sequence[bytes], at: float | None = None) -> None:
-        """Append messages that have come now, or at ``at`` and each a second after the other."""
+    def append(
+        self, *messages: Sequence[bytes], at: float | None = None, every_s: float = 1.0
+    ) -> None:
+        """Append messages that have come now, or from ``at`` on, one ``every_s``."""
         packed = []
         for number, frames in enumerate(messages):
-            arrival = time.time() if at is None else at + number
+            arrival = time.time() if at is None else at + number * every_s
             packed.append(self.packer.pack(frames, round(arrival * 1_000_000)))
         self._writer.append(packed)
 
