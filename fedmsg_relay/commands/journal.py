@@ -209,9 +209,10 @@ def _verify(directory: str) -> int:
         output.flush()
         if not records:
             break
+    missing = f", {reading.missing:,} missing" if reading.missing else ""
     if damaged:
-        return _say(f"{_places(damaged)}, {_messages(whole)} whole", 1)
-    output.write(f"{_messages(whole)}, all whole")
+        return _say(f"{_places(damaged)}, {_messages(whole)} whole{missing}", 1)
+    output.write(f"{_messages(whole)}, all whole{missing}")
     output.flush()
     return 0
 

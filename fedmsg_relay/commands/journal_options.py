@@ -32,6 +32,9 @@ Exit status:
 RATE = 100.0
 """Messages a second by default: what consumers take easily beside the bus of today."""
 
+RATE_MIN = 0.001
+"""Almost a message each quarter of an hour."""
+
 SELECTING = ("since", "until", "topic", "msg_id", "lines", "follow", "reverse")
 """The options that only make sense with messages."""
 
@@ -160,6 +163,6 @@ def _rate(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not RATE_MIN <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {RATE_MIN} on")
     return number

@@ -97,7 +97,9 @@ class Reading:
                 records = [each for each in records if each.sequence < self._end.sequence]
             if not records and not follow:
                 return
-            yield [each for each in records if self.selection.has(each)]
+            selected = [each for each in records if self.selection.has(each)]
+            if selected or not records:
+                yield selected
             if records and self.selection.is_behind(records[-1]):
                 return
 

@@ -172,7 +172,7 @@ def at_time(directory: str | os.PathLike[str], time: float) -> Position:
     for segment in reversed(listing(directory)):
         try:
             with SegmentFile(directory, segment) as file:
-                if file.header.created_us <= time * 1_000_000:
+                if file.header.created_us < time * 1_000_000:
                     return Position(0, segment, 0)
         except (FileNotFoundError, DamagedHeader):
             continue

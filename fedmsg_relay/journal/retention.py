@@ -21,6 +21,8 @@ class Segment(NamedTuple):
     """Messages ever written to the journal before it."""
     created_us: int
     """Arrival of its first message, microseconds since the epoch."""
+    newest_us: int
+    """No message of it arrived later."""
 
 
 class Retention:
@@ -64,11 +66,10 @@ class Retention:
         ``following`` is the segment behind the newest.  Raises OSError.
         """
         oldest_us = (now - self._age_max_s) * 1_000_000
-        later = [*self.segments[1:], following]
         count = 0
-        # All messages of a segment arrived before the first of the next one.
-        while count < len(self.segments) and later[count].created_us < oldest_us:
+        while count < len(self.segments) and self.segments[count].newest_us < oldest_us:
             count += 1
+        later = [*self.segments[1:], following]
         if count:
             for position in registered(self._directory).values():
                 while count and _reached(position) < later[count - 1].first:

@@ -154,7 +154,9 @@ class Writer:
                 self._messages, self._last_us = header.before, header.created_us
             except DamagedHeader:
                 header = None
-            found.append(Segment(first, size, self._messages, self._last_us))
+            if found:
+                found[-1] = found[-1]._replace(newest_us=self._last_us)
+            found.append(Segment(first, size, self._messages, self._last_us, self._last_us))
         if not found:
             return self.next_sequence
         newest = found[-1]
@@ -174,7 +176,7 @@ class Writer:
             self.cut = file.data_end(end) - end
         if end < newest.size:
             os.truncate(segments.path(self._directory, newest.first), end)
-            found[-1] = newest._replace(size=end)
+        found[-1] = newest._replace(size=end, newest_us=self._last_us)
         # A packer that goes on with its journal leaves a gap for what was discarded meanwhile.
         return header.base if header.marker == self._marker else self.next_sequence
 
@@ -223,15 +225,13 @@ class Writer:
         try:
             live.seal()
         finally:
-            before, created_us = live.header.before, live.header.created_us
-            self._retention.segments.append(Segment(live.first, live.size, before, created_us))
+            self._retention.segments.append(_as_segment(live))
 
     def _following(self) -> Segment:
         """Return the live segment; an empty one if there is none."""
         if self._live:
-            header = self._live.header
-            return Segment(self._live.first, self._live.size, header.before, header.created_us)
-        return Segment(self.next_sequence, 0, self._messages, self._last_us)
+            return _as_segment(self._live)
+        return Segment(self.next_sequence, 0, self._messages, self._last_us, self._last_us)
 
     def _check_place(self) -> None:
         """Raise OSError if the directory is not the locked one, or the live segment is gone."""
@@ -253,3 +253,8 @@ class Writer:
             last_time=self._last_us / 1_000_000 if messages else None,
             overrun=dict(self._retention.overrun),
         )
+
+
+def _as_segment(live: LiveSegment) -> Segment:
+    header = live.header
+    return Segment(live.first, live.size, header.before, header.created_us, live.last_us)

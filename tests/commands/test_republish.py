@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fedmsg_journals import Journal, fedmsg, made
 from harness import BIN, Site, wait_for
-from journals import fedmsg, made, writing
 
 NAME = "fedmsg-relay-journal"
 UNAVAILABLE = 69
@@ -73,7 +73,7 @@ def test_only_what_is_selected(
 def test_what_is_republished_comes_into_the_journal_and_is_not_republished_again(
     site: Site, directory: Path
 ) -> None:
-    with writing(directory) as live:
+    with Journal(directory) as live:
         live.append(*map(fedmsg, range(500)))
         site.relay()
         subscriber = site.subscriber()

@@ -1,83 +1,85 @@
-"""Journals as the relay writes them, made by its own writer."""
+"""Journals: written as a relay does, and read as its readers do; damaged copies of them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import time
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from fedmsg_relay.journal import segments
+from fedmsg_relay.journal.reader import Reader
 from fedmsg_relay.journal.records import Packer
+from fedmsg_relay.journal.segments import Position, Record, listing, path
 from fedmsg_relay.journal.writer import Writer
 
-PREFIX = "org.fedoraproject.dev"
+SIZE_MAX = 64 * 1024 * 1024
+AGE_MAX_S = 1e10
 
 
-def fedmsg(number: int, topic: str = "test.made", **fields: Any) -> list[bytes]:
-    """The frames of a message as fedmsg's."""
-    topic = f"{PREFIX}.{topic}"
-    body = {"topic": topic, "msg": {"n": number}, "msg_id": f"2026-{number}", "i": 1, **fields}
-    return [topic.encode(), json.dumps(body).encode()]
+class Journal(contextlib.AbstractContextManager["Journal"]):
+    """A journal that is written, with a packer of its own unless it goes on with another's."""
 
-
-class Journal:
-    """A journal that is being written, in batches."""
-
-    def __init__(self, directory: Path, size_max: int = 2**30, age_max_s: float = 1e10) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        packer: Packer | None = None,
+        size_max: int = SIZE_MAX,
+        age_max_s: float = AGE_MAX_S,
+        sync: bool = False,
+    ) -> None:
         self.directory = directory
-        self.packer = Packer()
-        self._writer = Writer(
-            directory, self.packer.marker, size_max=size_max, age_max_s=age_max_s, sync=False
+        self.packer = packer or Packer()
+        self.writer = Writer(
+            directory, self.packer.marker, size_max=size_max, age_max_s=age_max_s, sync=sync
         )
 
-    def append(
-        self, *messages: Sequence[bytes], at: float | None = None, every_s: float = 1.0
-    ) -> None:
-        """Append messages that have come now, or from ``at`` on, one ``every_s``."""
-        packed = []
-        for number, frames in enumerate(messages):
-            arrival = time.time() if at is None else at + number * every_s
-            packed.append(self.packer.pack(frames, round(arrival * 1_000_000)))
-        self._writer.append(packed)
+    def say(self, *messages: Sequence[bytes], time_us: int | None = None) -> None:
+        """Append messages, each with its frames, in one batch."""
+        self.writer.append([self.packer.pack(frames, time_us) for frames in messages])
 
-    def lose(self, messages: int) -> None:
-        """Have numbers for messages that could not be written."""
-        for _ in range(messages):
-            self.packer.pack([b"lost"])
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
 
-    def segments(self) -> list[Path]:
-        return [
-            Path(segments.path(self.directory, first)) for first in segments.listing(self.directory)
-        ]
-
-    def close(self) -> None:
-        self._writer.close()
+    def crashed(self, copy: Path) -> Path:
+        """Return a copy of the directory as it is found after this process was killed."""
+        return shutil.copytree(self.directory, copy)
 
 
-@contextlib.contextmanager
-def writing(directory: Path, **settings: Any) -> Iterator[Journal]:
-    journal = Journal(directory, **settings)
-    try:
-        yield journal
-    finally:
-        journal.close()
+def numbered(start: int, stop: int) -> list[list[bytes]]:
+    """Return fedmsg-like messages, each unlike all others."""
+    return [
+        [b"org.example.topic", b'{"i": %d, "msg": "%s"}' % (i, b"x" * (i % 50))]
+        for i in range(start, stop)
+    ]
 
 
-def made(directory: Path, *messages: Sequence[bytes], at: float | None = None) -> Journal:
-    """A journal of these messages, that nobody writes any more."""
-    with writing(directory) as journal:
-        journal.append(*messages, at=at)
-    return journal
+def everything(
+    directory: Path, position: Position | None = None, reader: Reader | None = None
+) -> list[Record]:
+    """Return all records of a journal from a position on."""
+    reader = reader or Reader(directory, position)
+    found: list[Record] = []
+    while more := reader.read():
+        found += more
+    return found
 
 
-def damage(segment: Path, text: bytes) -> int:
-    """Flip a bit of each byte of ``text`` where that is first in a segment; return the offset."""
-    content = bytearray(segment.read_bytes())
-    offset = content.index(text)
-    for at in range(offset, offset + len(text)):
-        content[at] ^= 1
-    segment.write_bytes(content)
-    return offset
+def frames(directory: Path) -> list[list[bytes]]:
+    return [record.frames for record in everything(directory)]
+
+
+def newest(directory: Path) -> Path:
+    """Return the path of the newest segment."""
+    return Path(path(directory, listing(directory)[-1]))
+
+
+def change(file: Path, offset: int, content: bytes) -> None:
+    """Overwrite bytes in place."""
+    with file.open("r+b") as opened:
+        opened.seek(offset)
+        opened.write(content)
+
+
+def flip(file: Path, offset: int) -> None:
+    """Change each bit of a byte."""
+    change(file, offset, bytes([file.read_bytes()[offset] ^ 0xFF]))
