@@ -48,8 +48,11 @@ LENGTH = struct.Struct("<I")
 CHECKED = MARKER_SIZE + 4
 """Offset in a record of the first field, the length, of which the CRC is."""
 
-FIELDS_OF = [struct.Struct(f"{FIELDS}{frames}I") for frames in range(16)]
-LENGTHS_OF = [struct.Struct(f"<{frames}I") for frames in range(16)]
+FRAMES_KNOWN = 16
+"""So many frames have their layouts ready, and fewer."""
+
+FIELDS_OF = [struct.Struct(f"{FIELDS}{frames}I") for frames in range(FRAMES_KNOWN + 1)]
+LENGTHS_OF = [struct.Struct(f"<{frames}I") for frames in range(FRAMES_KNOWN + 1)]
 """The fields with the lengths, and the lengths, by the number of frames."""
 
 pack_fields_of_two = FIELDS_OF[2].pack
@@ -95,7 +98,8 @@ class Packer:
             first = len(frames[0])
             fields = pack_fields_of_two(length, number, time_us, flags, 2, first, len(frames[1]))
         else:
-            layout = FIELDS_OF[count] if count < 16 else struct.Struct(f"{FIELDS}{count}I")
+            known = count <= FRAMES_KNOWN
+            layout = FIELDS_OF[count] if known else struct.Struct(f"{FIELDS}{count}I")
             fields = layout.pack(length, number, time_us, flags, count, *map(len, frames))
         self.number = number + 1
         crc = crc32(payload, crc32(fields, self._seed))
@@ -141,7 +145,7 @@ def parse(data: bytes, at: int, size: int, seed: int) -> Parsed | None:
     _, crc, _, number, time_us, flags, count = FIXED.unpack_from(data, at)
     if crc32(memoryview(data)[at + CHECKED : end], seed) != crc:
         return None
-    layout = LENGTHS_OF[count] if count < 16 else struct.Struct(f"<{count}I")
+    layout = LENGTHS_OF[count] if count <= FRAMES_KNOWN else struct.Struct(f"<{count}I")
     at += FIXED.size
     lengths = layout.unpack_from(data, at)
     at += layout.size

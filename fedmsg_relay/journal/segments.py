@@ -5,9 +5,10 @@
     lock                           locked by the writer, with its pid
     readers/NAME                   the position of a registered reader
 
-A segment is named by its first sequence number.  A message's sequence number is the header's
-``base`` and the number in its record.  A segment is made under another name, complete with its
-header, and is on disk when it gets its own.  Once there is a later one it does not change any more.
+A segment is named by its first sequence number, or by a lower one if those before are missing.  A
+message's sequence number is the header's ``base`` and the number in its record.  A segment is made
+under another name, complete with its header, and is on disk when it gets its own.  Once there is a
+later one it does not change any more; an empty one is replaced by it.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ class Position(NamedTuple):
     """A place between two records."""
 
     sequence: int
-    """Number of the record behind it; 0 where it is not known."""
+    """Number of the record behind the place; 0 where the number is not known."""
     segment: int
-    """The segment's first sequence number, which is its file's name."""
+    """The number in the name of the segment's file."""
     offset: int
-    """Bytes in that file; 0 stands for its first record."""
+    """Bytes in that file; 0 stands for the first record."""
 
 
 START = Position(0, 0, 0)
@@ -60,29 +61,29 @@ class Record(NamedTuple):
     """A message of a journal."""
 
     sequence: int
-    """Its number: each message has the next one, also those that were lost."""
+    """The message's number: each has the next one, also those that are lost."""
     time: float
     """Arrival at the relay, seconds since the epoch, in whole microseconds."""
     frames: list[bytes]
     position: Position
-    """Where it is: a reader that starts there returns it first."""
+    """Where the record begins: a reader that starts there returns it first."""
 
 
 class Header(NamedTuple):
-    """What a segment says of itself."""
+    """The header of a segment."""
 
     marker: bytes
-    """Of its records, see records.py."""
+    """Of the segment's records, see records.py."""
     base: int
     """Sequence number of the message that has number 0 in its record."""
     before: int
     """Messages ever written to the journal before this segment."""
     created_us: int
-    """Arrival of its first message, microseconds since the epoch."""
+    """Arrival of the segment's first message, microseconds since the epoch."""
 
 
 class JournalStats(NamedTuple):
-    """What a journal has."""
+    """How much a journal has."""
 
     segments: int
     messages: int

@@ -119,10 +119,10 @@ class Writer:
         following = self._following()
         expired = self._retention.expired(following, now)
         if expired and expired == len(self._retention.segments) and not self._live:
-            if self._retention.segments[-1].first == following.first:
-                expired -= 1  # the empty segment of this
+            if self._retention.segments[-1].size == DATA_START:
+                expired -= 1
             else:
-                # From its name a later writer goes on with the numbers.
+                # An empty segment, from whose name a later writer goes on with the numbers.
                 self._create(following.first, following.created_us, DATA_START)
                 self._seal()
         self._retention.remove(expired)
@@ -190,11 +190,14 @@ class Writer:
         self._create(self._base + number, created_us, size)
 
     def _create(self, first: int, created_us: int, size: int) -> None:
+        found = self._retention.segments
+        replaced = bool(found) and found[-1].size == DATA_START  # as it has no records
+        if replaced:
+            first = found[-1].first
         header = Header(self._marker, self._base, self._messages, created_us)
         self._live = LiveSegment(self._directory, first, header, size)
-        found = self._retention.segments
-        if found and found[-1].first == first:
-            del found[-1]  # it was empty, and is replaced
+        if replaced:
+            del found[-1]
 
     def _write(self, packed: Sequence[bytes]) -> None:
         live = self._live

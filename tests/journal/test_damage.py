@@ -14,6 +14,8 @@ from harness import DEADLINE_S
 from journals import Journal, change, everything, flip, newest, numbered
 
 from fedmsg_relay.journal.reader import Damage, Reader, at_end, backwards
+from fedmsg_relay.journal.records import FIXED
+from fedmsg_relay.journal.scanning import WINDOW
 from fedmsg_relay.journal.segments import DATA_START, HEADER, Record, listing, path
 
 SIZE_MAX = 200_000
@@ -59,8 +61,10 @@ def test_every_byte_of_the_last_two_records(
                 end = ends[last - 1]
                 assert journal.writer.cut == len(torn[end:])
                 journal.say([b"new"])
-            again = everything(copy)
+            fresh = Reader(copy)
+            again = everything(copy, reader=fresh)
             assert again[:-1] == expected
+            assert fresh.corrupt == is_middle  # the tail is gone
             assert (again[-1].sequence, again[-1].frames) == (last + 1, [b"new"])
             assert everything(copy, reader=reader) == again[-1:]  # it goes on as well
             shutil.rmtree(copy)
@@ -101,6 +105,17 @@ def test_a_length_that_is_damaged_leads_nowhere(crashed: tuple[Path, list[Record
         reader = Reader(directory)
         assert reader.read() == records[:5] + records[6:]
         assert reader.corrupt == 1
+
+
+def test_a_whole_record_is_found_wherever_it_begins(tmp_path: Path) -> None:
+    """Also where two windows meet."""
+    for beyond in range(-40, 10):
+        with Journal(tmp_path / str(beyond)) as journal:
+            journal.say([b"x" * (WINDOW - FIXED.size - 4 + beyond)], [b"behind"])
+        damaged, behind = everything(journal.directory)
+        assert behind.position.offset - damaged.position.offset == WINDOW + beyond
+        flip(newest(journal.directory), damaged.position.offset)
+        assert everything(journal.directory) == [behind]
 
 
 @pytest.mark.parametrize("what", ["record", "segment", "record of another journal"])

@@ -117,13 +117,17 @@ class TestPosition:
         assert reader.missing == third - records[10].sequence
 
     @pytest.mark.parametrize("count", [5, 20, 50])
-    def test_of_a_journal_that_was_replaced(self, tmp_path: Path, count: int) -> None:
-        """A reader gets all of the new one, though its segment has the name of the old one."""
+    @pytest.mark.parametrize("before", [20, 200])
+    def test_of_a_journal_that_was_replaced(self, tmp_path: Path, before: int, count: int) -> None:
+        """All of the new one is read, though its segment has the name of the old one, or a lower.
+
+        Of the old one, the smaller has a segment and the larger several.
+        """
         directory = tmp_path / "journal"
-        with Journal(directory) as journal:
-            journal.say(*numbered(0, 20))
+        with Journal(directory, size_max=100_000) as journal:
+            journal.say(*numbered(0, before))
             reader = Reader(directory)
-            reader.read(limit=19)
+            reader.read(limit=before - 1)
             shutil.rmtree(directory)
         with Journal(directory) as journal:
             journal.say(*numbered(100, 100 + count))
@@ -166,6 +170,25 @@ def test_a_time_is_found(tmp_path: Path) -> None:
         wanted = [record for record in everyone if record.time >= seconds]
         assert records[len(records) - len(wanted) :] == wanted
         assert len(records) - len(wanted) <= most
+
+
+def bytes_read() -> int:
+    """Return the bytes that this process has read by read(2) and its like."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_the_end_costs_little(tmp_path: Path) -> None:
+    """What is allocated ahead is not looked through, however often somebody asks for more."""
+    with Journal(tmp_path / "journal") as journal:
+        journal.say(*numbered(0, 10))
+        reader = Reader(journal.directory)
+        reader.read()
+        before = bytes_read()
+        for number in range(10):
+            assert reader.read() == []
+            journal.say([b"%d" % number])
+            assert len(reader.read()) == 1
+        assert bytes_read() - before < newest(journal.directory).stat().st_size
 
 
 class TestBackwards:
@@ -223,7 +246,7 @@ class TestLimits:
                 journal.say([os.urandom(3 * mib)])
         for record in [*everything(journal.directory)][500 :: 2 * 502]:
             segment = Path(path(journal.directory, record.position.segment))
-            change(segment, record.position.offset + 100, b"damage")
+            change(segment, record.position.offset + 12, b"\xff\xff\xff\x7f")  # its length
         descriptors = os.listdir("/proc/self/fd")
         tracemalloc.start()
         try:

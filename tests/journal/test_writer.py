@@ -22,7 +22,7 @@ from fedmsg_relay.journal import segments
 from fedmsg_relay.journal.positions import Bookmark
 from fedmsg_relay.journal.reader import Reader, at_end, at_time, backwards, stats
 from fedmsg_relay.journal.records import Packer
-from fedmsg_relay.journal.segments import HEADER, START, listing
+from fedmsg_relay.journal.segments import DATA_START, HEADER, START, listing
 from fedmsg_relay.journal.writer import Writer
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -301,6 +301,33 @@ def test_a_write_that_is_cut_short_leaves_whole_records(tmp_path: Path) -> None:
         assert (reader.corrupt, reader.missing) == (0, 101 - len(there))
         writer.close()
         assert writer.stats.messages == stats(directory).messages == len(there) + 1
+
+
+def test_writers_that_fail_leave_no_more_than_one_empty_segment(tmp_path: Path) -> None:
+    """A reader that waits there goes on with what the next one writes."""
+    directory = tmp_path / "journal"
+    with Journal(directory) as journal:
+        journal.say([b"before"])
+    reader = Reader(directory)
+    reader.read()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for packer in (Packer(), Packer()):
+        for _ in range(3):
+            with Journal(directory, packer) as journal:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (DATA_START, limits[1]))
+                try:
+                    with pytest.raises(OSError, match="File too large"):
+                        journal.say([b"lost"])
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert reader.read() == []
+        assert len(listing(directory)) == 2
+    with Journal(directory, packer) as journal:
+        journal.say([b"behind"])
+    assert len(listing(directory)) == 2
+    (record,) = reader.read()
+    assert (record.sequence, record.frames) == (2 + 3, [b"behind"])
+    assert (reader.corrupt, reader.missing) == (0, 3)
 
 
 def mounted(tmp_path: Path, script: str) -> Any:
