@@ -3,9 +3,10 @@
 A connection to the inbound must receive the relay's subscription, and the announcement of where the
 relay is bound (:mod:`fedmsg_relay.relay.announcement`).  Only a relay's forwarding thread can send
 both.  The announced addresses must be those of the configuration, and a connection to the outbound
-must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.  The
-answer is one line and an exit status, as the `plugin guidelines
-<https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios ask for.
+must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.  On the
+host of a relay that has a journal, the relay's monitoring socket must say that the journal is
+written, and that no message was discarded lately.  The answer is one line and an exit status, as
+the `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios ask for.
 """
 
 from __future__ import annotations
@@ -23,15 +24,22 @@ import zmq
 
 from fedmsg_relay.commands import targets
 from fedmsg_relay.commands.targets import Target
-from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.errors import RelayError
+from fedmsg_relay.monitoring import units
 from fedmsg_relay.net import endpoints, resolver
 from fedmsg_relay.relay.announcement import Announcement
 from fedmsg_relay.zmtp import codec, connection
 
-OK, CRITICAL, UNKNOWN = 0, 2, 3  # the exit statuses of Nagios plugins
+OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3  # the exit statuses of Nagios plugins
 
 TOPIC = "relay.check"
+
+LATELY_S = 900.0
+"""Seconds for which a discarded message is a warning: nobody looks all the time."""
+
+ASK_S = 0.2
+"""Seconds for the monitoring socket to answer at least, if all else has taken ``--timeout``."""
 
 RESEND_EVERY_S = 0.5
 """Time between two messages of a round trip: the first one may arrive before the relay's forwarding
@@ -57,12 +65,42 @@ def check(
             addresses = _ask(checking, target, settings)
             if roundtrip:
                 checking.round_trip(config)
+            trouble = ""
+            if settings.journal and target.host is None:
+                trouble = _journal_trouble(settings, max(ASK_S, deadline - time.monotonic()))
         except Failed as failed:
             return CRITICAL, f"CRITICAL - {failed}"
         except (RelayError, OSError, zmq.ZMQError) as error:
             return UNKNOWN, f"UNKNOWN - cannot ask: {error}"
     figures = " ".join(f"{name}={s:.6f}s;;;0;{timeout_s:g}" for name, s in checking.seconds.items())
+    if trouble:
+        return WARNING, f"WARNING - forwarding {addresses}, but {trouble} | {figures}"
     return OK, f"OK - forwarding {addresses} | {figures}"
+
+
+def _journal_trouble(settings: Settings, timeout_s: float) -> str:
+    """Return what is wrong with the journal, or why that is not known; empty if all is well."""
+    if not settings.monitoring:
+        return f"the journal cannot be checked: set {MONITORING} and reload the relay"
+    from fedmsg_relay.commands import status  # not imported where there is no journal
+
+    try:
+        report = status.ask(settings, timeout_s)
+    except (RelayError, OSError, zmq.ZMQError) as error:
+        return f"the journal cannot be checked: {error}"
+    journal = report.get("journal")
+    if journal is None:
+        return "without a journal, but the config has one; reload it to apply the change"
+    if journal["error"]:
+        return str(journal["error"])
+    ago_s = math.inf if journal["discarded_at"] is None else time.time() - journal["discarded_at"]
+    if ago_s < LATELY_S:
+        return (
+            f"{units.count(journal['discarded'])} messages are missing in the journal"
+            f" {journal['directory']}, the last of {units.duration(max(0.0, ago_s))} ago; the log"
+            " says why"
+        )
+    return ""
 
 
 def _ask(checking: _Check, target: Target, settings: Settings) -> str:

@@ -118,7 +118,7 @@ class MainLoop:
     def _is_over(self) -> bool:
         if self._relay.phase is Phase.CLOSED:
             return self._is_replaced or not self._hands_over
-        return self._relay.phase is Phase.CLOSE and len(self._stops) > 1
+        return self._relay.waits_for_consumers_alone and len(self._stops) > 1
 
     def _sleep(self) -> list[object]:
         """Sleep until an event or the next due time, do what is due, and return the events."""
@@ -257,6 +257,8 @@ class MainLoop:
             self._role.give(self._relay.totals)
             if self._stops:
                 self._successor.expect_word()
+        elif not self._hands_over:
+            self._role.keep(self._relay.totals)
 
     def _go_on(self, pid: int) -> None:
         """Go on as the relay, as the successor has ended or been dismissed."""

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from fedmsg_relay import __version__
 from fedmsg_relay.monitoring.connections import Connections
@@ -18,6 +19,9 @@ from fedmsg_relay.monitoring.totals import PeerTotals, Totals
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.thread import RelayThread
+
+if TYPE_CHECKING:
+    from fedmsg_relay.relay.capture import CaptureStatus
 
 HUNG = "hung"
 """The state of a relay whose thread does not answer."""
@@ -73,6 +77,34 @@ class SideReport:
 
 
 @dataclass(frozen=True)
+class JournalReport:
+    """The journal, if the relay has one."""
+
+    directory: str
+    error: str
+    """Why it is not written now; empty if it is."""
+    captured: int
+    """Messages that were to be written: all that were forwarded."""
+    discarded: int
+    """Those of them that are not in the journal and never will be."""
+    discarded_at: float | None
+    """When this process discarded the last one, in seconds since 1970."""
+    waiting: int
+    """Messages that wait for the disk."""
+    waiting_bytes: int
+    messages: int
+    """Messages in the journal."""
+    bytes: int
+    """Of its files."""
+    segments: int
+    first_time: float | None
+    """When the oldest message came, in seconds since 1970."""
+    last_time: float | None
+    overrun: dict[str, int]
+    """By registered reader, messages that were deleted before it had them."""
+
+
+@dataclass(frozen=True)
 class Report:
     """The status of the relay at one moment.
 
@@ -105,6 +137,7 @@ class Report:
     had some for :data:`BACKLOG_S`."""
     publishers: SideReport
     consumers: SideReport
+    journal: JournalReport | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -154,9 +187,12 @@ class Report:
 
 def totals(relay: RelayThread, connections: Connections) -> Totals:
     """Return what a relay has counted itself."""
+    journal = relay.journal
     return Totals(
         **relay.traffic()._asdict(),
         held=relay.status.held,
+        captured=journal.captured if journal else 0,
+        discarded=journal.discarded if journal else 0,
         publishers=_peer_totals(connections.publishers),
         consumers=_peer_totals(connections.consumers),
     )
@@ -199,6 +235,22 @@ def report(relay: RelayThread, connections: Connections, before: Totals) -> Repo
         behind_bytes=max(waiting, default=0),
         publishers=_side(connections.publishers, counted.publishers),
         consumers=_side(connections.consumers, counted.consumers),
+        journal=_journal(relay.journal, counted),
+    )
+
+
+def _journal(status: CaptureStatus | None, counted: Totals) -> JournalReport | None:
+    if status is None:
+        return None
+    return JournalReport(
+        directory=status.directory,
+        error=status.error,
+        captured=counted.captured,
+        discarded=counted.discarded,
+        discarded_at=status.discarded_at,
+        waiting=status.waiting,
+        waiting_bytes=status.waiting_bytes,
+        **status.kept._asdict(),
     )
 
 

@@ -43,6 +43,10 @@ class Totals:
     bytes_out: int = 0
     held: int = 0
     """Messages kept during holds."""
+    captured: int = 0
+    """Messages that were to be written to the journal."""
+    discarded: int = 0
+    """Those of them that are not in the journal."""
     publishers: PeerTotals = field(default_factory=PeerTotals)
     consumers: PeerTotals = field(default_factory=PeerTotals)
 

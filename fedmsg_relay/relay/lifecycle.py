@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import Died
@@ -28,6 +28,9 @@ from fedmsg_relay.relay.accept_gate import AcceptGate
 from fedmsg_relay.relay.half_close import HalfClose
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.sockets import Sockets
+
+if TYPE_CHECKING:
+    from fedmsg_relay.relay.capture import Capture
 
 HOLD_LIMIT_BYTES = 64 * 2**20
 """Memory for held messages, including Python's overhead."""
@@ -109,6 +112,7 @@ class Relay:
     """One SUB at the inbound sockets of ``bindings``, one PUB at the outbound ones.
 
     ``post`` is called on the thread of :meth:`run` with every :class:`Status`; it must not block.
+    ``capture``, if there is one, takes each message before it is forwarded.
     """
 
     def __init__(
@@ -117,13 +121,14 @@ class Relay:
         bindings: Bindings,
         orders: Orders,
         post: Callable[[Status], None],
+        capture: Capture | None,
     ) -> None:
         self._settings = settings
         self._bindings = bindings
         self._publishers = Accepting(bindings.inbound)
         self._orders = orders
         self._post = post
-        self._sockets = Sockets(settings)
+        self._sockets = Sockets(settings, capture)
         self.proxy = self._sockets.proxy
         self.events = self._sockets.events
         self._status = Status(Phase.OPEN, time.monotonic(), Traffic())

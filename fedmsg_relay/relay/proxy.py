@@ -41,9 +41,17 @@ class Proxy:
         self._proxy_control.bind("inproc://control")
         self._control.connect("inproc://control")
 
-    def run(self, sub: zmq.Socket[bytes], pub: zmq.Socket[bytes]) -> None:
-        """Forward from ``sub`` to ``pub``; return after ``TERMINATE``."""
-        zmq.proxy_steerable(sub, pub, None, self._proxy_control)
+    def run(
+        self,
+        sub: zmq.Socket[bytes],
+        pub: zmq.Socket[bytes],
+        capture: zmq.Socket[bytes] | None = None,
+    ) -> None:
+        """Forward from ``sub`` to ``pub``; return after ``TERMINATE``.
+
+        Each message is sent to ``capture``, which must not block, before it is forwarded.
+        """
+        zmq.proxy_steerable(sub, pub, capture, self._proxy_control)
 
     def command(self, *words: bytes) -> None:
         """Send ``PAUSE``, ``STATISTICS`` or ``TERMINATE``; never blocks."""
