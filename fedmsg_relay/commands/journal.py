@@ -99,15 +99,15 @@ def _site(filename: str | None) -> dict[str, Any]:
 
 
 def _directory(site: dict[str, Any]) -> str:
-    value = site.get("relay_journal")
-    if value is None:
+    from fedmsg_relay.config import settings
+
+    directory = settings.journal(site)
+    if not directory:
         raise ConfigError(
             "relay_journal: not set, so the relay writes no journal; set it and reload the relay,"
             " or name a journal with --directory"
         )
-    if not isinstance(value, str):
-        raise ConfigError(f"relay_journal = {value!r}: must be the path of a directory")
-    return value
+    return directory
 
 
 # -- messages ------------------------------------------------------------------------------------
