@@ -7,11 +7,9 @@ configuration is needed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -21,12 +19,7 @@ from fedmsg_relay.commands import journal_options, rendering, selection
 from fedmsg_relay.commands.journal_options import NAME
 from fedmsg_relay.commands.output import Output
 from fedmsg_relay.commands.selection import Reading, Selection
-from fedmsg_relay.errors import (
-    ConfigError,
-    MessageTooLarge,
-    RelayError,
-    RelayUnavailable,
-)
+from fedmsg_relay.errors import ConfigError, MessageTooLarge, RelayError, RelayUnavailable
 from fedmsg_relay.journal import reader, segments
 from fedmsg_relay.monitoring import units
 from fedmsg_relay.system import stdio
@@ -63,8 +56,7 @@ def main() -> int:
 
 
 def _say(message: str, status: int = 0) -> int:
-    with contextlib.suppress(OSError):  # the exit status still tells
-        os.write(2, f"{NAME}: {message}\n".encode(errors="backslashreplace"))
+    stdio.tell(f"{NAME}: {message}")
     return status
 
 

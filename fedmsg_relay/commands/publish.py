@@ -6,7 +6,6 @@ has the exit statuses, which ``--help`` shows.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
@@ -141,9 +140,7 @@ def _check_timeout(site: Mapping[str, Any]) -> None:
 
 
 def _say(message: str, status: int = NOT_SENT) -> int:
-    # Not sys.stderr: it keeps bytes that a full disk has refused, and fails again at exit.
-    with contextlib.suppress(OSError):  # the exit status still tells
-        os.write(2, f"{NAME}: {message}\n".encode(errors="backslashreplace"))
+    stdio.tell(f"{NAME}: {message}")
     return status
 
 

@@ -438,6 +438,12 @@ class TestProcess:
         done = site.run("/bin/bash", "-c", f"{BIN / NAME} -D journal <&- >&- 2>&-")
         assert done.returncode == 0
 
+    def test_characters_that_the_terminal_has_not(self, site: Site, directory: Path) -> None:
+        made(directory, ["größe".encode(), '"ä→"'.encode()])
+        site.environ["PYTHONIOENCODING"] = "latin-1"
+        done = site.run("/bin/bash", "-c", f"{BIN / NAME} -D journal | iconv -f latin1 -t utf8")
+        assert done.stdout.split(" ", 2)[2] == 'größe "ä\\u2192"\n'
+
     def test_ctrl_c(self, directory: Path) -> None:
         self.many(directory)
         with subprocess.Popen(
