@@ -87,7 +87,7 @@ The relay's own keys:
     whatever ``zmq_tcp_keepalive_cnt`` says, and is then disconnected.
 ``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
     When the resident memory of the relay is above this, the consumer that is furthest behind is
-    disconnected.
+    disconnected.  With ``relay_journal`` up to 128 MiB may be messages on their way to the disk.
 ``relay_http`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
     Where the relay shows its status over HTTP to whoever can reach the port, such as
     ``"127.0.0.1:9411"``.  ``/`` is a page for people, ``/healthz`` is for load balancers,

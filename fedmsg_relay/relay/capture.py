@@ -11,6 +11,7 @@ more than :data:`QUEUE_MAX` bytes are in the queue, all that comes is discarded 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -26,6 +27,8 @@ from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.recorder import Recorder, block_signals
 
 log = logging.getLogger("fedmsg.relay")
+
+QUEUE = "inproc://capture"
 
 PAUSE_S = 0.005
 """Seconds between two looks at the queue while messages come.  To wake the thread for each message
@@ -68,9 +71,6 @@ class CaptureStatus:
     """What the journal has."""
 
 
-QUEUE = "inproc://capture"
-
-
 class Capture:
     """Writes what :attr:`socket` takes to the journal that ``settings`` name.
 
@@ -91,10 +91,11 @@ class Capture:
         self._end.bind("inproc://end")
         self._ended.connect("inproc://end")
         self._captured = self._frames = self._bytes = 0  # taken, or known to be discarded
-        self._published = Traffic()  # what was put into the queue; the main thread sets it
-        self._counted = Traffic()  # what it was when the queue was last found empty
-        self.lacks_counts = 0
-        """After messages were skipped: how many more times :meth:`bound` must run to count them."""
+        # What was put into the queue, and how often the main thread has said so.
+        self._published, self._told = Traffic(), 0
+        self._suffices = 0  # how often is enough to count what was skipped
+        self.lacks_counts = False
+        """Whether :meth:`bound` has to run to count what was skipped."""
         self._has_ended = False  # whether the capture thread has
         self._recorder = Recorder(settings, self._packer.marker)
 
@@ -130,13 +131,17 @@ class Capture:
         return self._recorder.closed.is_set()
 
     def bound(self, published: Traffic) -> None:
-        """Keep the queue bounded; ``published`` is what has been put into it, or more recently."""
+        """Keep the queue bounded.
+
+        ``published`` is what has been put into the queue, as of this call or the one before.
+        """
         self._published = published
+        self._told += 1
 
     def give_up(self) -> None:
         """Count what was not written as discarded, after :meth:`end`, and log that."""
-        if self._has_ended:
-            self._count_missing(self._published)
+        if self._has_ended and self.lacks_counts:
+            self._count_skipped(self._published, self._told)
         if waiting := self._recorder.backlog.messages:
             log.warning("the end of the journal could not be written: %d messages", waiting)
             self._recorder.backlog.give_up()
@@ -189,16 +194,17 @@ class Capture:
     def _take_all(self) -> bool:
         """Pack all messages that are there; return whether they are too many for that."""
         receive, recorder = self._pull.recv, self._recorder
-        published = self._published  # as of before: all of that has come when the queue is empty
+        told, published = self._told, self._published  # all of that is there, or was skipped
         records: list[bytes] = []
         size = 0
         try:
             while True:
                 frame = receive(zmq.NOBLOCK, copy=False)
-                frames = [frame.bytes]
+                received = [frame]
                 while frame.more:  # takes less than to ask the socket for RCVMORE
                     frame = receive(zmq.NOBLOCK, copy=False)
-                    frames.append(frame.bytes)
+                    received.append(frame)
+                frames = [each.bytes for each in received]
                 self._captured += 1
                 self._frames += len(frames)
                 self._bytes += sum(map(len, frames))
@@ -214,7 +220,8 @@ class Capture:
                     if self._published.bytes_out - self._bytes > QUEUE_MAX:
                         return True
         except zmq.Again:
-            self._count_missing(published)
+            if self.lacks_counts:
+                self._count_skipped(published, told)
             return False
         finally:
             recorder.take(records)
@@ -226,20 +233,20 @@ class Capture:
         """
         until = time.monotonic() + SKIP_S
         while time.monotonic() < until and not self._ended.poll(0):
-            before, self._pull = self._pull, self._connect()
-            before.close()
+            with contextlib.suppress(zmq.ZMQError):  # descriptors are short
+                before, self._pull = self._pull, self._connect()
+                before.close()
             time.sleep(SKIP_EVERY_S)
-        self.lacks_counts = 2  # what bound() is told next may be of before
+        self.lacks_counts = True
+        self._suffices = self._told + 2  # the next time it may be of before
 
-    def _count_missing(self, published: Traffic) -> None:
+    def _count_skipped(self, published: Traffic, told: int) -> None:
         """Count what was put into the queue, which is empty, and was not taken.
 
         libzmq counts frames.  How many messages that were is an estimate, by the frames that
         messages had until now; on fedmsg's bus, where all have two, it is exact.
         """
-        if self.lacks_counts and published is not self._counted:
-            self.lacks_counts -= 1
-        self._counted = published
+        self.lacks_counts = told < self._suffices
         frames = published.frames_out - self._frames
         if frames > 0:
             messages = max(1, round(frames * self._captured / max(self._frames, 1)))

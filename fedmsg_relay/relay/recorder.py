@@ -147,6 +147,8 @@ class Recorder:
                 self._name,
                 writer.cut,
             )
+        if not self._error:
+            log.info("keeping %s, which has %d messages", self._name, self.kept.messages)
         if not self._has_opened:
             self._mend()
 
