@@ -77,6 +77,7 @@ setup(
         "console_scripts": [
             "fedmsg-relay = fedmsg_relay.__main__:main",
             "fedmsg-relay-publish = fedmsg_relay.commands.publish_start:main",
+            "fedmsg-relay-journal = fedmsg_relay.commands.journal_start:main",
         ]
     },
     classifiers=[

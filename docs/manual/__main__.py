@@ -17,7 +17,7 @@ from typing import NamedTuple
 import mdoc
 
 from fedmsg_relay import config
-from fedmsg_relay.commands import arguments, publish_options
+from fedmsg_relay.commands import arguments, journal_options, publish_options
 from fedmsg_relay.config import loader
 
 HERE = Path(__file__).parent
@@ -45,6 +45,7 @@ COMMANDS = (
             publish_options.OPTIONS, publish_options.DESCRIPTION, publish_options.NAME
         ),
     ),
+    Command(journal_options.NAME, 1, journal_options.parser),
 )
 
 

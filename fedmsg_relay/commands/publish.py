@@ -5,18 +5,17 @@ The messages are those of ``fedmsg-logger``.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
 import os
 import select
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedmsg_relay.client.api import Script
+from fedmsg_relay.commands import progress
 from fedmsg_relay.commands.publish_options import DESCRIPTION, NAME, OPTIONS
 from fedmsg_relay.config import loader, settings
 from fedmsg_relay.errors import (
@@ -36,9 +35,6 @@ INTERRUPTED = 130
 
 CHUNK = 2**16
 """Bytes of input read and published at once."""
-
-PROGRESS_AFTER_S = 1.0
-PROGRESS_EVERY_S = 0.2
 
 LINE, REST = "line ", "all that follows"
 
@@ -83,9 +79,7 @@ def _check_timeout(site: Mapping[str, Any]) -> None:
 
 
 def _say(message: str, status: int = NOT_SENT) -> int:
-    # Not sys.stderr: it keeps bytes that a full disk has refused, and fails again at exit.
-    with contextlib.suppress(OSError):  # the exit status still tells
-        os.write(2, f"{NAME}: {message}\n".encode(errors="backslashreplace"))
+    stdio.tell(f"{NAME}: {message}")
     return status
 
 
@@ -93,7 +87,7 @@ def _publish_all(site: Mapping[str, Any], script: Script) -> int:
     """Publish ``--message`` or all of standard input; return the exit status."""
     status = 0
     timeout_s = math.inf if site["wait"] else site["timeout"]
-    for batch in _with_progress(_batches(site), script):
+    for batch in progress.shown(_batches(site), lambda: script.taken):
         script.begin(timeout_s, site["confirm"])
         taken = script.taken
         places: list[str] = []  # of messages that have been, or may have been, sent
@@ -187,20 +181,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _with_progress(batches: Iterable[_Batch], script: Script) -> Iterator[_Batch]:
-    """Yield the batches; on a terminal, show between them how many messages are taken."""
-    next_at = time.monotonic() + PROGRESS_AFTER_S if sys.stderr.isatty() else math.inf
-    is_shown = False
-    for batch in batches:
-        yield batch
-        if time.monotonic() > next_at:
-            next_at = time.monotonic() + PROGRESS_EVERY_S
-            is_shown = True
-            print(f"\r{script.taken:,} messages", end="", file=sys.stderr, flush=True)
-    if is_shown:
-        print(file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -101,13 +101,8 @@ def _load(files: Sources) -> dict[str, Any]:
     """
     with naming.named_by_psutil():
         site = loader.load(arguments.OPTIONS, arguments.DESCRIPTION, files.may_execute)
-    if not site["config_filename"]:
-        for path in files.passed_over:
-            print(
-                f"{naming.NAME}: {path} is not read, as others than you may write there; name it"
-                " with --config-filename if it is to count",
-                file=sys.stderr,
-            )
+    for line in files.warnings():
+        print(f"{naming.NAME}: {line}", file=sys.stderr)
     if sum((site["test"], site["check"], site["status"])) > 1:
         raise WrongUsage("--test, --check and --status are three different things: choose one")
     for option, action in ("roundtrip", "check"), ("json", "status"), ("watch", "status"):

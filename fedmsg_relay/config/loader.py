@@ -60,6 +60,15 @@ def load(
     return _load(list(options), doc, True, may_execute)
 
 
+def load_alone(filename: str | None, may_execute: MayExecute) -> dict[str, Any]:
+    """Return the global fedmsg config for a command that parses its command line itself.
+
+    ``filename`` is the one file to be read; None means all of them.  Raises :class:`ConfigError` as
+    :func:`load`, which has ``may_execute`` too.
+    """
+    return _load([], "", False, may_execute, [filename] if filename else None)
+
+
 def load_shared() -> dict[str, Any]:
     """Return the global fedmsg config for a script, whose command line is its own.
 
@@ -77,11 +86,17 @@ def load_shared() -> dict[str, Any]:
 
 
 def _load(
-    options: list[Option], doc: str, fedmsg_command: bool, may_execute: MayExecute
+    options: list[Option],
+    doc: str,
+    fedmsg_command: bool,
+    may_execute: MayExecute,
+    filenames: list[str] | None = None,
 ) -> dict[str, Any]:
     try:
         load_config = _copy(options, may_execute)["load_config"]
-        loaded: dict[str, Any] = load_config(options, doc, fedmsg_command=fedmsg_command)
+        loaded: dict[str, Any] = load_config(
+            options, doc, filenames=filenames, fedmsg_command=fedmsg_command
+        )
     except ConfigError:
         raise
     except Exception as error:

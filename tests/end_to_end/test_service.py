@@ -416,6 +416,7 @@ class TestInstall:
         assert "/opt/bin/fedmsg-relay --check" in examples
         assert "/opt/share/fedmsg-relay/grafana" in examples
         networked.check("mv /stage/opt/* /opt; /opt/bin/fedmsg-relay --version")
+        networked.check("/opt/bin/fedmsg-relay-journal --version")
 
     def test_an_interpreter_that_the_service_may_not_execute_is_refused(
         self, machine: box.Box
