@@ -85,9 +85,10 @@ def command(parser: argparse.ArgumentParser, text: str) -> Lines:
 def sectioned(text: str) -> list[str]:
     """Split a text at its headings, which are lines like ``Exit status:``."""
     parts = re.split(r"^(?=[A-Z][a-z ]+:$)", text, flags=re.MULTILINE)
-    order = ["Environment", "Files", "Exit status", "Signals", "Examples", "See also"]
     found = {part.partition(":")[0]: part for part in parts[1:]}
-    return [parts[0], *(found.pop(name) for name in order if name in found), *found.values()]
+    known = ["Environment", "Files", "Exit status", "Examples", "See also"]  # mdoc(7)'s order
+    order = [*known[:3], *(name for name in found if name not in known), *known[3:]]
+    return [parts[0], *(found[name] for name in order if name in found)]
 
 
 def paragraphs(text: str) -> Lines:
@@ -104,7 +105,8 @@ def options(parser: argparse.ArgumentParser) -> Lines:
         if not shown:
             continue
         title = group.title or ""
-        yield f".Ss {title if title.startswith('fedmsg') else title.capitalize()}"
+        if title != "options":  # argparse's own, for a command without groups
+            yield f".Ss {title if title.startswith('fedmsg') else title.capitalize()}"
         if group.description:
             yield from paragraph(group.description)
         yield ".Bl -tag -width Ds"

@@ -46,7 +46,8 @@ Examples:
 
 Exit status:
   0    stopped as asked; with --daemon: a relay runs; with --check: OK
-  1    could not start, died, or does not answer --status
+  1    could not start, died, or does not answer --status; with --check:
+       WARNING, as the journal lacks messages
   2    wrong usage; with --check: CRITICAL
   3    with --check: UNKNOWN, as it cannot ask
   6    not configured; stderr names the key, or the file and the line
@@ -70,7 +71,7 @@ OPTIONS: list[Option] = [
     _flag(
         "--check",
         help="Ask from outside whether the relay forwards, as a plugin of Nagios: one line, and the"
-        " exit status 0 OK, 2 CRITICAL or 3 UNKNOWN.",
+        " exit status 0 OK, 1 WARNING, 2 CRITICAL or 3 UNKNOWN.",
     ),
     _flag(
         "--status",

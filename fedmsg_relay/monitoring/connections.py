@@ -131,7 +131,7 @@ class Connections:
         elif self._consumer_lines.allows():
             log.info(line, *values, len(table.connected))
             if not self._consumer_lines.remaining:
-                log.info("no more about consumers for up to a minute")
+                log.info("no more lines about consumers for up to a minute")
 
 
 class _Refusals:
@@ -152,6 +152,6 @@ class _Refusals:
     def log(self) -> None:
         """Log how many connections were refused since the last line, if any."""
         if refused := self._table.refused - self._logged:
-            log.warning("%s: refused %d from outside it", self._key, refused)
+            log.warning("%s: connections refused from other addresses: %d", self._key, refused)
             self._logged = self._table.refused
             self._throttle.allows()

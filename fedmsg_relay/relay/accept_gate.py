@@ -149,9 +149,8 @@ class AcceptGate:
             self._resume_at = time.monotonic() + PAUSE_S
         if self._warnings.allows():
             log.warning(
-                "descriptors are short (%s): new connections wait until there are more; raise the"
-                " limit (LimitNOFILE= of the unit, `ulimit -n`), or see with `ss -tnp` who has so"
-                " many",
+                "descriptors are short (%s): new connections wait until some are closed; raise the"
+                " limit (LimitNOFILE= of the unit, `ulimit -n`); `ss -tnp` shows the connections",
                 reason,
             )
 

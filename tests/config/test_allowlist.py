@@ -148,8 +148,8 @@ def test_nobody_gets_in_but_those_who_are_allowed(
     else:
         assert refused(inbound, source)
         assert refused(outbound, source)
-        relay.wait_for("relay_inbound_allow: refused 1 from outside it")
-        relay.wait_for("relay_outbound_allow: refused 1 from outside it")
+        relay.wait_for("relay_inbound_allow: connections refused from other addresses: 1")
+        relay.wait_for("relay_outbound_allow: connections refused from other addresses: 1")
 
 
 def test_the_message_of_an_outsider_never_comes_out(site: Site) -> None:
@@ -178,7 +178,8 @@ def test_refusals_are_counted_and_do_not_fill_the_log(site: Site) -> None:
         assert refused(site.inbound, "127.0.0.1")
     assert relay.end() == 0
     lines = re.findall(
-        r"WARNING\] relay_inbound_allow: refused (\d+) from outside it", relay.output
+        r"WARNING\] relay_inbound_allow: connections refused from other addresses: (\d+)",
+        relay.output,
     )
     assert sum(map(int, lines)) == 50
     assert len(lines) == 2  # the first one at once, the others at the end

@@ -26,7 +26,6 @@ FEDMSGS = {
 """Commands that have all options of a fedmsg command."""
 PARSERS = {name: loader.parser(*about, name) for name, about in FEDMSGS.items()}
 PARSERS["fedmsg-relay-journal"] = journal_options.parser()
-KEY = re.compile(r"^``([a-z][\w.]*)(?:\[\"\w+\"\])?``", re.MULTILINE)
 SITE = {
     "relay_inbound": "tcp://127.0.0.1:2003",
     "endpoints": {"relay_outbound": "tcp://127.0.0.1:4001"},

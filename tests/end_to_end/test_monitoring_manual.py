@@ -53,6 +53,19 @@ def test_prometheus(machine: box.Box) -> None:
     machine.check(f"set -e; {change}")
 
 
+def test_the_monitoring_socket(machine: box.Box) -> None:
+    (ask,) = commands("The monitoring socket")
+    (config,) = re.findall(
+        r"^```python\n(config = \{\n    \"moksha.*?)^```$", MANUAL, re.DOTALL | re.MULTILINE
+    )
+    machine.check(f"cat > /etc/fedmsg.d/monitoring.py <<'END'\n{config}\nEND")
+    machine.check("service fedmsg-relay reload")
+    wait_for(lambda: machine.run("fedmsg-relay --check").returncode == 0, "the end of the hold")
+    said = machine.check(f"set -e; {ask}")
+    assert said.count(": forwarding;") == 2
+    assert "MonitoringProducer" in said
+
+
 def test_grafana_has_its_files(machine: box.Box) -> None:
     (place,) = commands("Grafana")
     copy, restart = place.splitlines()
