@@ -161,6 +161,10 @@ class Capture:
         """Log that the disk hangs, now and then, as the thread that waits for it cannot."""
         self._recorder.attend()
 
+    def packed(self) -> tuple[bytes, int]:
+        """Return the marker of the records, and the number of the next one; for any thread."""
+        return self._packer.marker, self._packer.number
+
     @property
     def status(self) -> CaptureStatus:
         """The journal's state now; never waits for the disk."""
