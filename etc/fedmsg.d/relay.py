@@ -46,6 +46,8 @@ config = {
     # "relay_http": "127.0.0.1:9411",
     #
     # Keep what was said in a directory, up to so many bytes and seconds; the default is nowhere.
+    # Who may read it over HTTP, at /raw and /id; the default is this host alone.
+    # "relay_http_allow": ["127.0.0.0/8", "::1", "192.0.2.0/24"],
     # "relay_journal": "/var/lib/fedmsg-relay/journal",
     # "relay_journal_size": 2**30,
     # "relay_journal_age": 7 * 24 * 3600,

@@ -115,6 +115,12 @@ The relay's own keys:
     must ask for HOST, a name of this host, ``localhost``, or the numeric address.  If the port
     cannot be bound, the relay logs that and goes without.
     Example: ``"relay_http": "192.0.2.1:9411"``
+``relay_http_allow`` (string or list of strings; default: ``["127.0.0.0/8", "::1"]``)
+    With ``relay_journal``, ``/raw`` and ``/id`` of ``relay_http`` are its messages, as datagrepper
+    serves them, for consumers that were away: see docs/catching-up.md.  They may be read from these
+    addresses and networks; any other client gets status 403.  All else that ``relay_http`` shows is
+    for whoever reaches the port.
+    Example: ``"relay_http_allow": ["127.0.0.1", "192.0.2.0/24"]``
 ``relay_journal`` (absolute path of a directory; default: none)
     Where the relay keeps a journal: a copy of every message, all frames byte for byte, in the order
     of forwarding, with the time.  The relay makes the directory, with mode 0750, if the one above

@@ -1,4 +1,4 @@
-"""The addresses and networks of an allow list -> libzmq's accept filters.
+"""The addresses and networks of an allow list -> libzmq's accept filters, or whether one is in it.
 
 libzmq closes a connection that no filter (``ZMQ_TCP_ACCEPT_FILTER``) matches before it reads a
 byte, whatever ZMTP version the peer speaks.  ZAP, which libzmq's manual recommends instead, locks
@@ -8,7 +8,7 @@ out peers that speak ZMTP 2.0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Union
 
 from fedmsg_relay.errors import ConfigError
@@ -17,6 +17,9 @@ Network = Union[IPv4Network, IPv6Network]
 
 MAPPED = IPv6Network("::ffff:0:0/96")
 """What an IPv4 address looks like on a socket that accepts IPv4 and IPv6 (RFC 4291, 2.5.5.2)."""
+
+
+LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
 def networks(key: str, value: object) -> tuple[Network, ...]:
@@ -41,6 +44,14 @@ def _network(key: str, entry: object) -> Network:
         address = int(network.network_address) - int(MAPPED.network_address)
         return IPv4Network((address, network.prefixlen - MAPPED.prefixlen))
     return network
+
+
+def allows(allowed: tuple[Network, ...], address: str) -> bool:
+    """Return whether a numeric address, which may be IPv4 mapped into IPv6, is in a network."""
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        return any(found.ipv4_mapped in network for network in allowed)
+    return any(found in network for network in allowed)
 
 
 def filters(allowed: tuple[Network, ...]) -> Iterator[tuple[int, str]]:

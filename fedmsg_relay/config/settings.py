@@ -30,6 +30,7 @@ OUR_KEYS = (
     "relay_unreachable_timeout",
     "relay_memory_max",
     "relay_http",
+    "relay_http_allow",
     "relay_journal",
     "relay_journal_size",
     "relay_journal_age",
@@ -91,6 +92,8 @@ class Settings:
     monitoring_mode: int
     http: tuple[str, ...]
     """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
+    http_allow: tuple[Network, ...]
+    """Who may read the journal's messages there."""
     journal: str
     """The directory; empty if there is none."""
     journal_size: int
@@ -144,6 +147,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         monitoring=_monitoring(config),
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
         http=_http(config),
+        http_allow=_networks(config, "relay_http_allow") or allowlist.LOOPBACK,
         journal=journal(config),
         journal_size=values.whole(
             config, "relay_journal_size", JOURNAL_SIZE, JOURNAL_SIZE_MIN, maximum=2**63 - 1

@@ -53,7 +53,7 @@ class Exporters:
     """The exporters of one relay, which listen at ``bindings``; the listening sockets stay open.
 
     ``report`` makes a report; only the main thread calls it.  ``wake`` makes the main thread call
-    :meth:`attend`; any thread may call it.
+    :meth:`attend`; any thread may call it, and ``packed``, which is that of the relay's thread.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class Exporters:
         poller: zmq.Poller,
         report: Callable[[], Report],
         wake: Callable[[], None],
+        packed: Callable[[], tuple[bytes, int]],
     ) -> None:
         self._make_report = report
+        self._packed = packed
         self._wake = wake
         self._history = History()
         self._is_closed = False
@@ -106,10 +108,11 @@ class Exporters:
                 # Not before a site wants it, as loading it takes time.
                 from fedmsg_relay.web import port
 
-                hosts = (uri[len("tcp://") :].rpartition(":")[0] for uri in self._settings.http)
                 listeners = self._bindings.http.values()
-                server = port.serve(listeners, hosts, self.newest, self._snapshot)
-                self._listening.callback(server.close)
+                close = port.serve(
+                    listeners, self._settings, self.newest, self._snapshot, self._packed
+                )
+                self._listening.callback(close)
 
     def due_s(self) -> float:
         """Seconds until :meth:`attend` must run next."""

@@ -77,7 +77,9 @@ class RunningRelay:
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
         """See :func:`ends_within_s`."""
-        self._exporters = Exporters(bindings, settings, poller, self.report, wakeup.wake)
+        self._exporters = Exporters(
+            bindings, settings, poller, self.report, wakeup.wake, relay.packed
+        )
         log.info(
             "fedmsg-relay %s started, pid %d: %s -> %s",
             __version__,

@@ -153,13 +153,17 @@ class RelayThread:
         self._proxy.read_answers()
         traffic = Traffic(*map(sum, zip(self.status.traffic, self._proxy.traffic)))
         if self._capture is not None:
-            self._capture.bound(traffic)
+            self._capture.bound(traffic, self._proxy.as_of)
         return traffic
 
     @property
     def journal(self) -> CaptureStatus | None:
         """The state of the journal; None without one."""
         return self._capture.status if self._capture is not None else None
+
+    def packed(self) -> tuple[bytes, int]:
+        """Return what :meth:`Capture.packed` does, for any thread; no messages without it."""
+        return self._capture.packed() if self._capture is not None else (b"", 0)
 
     def attend_journal(self) -> None:
         """Log that the journal's disk hangs, if it does; and see that all messages are counted."""

@@ -15,14 +15,15 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 TEXT = "text/plain; charset=utf-8"
+JSON = "application/json; charset=utf-8"
 
 METHODS = ("GET", "HEAD")
 
 _END = re.compile(r"\r?\n\r?\n")
 _TOKEN = r"[!#-'*+\-.^-z|~\w]+"
 _REQUEST_LINE = re.compile(
-    rf"(?P<method>{_TOKEN}) (?:http://(?P<host>[^/?# ]+))?(?P<path>/[^?# ]*)?(?:\?[^# ]*)?"
-    r" HTTP/1\.(?P<minor>[01])",
+    rf"(?P<method>{_TOKEN}) (?:http://(?P<host>[^/?# ]+))?(?P<path>/[^?# ]*)?"
+    r"(?:\?(?P<query>[^# ]*))? HTTP/1\.(?P<minor>[01])",
     re.ASCII,
 )
 _FIELD = re.compile(rf"(?P<name>{_TOKEN}):(?P<value>[^\x00-\x08\x0a-\x1f\x7f]*)", re.ASCII)
@@ -44,6 +45,8 @@ class Request:
 
     method: str
     path: str
+    query: str
+    """What follows the question mark, undecoded; empty if there is none."""
     host: str | None
     """In the form of :func:`canonical`; HTTP/1.0 does not require it."""
     accept: str
@@ -61,18 +64,22 @@ class Response:
 
     def encode(self, common: Iterable[tuple[str, str]], with_body: bool = True) -> bytes:
         """Return the bytes to send, with the header fields in ``common`` beside its own."""
+        head = self.head(common, len(self.body))
+        return head + self.body if with_body else head
+
+    def head(self, common: Iterable[tuple[str, str]], length: int) -> bytes:
+        """Return the head of the bytes to send, of which the body has ``length``."""
         fields = (
             ("Date", formatdate(usegmt=True)),
             ("Content-Type", self.content_type),
-            ("Content-Length", str(len(self.body))),
+            ("Content-Length", str(length)),
             ("Connection", "close"),
             *common,
             *self.headers,
         )
         lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}"]
         lines += [f"{name}: {value}" for name, value in fields]
-        head = "\r\n".join((*lines, "", "")).encode("latin-1")
-        return head + self.body if with_body else head
+        return "\r\n".join((*lines, "", "")).encode("latin-1")
 
 
 def parse(received: bytes) -> Request:
@@ -96,6 +103,7 @@ def parse(received: bytes) -> Request:
     return Request(
         method=line["method"],
         path=line["path"] or "/",
+        query=line["query"] or "",
         host=_host(line["host"], fields.get("host", []), is_required=line["minor"] == "1"),
         accept=", ".join(fields.get("accept", [])),
     )

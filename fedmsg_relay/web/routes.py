@@ -1,4 +1,4 @@
-"""From a path to its response: the page, the health, the report, the metrics.
+"""From a path to its response: the page, the health, the report, the metrics, the journal.
 
 A response is rendered once for each report, however many clients ask for it.
 """
@@ -9,10 +9,14 @@ import json
 from collections.abc import Callable
 from http import HTTPStatus
 
+from fedmsg_relay.config import allowlist
+from fedmsg_relay.config.allowlist import Network
 from fedmsg_relay.monitoring.stats import Report
 from fedmsg_relay.web import health, page
+from fedmsg_relay.web.archive import Archive
+from fedmsg_relay.web.conversation import Stream
 from fedmsg_relay.web.history import Snapshot
-from fedmsg_relay.web.request import METHODS, HostNames, Refused, Request, Response, parse
+from fedmsg_relay.web.request import JSON, METHODS, HostNames, Refused, Request, Response, parse
 
 COMMON = (
     ("Cache-Control", "no-store"),
@@ -25,6 +29,9 @@ COMMON = (
 MADE_MAX = 16
 """Responses to keep.  A client can send any number of different ``Accept`` fields."""
 
+JOURNAL = ("/raw", "/id")
+"""The paths of the journal's messages."""
+
 Metrics = Callable[[Report, str], tuple[bytes, str]]
 """Takes a report and the field ``Accept``; returns a body and its content type."""
 
@@ -34,7 +41,8 @@ class Routes:
 
     ``newest`` returns the newest report, or raises TimeoutError if the relay's main thread hangs;
     ``history`` returns the rates until that report.  ``metrics`` is None if the package
-    prometheus-client is not installed.
+    prometheus-client is not installed.  ``archive`` has the journal's messages, if there is a
+    journal, for clients from ``readers`` alone.
     """
 
     def __init__(
@@ -43,43 +51,63 @@ class Routes:
         newest: Callable[[], Report],
         history: Callable[[], Snapshot],
         metrics: Metrics | None,
+        archive: Archive | None = None,
+        readers: tuple[Network, ...] = allowlist.LOOPBACK,
     ) -> None:
         self._names = names
         self._newest = newest
         self._history = history
         self._metrics = metrics
+        self._archive = archive
+        self._readers = readers
         self._paths: dict[str, Callable[[Report, Request], Response]] = {
             "/": self._page,
             "/healthz": self._health,
             "/status.json": self._status,
             "/metrics": self._exposition,
         }
+        self._served = (*self._paths, *(JOURNAL if archive else ()))
         self._of: Report | None = None  # the report of _made
         self._made: dict[tuple[str, str], Response] = {}  # by path and, for metrics, Accept
 
-    def answer(self, received: bytes, here: str) -> bytes:
-        """Return the response to a request; ``here`` is the local numeric address."""
+    def answer(self, received: bytes, here: str, there: str) -> bytes | Stream:
+        """Return the response to a request.
+
+        ``here`` and ``there`` are the numeric addresses of the relay's end of the connection and of
+        the client's.
+        """
         method = ""
         try:
             request = parse(received)
             method = request.method
             self._names.check(request.host, here)
+            if request.path.rstrip("/") in JOURNAL:
+                return self._read(request, there)
             response = self._respond(request)
         except Refused as refused:
             response = Response(refused.status, f"{refused}\n".encode(), headers=refused.headers)
         return response.encode(COMMON, with_body=method != "HEAD")
 
+    def _read(self, request: Request, there: str) -> Stream:
+        """Ask for messages of the journal."""
+        path = request.path.rstrip("/")
+        if self._archive is None:
+            why = f"{path} takes a journal, and relay_journal is not set here"
+            raise Refused(HTTPStatus.NOT_FOUND, why)
+        if not allowlist.allows(self._readers, there):
+            why = f"{path} is not for {there}: relay_http_allow says who may read messages"
+            raise Refused(HTTPStatus.FORBIDDEN, why)
+        _check_method(request)
+        try:
+            return self._archive.ask(path, request.query, _begin, request.method != "HEAD")
+        except OSError as error:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{path}: {error}") from error
+
     def _respond(self, request: Request) -> Response:
         make = self._paths.get(request.path)
         if make is None:
-            raise Refused(HTTPStatus.NOT_FOUND, f"there is only {', '.join(self._paths)}")
-        if request.method not in METHODS:
-            allowed = ", ".join(METHODS)
-            raise Refused(
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                f"nothing can be changed here; ask with {allowed}",
-                ("Allow", allowed),
-            )
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is only {', '.join(self._served)}")
+        _check_method(request)
         try:
             report = self._newest()
         except TimeoutError as error:
@@ -106,7 +134,7 @@ class Routes:
 
     def _status(self, report: Report, _: Request) -> Response:
         body = json.dumps(report, default=vars)
-        return Response(HTTPStatus.OK, body.encode(), "application/json; charset=utf-8")
+        return Response(HTTPStatus.OK, body.encode(), JSON)
 
     def _exposition(self, report: Report, request: Request) -> Response:
         if self._metrics is None:
@@ -117,3 +145,18 @@ class Routes:
             )
         body, content_type = self._metrics(report, request.accept)
         return Response(HTTPStatus.OK, body, content_type)
+
+
+def _check_method(request: Request) -> None:
+    if request.method not in METHODS:
+        allowed = ", ".join(METHODS)
+        raise Refused(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"nothing can be changed here; ask with {allowed}",
+            ("Allow", allowed),
+        )
+
+
+def _begin(status: HTTPStatus, length: int) -> bytes:
+    """Return the head of a response in JSON."""
+    return Response(status, b"", JSON).head(COMMON, length)

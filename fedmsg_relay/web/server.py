@@ -1,9 +1,9 @@
 """An HTTP server for the relay's status: one thread, and a bound for all that clients can take.
 
 A connection serves one request, so that after a hand-over the next request reaches the next relay.
-A connection costs a descriptor and no thread, and ends after :data:`CONNECTION_S` even if its
-client goes on sending a byte at a time.  At the maximum the oldest connection is closed for a new
-one, so that a client which asks and reads at once is always served.  Requests are not logged.
+A connection costs a descriptor and no thread, and ends in time even if its client sends a byte at a
+time.  At the maximum the oldest connection is closed for a new one, so that a client which asks and
+reads at once is always served.  Requests are not logged.
 
 waitress 3.0.2 does not hold these bounds: it disconnects idle clients only, so that at its limit of
 connections 200 clients that send a byte a second keep out all others, and it spins when descriptors
@@ -15,31 +15,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import re
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from fedmsg_relay.system.rlimit import SHORT
 from fedmsg_relay.system.throttle import Throttle
+from fedmsg_relay.web.conversation import READ, Answer, Conversation, Stream
 
 log = logging.getLogger("fedmsg.relay")
-
-CONNECTION_S = 10.0
-"""How long a connection may last.  Prometheus waits as long by default, and a slow phone can load
-the page within that time."""
 
 CONNECTIONS_MAX = 100
 
 CLOSE_S = 1.0
 """How long :meth:`HttpServer.close` may take.  A thread that gets a processor stops at once."""
-
-HEAD_MAX = 8192
-"""Bytes of a request's head; most servers have this limit."""
 
 PAUSE_S = 0.5
 """How long not to accept when descriptors are short and no connection can be closed."""
@@ -48,14 +40,6 @@ SAY_EVERY_S = 3600.0
 """Time between two errors in the log."""
 
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-_BEGINNING = re.compile(rb"(?:[A-Z]|\Z)")
-_END = re.compile(rb"\r?\n\r?\n")
-
-Answer = Callable[[bytes, str], bytes]
-"""Takes the head of a request and the numeric local address of its connection; returns the whole
-response.  If the head is too long or not HTTP, the argument is what has been received."""
 
 
 class HttpServer:
@@ -75,13 +59,13 @@ class HttpServer:
     ) -> None:
         self._answer = answer
         self._maximum = max(1, connections_max)
-        self._connections: dict[socket.socket, _Connection] = {}  # the oldest first
+        self._clients: dict[socket.socket, Conversation] = {}  # the oldest first
         self._resume_at = math.inf  # monotonic; finite during a pause
         self._failures = Throttle(SAY_EVERY_S)
         with contextlib.ExitStack() as undo:
             self._here, self._there = map(undo.enter_context, socket.socketpair())
             self._selector = undo.enter_context(selectors.EpollSelector())
-            self._selector.register(self._there, _READ)
+            self._selector.register(self._there, READ)
             # Duplicates: epoll goes on reporting a socket that is closed in this process alone.
             self._listeners = [undo.enter_context(each.dup()) for each in listeners]
             for listener in self._listeners:
@@ -106,7 +90,7 @@ class HttpServer:
 
     def _serve(self) -> None:
         with self._selector:
-            while self._listeners or self._connections:
+            while self._listeners or self._clients:
                 try:
                     self._attend()
                 except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on)
@@ -123,10 +107,11 @@ class HttpServer:
             else:
                 self._advance(key.data)
         now = time.monotonic()
-        for connection in list(self._connections.values()):
-            if connection.until > now:
-                break
-            self._end(connection)
+        for client in list(self._clients.values()):
+            if client.until <= now:
+                self._end(client)
+            elif client.due_at <= now:
+                self._advance(client)
         if now >= self._resume_at:
             self._accept_from_now()
 
@@ -151,17 +136,18 @@ class HttpServer:
     def _accept_from_now(self) -> None:
         for listener in self._listeners:
             if listener not in self._selector.get_map():  # as after a failure
-                self._selector.register(listener, _READ)
+                self._selector.register(listener, READ)
         self._resume_at = math.inf
 
     def _due_s(self) -> float | None:
-        """Seconds until a connection or a pause ends; None if there is neither."""
-        oldest = next(iter(self._connections.values()), None)
-        due_at = min(self._resume_at, oldest.until if oldest else math.inf)
+        """Seconds until a client is due or a pause ends; None if there is neither."""
+        due_at = self._resume_at
+        for client in self._clients.values():
+            due_at = min(due_at, client.until, client.due_at)
         return max(0.0, due_at - time.monotonic()) if math.isfinite(due_at) else None
 
     def _accept(self, listener: Any) -> None:
-        if len(self._connections) >= self._maximum:
+        if len(self._clients) >= self._maximum:
             self._end_oldest()
         try:
             accepted, _ = listener.accept()
@@ -172,73 +158,43 @@ class HttpServer:
         with contextlib.ExitStack() as undo:
             undo.enter_context(accepted)
             accepted.setblocking(False)
-            until = time.monotonic() + CONNECTION_S
-            connection = _Connection(accepted, until, self._talk(accepted))
-            self._selector.register(accepted, _READ, connection)
-            self._connections[accepted] = connection
+            client = Conversation(accepted, self._respond)
+            self._selector.register(accepted, READ, client)
+            self._clients[accepted] = client
             undo.pop_all()
-        self._advance(connection)
+        self._advance(client)
 
-    def _advance(self, connection: _Connection) -> None:
-        """Continue a connection that is ready, if it was not ended by an earlier event."""
-        if connection.socket not in self._connections:
+    def _advance(self, client: Conversation) -> None:
+        """Continue with a client that is ready, if it was not ended by an earlier event."""
+        if client.connection not in self._clients:
             return
+        awaited, events = client.awaited, client.events
         try:
-            awaited = next(connection.talk)
-            if awaited != connection.awaited:
-                connection.awaited = awaited
-                self._selector.modify(connection.socket, awaited, connection)
+            client.advance()
+            if client.awaited is not awaited:
+                self._selector.unregister(awaited)
+                self._selector.register(client.awaited, client.events, client)
+            elif client.events != events:
+                self._selector.modify(awaited, client.events, client)
         except (StopIteration, OSError):  # served, or the client has disconnected
-            self._end(connection)
+            self._end(client)
 
     def _end_oldest(self) -> bool:
         """Close the oldest connection; return False if there is none."""
-        for connection in self._connections.values():
-            self._end(connection)
+        for client in self._clients.values():
+            self._end(client)
             return True
         return False
 
-    def _end(self, connection: _Connection) -> None:
-        del self._connections[connection.socket]
-        self._selector.unregister(connection.socket)
-        connection.socket.close()
+    def _end(self, client: Conversation) -> None:
+        del self._clients[client.connection]
+        with contextlib.suppress(KeyError):  # another socket was to be registered, and failed
+            self._selector.unregister(client.awaited)
+        client.close()
 
-    def _talk(self, connection: socket.socket) -> Iterator[int]:
-        """Serve a client; yield the events to wait for.  Raises OSError if the client is gone."""
-        here = str(connection.getsockname()[0])
-        head = b""
-        while _BEGINNING.match(head) and len(head) <= HEAD_MAX and not _END.search(head):
-            yield _READ
-            received = connection.recv(HEAD_MAX)
-            if not received:
-                return
-            head += received
-        unsent = memoryview(self._response(head, here))
-        while unsent:
-            yield _WRITE
-            unsent = unsent[connection.send(unsent) :]
-        # Closing a socket with unread data resets the connection, and the client loses the answer.
-        connection.shutdown(socket.SHUT_WR)
-        while True:
-            yield _READ
-            if not connection.recv(HEAD_MAX):
-                return
-
-    def _response(self, head: bytes, here: str) -> bytes:
+    def _respond(self, head: bytes, here: str, there: str) -> bytes | Stream:
         try:
-            return self._answer(head, here)
+            return self._answer(head, here, there)
         except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on)
             self._complain("a request could not be answered", error)
             return FAILED
-
-
-@dataclass
-class _Connection:
-    """The connection of a client."""
-
-    socket: socket.socket
-    until: float
-    """When the connection ends at the latest (monotonic)."""
-    talk: Iterator[int]
-    """The rest of :meth:`HttpServer._talk`."""
-    awaited: int = _READ

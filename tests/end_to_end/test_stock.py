@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import ast
-import datetime
 import importlib.util
 import json
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from harness import BIN, Process, Site, free_port, wait_for
+from signatures import sign
 
 TOPIC = b"org.fedoraproject.dev.logger.log"
 
@@ -143,47 +138,10 @@ def test_a_script_with_fedmsg_publish(site: Site) -> None:
 class TestSigned:
     """Signatures are over the exact JSON, so that a relay which rewrites it would break them."""
 
-    @pytest.fixture
-    def keys(self, site: Site) -> Path:
-        directory = site.root / "pki"
-        directory.mkdir()
-        now = datetime.datetime.now(datetime.timezone.utc)
-        authority = rsa.generate_private_key(65537, 2048)
+    @pytest.fixture(autouse=True)
+    def _keys(self, site: Site) -> None:
+        sign(site)
 
-        def certify(name: str, key: rsa.RSAPrivateKey, is_authority: bool) -> bytes:
-            def named(text: str) -> x509.Name:
-                return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
-
-            certificate = (
-                x509.CertificateBuilder(named("authority"), named(name), key.public_key())
-                .serial_number(x509.random_serial_number())
-                .not_valid_before(now - datetime.timedelta(days=1))
-                .not_valid_after(now + datetime.timedelta(days=1))
-                .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-                .sign(authority, hashes.SHA256())
-            )
-            return certificate.public_bytes(serialization.Encoding.PEM)
-
-        (directory / "ca.crt").write_bytes(certify("authority", authority, True))
-        key = rsa.generate_private_key(65537, 2048)
-        (directory / "shell.crt").write_bytes(certify("shell", key, False))
-        (directory / "shell.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.TraditionalOpenSSL,
-                serialization.NoEncryption(),
-            )
-        )
-        site.write(
-            sign_messages=True,
-            ssldir=str(directory),
-            ca_cert_location=str(directory / "ca.crt"),
-            crl_location=None,
-            certnames={f"shell.{socket.gethostname().split('.')[0]}": "shell"},
-        )
-        return directory
-
-    @pytest.mark.usefixtures("keys")
     def test_a_signed_message_is_valid_behind_the_relay(self, site: Site) -> None:
         site.relay()
         subscriber = site.subscriber()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import Process, Site
 
-from figures import Failed, bounds, handover, journal, network, script
+from figures import Failed, bounds, handover, journal, network, pages, script
 
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds.stopped_consumer,
@@ -36,6 +36,7 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     journal.journal,
     script.one_line,
     script.thousand_scripts,
+    pages.pages,
 )
 
 

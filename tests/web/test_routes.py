@@ -267,7 +267,8 @@ def test_each_report_is_rendered_once(port: Port) -> None:
 
 def test_without_the_package_for_metrics() -> None:
     routes = Routes(HostNames(), lambda: REPORT, Snapshot, None)
-    answer = routes.answer(b"GET /metrics HTTP/1.0\r\n\r\n", "127.0.0.1")
+    answer = routes.answer(b"GET /metrics HTTP/1.0\r\n\r\n", "127.0.0.1", "127.0.0.1")
     assert answer.startswith(b"HTTP/1.1 501 ")
     assert b"prometheus-client" in answer
-    assert routes.answer(b"GET / HTTP/1.0\r\n\r\n", "127.0.0.1").startswith(b"HTTP/1.1 200 ")
+    page = routes.answer(b"GET / HTTP/1.0\r\n\r\n", "127.0.0.1", "127.0.0.1")
+    assert page.startswith(b"HTTP/1.1 200 ")

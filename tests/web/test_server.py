@@ -21,12 +21,12 @@ from fedmsg_relay.web.server import CONNECTIONS_MAX, HttpServer
 
 SERVER = """
 import os, resource, socket, sys
-from fedmsg_relay.web import server
-fd, limit, spare, server.CONNECTION_S = map(int, sys.argv[1:])
+from fedmsg_relay.web import conversation, server
+fd, limit, spare, conversation.CONNECTION_S = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 listener = socket.socket(fileno=fd)
 body = b"x" * 5_000_000
-def answer(head, here):
+def answer(head, here, there):
     path = head.split()[1]
     sent = body if path == b"/large" else b"here"
     return b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(sent) + sent
@@ -221,7 +221,7 @@ def test_closed_it_answers_who_is_there_and_leaves_the_listener_open(
     listener: socket.socket,
 ) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
-    server = HttpServer([listener], lambda head, here: head + here.encode())
+    server = HttpServer([listener], lambda head, here, _: head + here.encode())
     with socket.create_connection(listener.getsockname(), DEADLINE_S) as client:
         client.sendall(b"GET / ")
         with socket.create_connection(listener.getsockname(), DEADLINE_S) as other:
