@@ -62,7 +62,7 @@ def test_the_readme_is_short() -> None:
 
 def test_every_target_of_make_is_there() -> None:
     makefile = (PROJECT / "Makefile").read_text()
-    for page, target in named(r"`make ([a-z]+)|^make ([a-z]+)"):
+    for page, target in named(r"(?m)`make ([a-z]+)|^make ([a-z]+)"):
         name = "".join(target)
         assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"{page.name}: make {name}"
 
