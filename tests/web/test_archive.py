@@ -341,7 +341,8 @@ def test_a_page_of_large_messages_takes_no_memory(site: Site) -> None:
     relay = site.relay()
     size, count = 4_000_000, 40
     large = [body(number, msg={"number": number, "text": "x" * size}) for number in range(count)]
-    publish(site, *large)
+    for at in range(0, count, 5):  # no more than may wait for the disk
+        publish(site, *large[at : at + 5])
     before_mb = load.resident_mb(relay.pid)
     pid = archivist(relay)
     slow = http.client.HTTPConnection("127.0.0.1", site.config["relay_http"], DEADLINE_S)
@@ -354,5 +355,6 @@ def test_a_page_of_large_messages_takes_no_memory(site: Site) -> None:
         assert len(answer.read(10)) == 10
         assert load.resident_mb(relay.pid) < before_mb + 30
         content = b'{"raw_mess' + answer.read()
-    assert content.startswith(b'{"raw_messages": [' + b",".join(large))
+    bodies = [each for each in json.loads(content)["raw_messages"] if "text" in each["msg"]]
+    assert [each["msg"] for each in bodies] == [json.loads(each)["msg"] for each in large]
     assert load.peak(pid) < 150e6
