@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedmsg_relay.config import allowlist, values
+from fedmsg_relay.config import allowlist, trust, values
 from fedmsg_relay.config.allowlist import Network
+from fedmsg_relay.config.trust import TrustSettings
 from fedmsg_relay.errors import ConfigError
 
 OUTBOUND = "endpoints['relay_outbound']"
@@ -29,6 +30,8 @@ OUR_KEYS = (
     "relay_unreachable_timeout",
     "relay_memory_max",
     "relay_http",
+    "relay_validate",
+    "relay_sign",
 )
 MONITORING = "moksha.monitoring.socket"
 HTTP = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
@@ -80,6 +83,8 @@ class Settings:
     monitoring_mode: int
     http: tuple[str, ...]
     """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
+    trust: TrustSettings | None
+    """None for a relay that neither validates nor signs."""
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -126,6 +131,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         monitoring=_monitoring(config),
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
         http=_http(config),
+        trust=trust.read(config),
     )
 
 

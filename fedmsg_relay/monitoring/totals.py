@@ -7,7 +7,7 @@ relay that follows another begins with the totals of that one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, TypeVar
 
 from fedmsg_relay.relay.proxy import Traffic
@@ -33,6 +33,27 @@ class PeerTotals:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """Messages that were not forwarded, by :class:`fedmsg_relay.trust.verdict.Reason`."""
+
+    not_fedmsg: int = 0
+    topics_differ: int = 0
+    unsigned: int = 0
+    wrong_signature: int = 0
+    certificate: int = 0
+    revoked: int = 0
+    not_permitted: int = 0
+
+    def __add__(self, other: Rejected) -> Rejected:
+        return _sum(self, other)
+
+    @property
+    def total(self) -> int:
+        """The sum of all reasons."""
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
 class Totals:
     """The counters of a relay and of all relays that it follows."""
 
@@ -43,6 +64,7 @@ class Totals:
     bytes_out: int = 0
     held: int = 0
     """Messages kept during holds."""
+    rejected: Rejected = field(default_factory=Rejected)
     publishers: PeerTotals = field(default_factory=PeerTotals)
     consumers: PeerTotals = field(default_factory=PeerTotals)
 
@@ -63,12 +85,13 @@ class Totals:
         """Read what :meth:`as_dict` of any version returned; a counter that is missing is 0."""
         return cls(
             **_numbers(cls, found),
+            rejected=Rejected(**_numbers(Rejected, found.get("rejected", {}))),
             publishers=PeerTotals(**_numbers(PeerTotals, found.get("publishers", {}))),
             consumers=PeerTotals(**_numbers(PeerTotals, found.get("consumers", {}))),
         )
 
 
-_T = TypeVar("_T", PeerTotals, Totals)
+_T = TypeVar("_T", PeerTotals, Rejected, Totals)
 
 
 def _sum(one: _T, other: _T) -> _T:

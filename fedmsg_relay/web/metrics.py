@@ -5,7 +5,8 @@ Needs the package prometheus-client.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -77,6 +78,20 @@ class _Metrics(Collector):
         )
         yield _labelled(
             CounterMetricFamily,
+            "fedmsg_relay_rejected_total",
+            "Messages that were not forwarded, as the relay validates or signs.",
+            "reason",
+            asdict(report.rejected),
+        )
+        yield _labelled(
+            GaugeMetricFamily,
+            "fedmsg_relay_expires_in_seconds",
+            "Time left of the relay's certificate, of the authority and of the revocation list.",
+            "of",
+            {each.what: each.left_s for each in report.expiries},
+        )
+        yield _labelled(
+            CounterMetricFamily,
             "fedmsg_relay_frames_total",
             "Frames of messages; going out, each is counted once.",
             "direction",
@@ -140,7 +155,7 @@ def _labelled(
     name: str,
     documentation: str,
     label: str,
-    values: dict[str, int],
+    values: Mapping[str, float],
 ) -> Metric:
     metric = family(name, documentation, labels=[label])
     for value, number in values.items():
