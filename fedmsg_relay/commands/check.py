@@ -16,7 +16,7 @@ import math
 import select
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -50,6 +50,11 @@ def check(
     Finding out why there was no answer takes :data:`targets.EXPLAIN_S` more.  With ``roundtrip`` a
     message is sent, and waited for; its topic begins with the prefix and environment of ``config``.
     """
+    if roundtrip and settings.trust and settings.trust.validates and not settings.trust.signs:
+        return UNKNOWN, (
+            "UNKNOWN - relay_validate = True: the message of --roundtrip is not signed, and the"
+            " relay would drop it; ask without --roundtrip"
+        )
     deadline = time.monotonic() + timeout_s
     with contextlib.closing(_Check(deadline)) as checking:
         try:
@@ -154,7 +159,9 @@ class _Check:
                     self._advance(consumer, self._deadline)
                 # A PONG comes when the relay's libzmq has read the subscription before the PING.
                 consumer.send(codec.subscribe(topic) + codec.ping())
-                self._wait_for(consumer, [codec.PONG], self._deadline)
+                self._wait_for(
+                    consumer, lambda body: body if body == codec.PONG else None, self._deadline
+                )
                 for uri in self._publishers:
                     self._send(uri, topic, consumer)
         except OSError as error:
@@ -165,14 +172,17 @@ class _Check:
 
     def _send(self, uri: str, topic: bytes, consumer: connection.Connection) -> None:
         """Send a message to one inbound, repeatedly, until the consumer has received one."""
-        sent: dict[bytes, float] = {}
+        sent: dict[bytes, float] = {}  # by msg_id: a relay that signs changes the rest
         while True:
-            body = _message(topic.decode())
-            sent[body] = time.monotonic()
-            self._publishers[uri].send_multipart([topic, body])
-            resend_at = min(sent[body] + RESEND_EVERY_S, self._deadline)
+            msg_id = f"{time.gmtime().tm_year}-{uuid.uuid4()}"
+            sent[msg_id.encode()] = at = time.monotonic()
+            self._publishers[uri].send_multipart([topic, _message(topic.decode(), msg_id)])
             with contextlib.suppress(TimeoutError):
-                received = self._wait_for(consumer, sent.keys(), resend_at)
+                received = self._wait_for(
+                    consumer,
+                    lambda body: next((each for each in sent if each in body), None),
+                    min(at + RESEND_EVERY_S, self._deadline),
+                )
                 self._took("roundtrip", sent[received])
                 return
             if not self._left_ms():
@@ -182,13 +192,20 @@ class _Check:
                 )
 
     def _wait_for(
-        self, consumer: connection.Connection, awaited: Collection[bytes], until: float
+        self,
+        consumer: connection.Connection,
+        awaited: Callable[[bytes], bytes | None],
+        until: float,
     ) -> bytes:
-        """Return the first awaited frame that is received; other frames are other publishers'."""
+        """Return what ``awaited`` makes of a frame, once that is something.
+
+        Other frames are of other publishers.
+        """
         while True:
             for _, body in self._advance(consumer, until):
-                if body in awaited:
-                    return body
+                found = awaited(body)
+                if found is not None:
+                    return found
 
     def _advance(self, consumer: connection.Connection, until: float) -> list[connection.Frame]:
         """Wait, and return the frames received.  Raises TimeoutError at ``until``, or OSError."""
@@ -228,13 +245,13 @@ class _Check:
         self.seconds[what] = max(self.seconds.get(what, 0), time.monotonic() - start)
 
 
-def _message(topic: str) -> bytes:
+def _message(topic: str, msg_id: str) -> bytes:
     """Make a message of fedmsg's shape, as consumers of every topic receive it too."""
     body = {
         "topic": topic,
         "msg": {},
         "i": 1,
-        "msg_id": f"{time.gmtime().tm_year}-{uuid.uuid4()}",
+        "msg_id": msg_id,
         "timestamp": int(time.time()),
         "username": None,
     }

@@ -59,6 +59,7 @@ def test_the_defaults() -> None:
         monitoring=(),
         monitoring_mode=0o660,
         http=(),
+        trust=None,
     )
 
 

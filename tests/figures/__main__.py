@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import Process, Site
 
-from figures import Failed, bounds, handover, network, script
+from figures import Failed, bounds, handover, network, script, signing
 
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds.stopped_consumer,
@@ -35,6 +35,7 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     handover.many_addresses,
     script.one_line,
     script.thousand_scripts,
+    signing.signing,
 )
 
 

@@ -138,8 +138,13 @@ def message(topic: str = TOPIC, **body: Any) -> dict[str, Any]:
     }
 
 
+def encoded(body: Any) -> bytes:
+    """The JSON that fedmsg sends and signs."""
+    return fedmsg.encoding.dumps(body).encode()
+
+
 def frames(body: dict[str, Any]) -> list[bytes]:
-    return [body["topic"].encode(), fedmsg.encoding.dumps(body).encode()]
+    return [body["topic"].encode(), encoded(body)]
 
 
 def accepts(config: dict[str, Any], received: list[bytes]) -> bool:
