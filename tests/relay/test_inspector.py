@@ -5,16 +5,23 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keys
 import pytest
+import zmq
 from cryptography.hazmat.primitives.asymmetric import ec
-from harness import Site, hastened, wait_for
+from harness import DEADLINE_S, Site, hastened, wait_for
 from keys import TOPIC, Authority
 from monitored import KEY, status
+
+from fedmsg_relay.config import trust
+from fedmsg_relay.relay.inspector import Inspector
+from fedmsg_relay.relay.proxy import PAUSE
+from fedmsg_relay.trust.material import Material
 
 MARK = b" \n\t "
 """White space behind the JSON."""
@@ -255,3 +262,50 @@ def test_a_revocation_counts_once_the_list_is_read_again(site: Site, authority: 
     count = len(subscriber.received)
     publisher.send(*authority.signed("other"))
     subscriber.wait(count + 1)
+
+
+def test_the_capture_socket_is_sent_what_is_forwarded(authority: Authority) -> None:
+    """And after ``PAUSE`` nothing is, so that the counters of ``STATISTICS`` are final."""
+    config = {"relay_sign": "unsigned", "certnames": {"signing_relay": "relay"}}
+    read = trust.read({**config, **authority.config})
+    assert read is not None
+    inspector = Inspector(Material(read), lambda _: None)
+    with zmq.Context() as context:
+        sub, pub, capture, journal, publisher = map(
+            context.socket, (zmq.SUB, zmq.PUB, zmq.PUSH, zmq.PULL, zmq.XPUB)
+        )
+        sub.subscribe(b"")
+        sub.bind("inproc://inbound")
+        publisher.connect("inproc://inbound")
+        journal.bind("inproc://journal")
+        capture.connect("inproc://journal")
+        running = threading.Thread(target=inspector.run, args=(sub, pub, capture))
+        running.start()
+        try:
+            assert publisher.poll(DEADLINE_S * 1000)
+            publisher.send_multipart([b"not.fedmsg"])
+            publisher.send_multipart(keys.frames(keys.message()))
+            assert journal.poll(DEADLINE_S * 1000)
+            written = journal.recv_multipart()
+            assert keys.accepts(authority.config, written)
+            inspector.command(PAUSE)
+            assert inspector.read_answers(int(DEADLINE_S * 1000))
+            publisher.send_multipart(keys.frames(keys.message(i=2)))
+            assert not journal.poll(200)
+        finally:
+            inspector.command(b"STATISTICS", b"TERMINATE")
+            running.join(DEADLINE_S)
+        assert sub.poll(DEADLINE_S * 1000)
+        assert json.loads(sub.recv_multipart()[1])["i"] == 2
+        inspector.close()
+        inspector.end()
+        assert inspector.traffic == (3, 10 + _size(keys.frames(keys.message())), 2, _size(written))
+        assert {reason.value: n for reason, n in inspector.rejected.items() if n} == {
+            "not_fedmsg": 1
+        }
+        for each in (sub, pub, capture, journal, publisher):
+            each.close(linger=0)
+
+
+def _size(frames: list[bytes]) -> int:
+    return sum(map(len, frames))
