@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedmsg_relay.config import values
 from fedmsg_relay.errors import ConfigError
@@ -20,8 +19,7 @@ SIGNER = "signing_relay"
 """In ``certnames``, as of ``fedmsg-signing-relay``."""
 
 
-@dataclass(frozen=True)
-class TrustSettings:
+class TrustSettings(NamedTuple):
     """The keys of a relay that validates or signs, or both."""
 
     validates: bool

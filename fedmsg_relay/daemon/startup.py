@@ -62,7 +62,7 @@ def checked_endpoints(settings: Settings) -> LocalEndpoints:
 def checked_material(settings: Settings) -> Material | None:
     """Read keys, certificates and lists; None for a relay that neither validates nor signs.
 
-    Raises :class:`ConfigError` for what is missing or wrong.
+    Raises :class:`RelayError` for what is missing or wrong.
     """
     if settings.trust is None:
         return None

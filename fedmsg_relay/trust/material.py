@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 
 from fedmsg_relay.config.trust import GPG, SIGNER, TrustSettings
-from fedmsg_relay.errors import ConfigError
+from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.net.resolver import Asking
 from fedmsg_relay.system.throttle import Throttle
 from fedmsg_relay.trust import gpg
@@ -47,7 +47,8 @@ FAILURE_EVERY_S = 3_600.0
 class Material:
     """What a relay with ``settings`` needs to judge and to sign.
 
-    Raises :class:`ConfigError` for what is missing, unreadable, expired, or does not match.
+    Raises :class:`ConfigError` for what is missing, unreadable, expired, or does not match, and
+    :class:`RelayError` if a server does not answer.
     """
 
     def __init__(self, settings: TrustSettings) -> None:
@@ -109,7 +110,7 @@ class Material:
     def _refresh(self) -> None:
         try:
             self.authority = _authority(self.settings)
-        except ConfigError as error:
+        except RelayError as error:
             if self._failures.allows():
                 log.warning("%s; the relay goes on with the one that it has", error)
 
@@ -153,7 +154,7 @@ def warning(expiry: Expiry) -> str:
 
 
 def _authority(settings: TrustSettings) -> Authority:
-    """Read the authority and its list.  Raises :class:`ConfigError`."""
+    """Read the authority and its list.  Raises :class:`ConfigError`, or as :func:`_read`."""
     authority = _read("ca_cert_location", settings.authority)
     revoked = _read("crl_location", settings.revoked) if settings.revoked else None
     try:
@@ -166,23 +167,30 @@ def _authority(settings: TrustSettings) -> Authority:
 
 
 def _read(key: str, location: str) -> str:
-    """Return the PEM at a path or URL, as fedmsg reads it.  Raises :class:`ConfigError`."""
+    """Return the PEM at a path or URL, as fedmsg reads it.
+
+    Raises :class:`ConfigError` for a file, and :class:`RelayError` for a server, which may answer
+    the next time.
+    """
+    if location.startswith("https://"):
+        return _fetch(key, location)
     try:
-        if not location.startswith("https://"):
-            with open(location, encoding="ascii") as file:
-                return file.read()
-        asking = Asking(lambda: _fetch(location))
-        if not asking.is_answered(FETCH_S):
-            raise TimeoutError(f"no answer within {FETCH_S:g} s")
-        return asking.answer()
-    except (OSError, ValueError) as error:  # an error of requests is an OSError
-        what = error.strerror if isinstance(error, OSError) and error.strerror else error
+        with open(location, encoding="ascii") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{key} = {location!r}: cannot read it: {what}") from error
 
 
-def _fetch(location: str) -> str:
+def _fetch(key: str, url: str) -> str:
     import requests  # takes time, and is needed only here
 
-    response = requests.get(location, timeout=FETCH_S)
-    response.raise_for_status()
-    return response.text
+    asking = Asking(lambda: requests.get(url, timeout=FETCH_S))
+    try:
+        if not asking.is_answered(FETCH_S):  # a server that sends a byte now and then
+            raise TimeoutError(f"no answer within {FETCH_S:g} s")
+        answer = asking.answer()
+        answer.raise_for_status()
+    except OSError as error:  # as those of requests are
+        raise RelayError(f"{key} = {url!r}: cannot read it: {error}") from error
+    return answer.text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Reason(Enum):
@@ -39,8 +39,7 @@ class RejectedError(Exception):
         """The common name of the certificate, as far as it is known."""
 
 
-@dataclass(frozen=True)
-class Rejection:
+class Rejection(NamedTuple):
     """A message that was rejected, for the log."""
 
     reason: Reason
@@ -56,8 +55,7 @@ class Rejection:
         return f"{self.reason.value}: topic {self.topic!r}{by}: {self.detail}{more}"
 
 
-@dataclass(frozen=True)
-class Expiry:
+class Expiry(NamedTuple):
     """When something that signatures depend on expires."""
 
     what: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import ipaddress
 import json
 import uuid
 import warnings
@@ -24,6 +25,7 @@ with warnings.catch_warnings():  # of pyOpenSSL, that newer versions lack what f
 
 DAY = datetime.timedelta(days=1)
 PEM = serialization.Encoding.PEM
+LOOPBACK = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
 TOPIC = "org.fedoraproject.dev.ops.disk"
 
 
@@ -91,6 +93,7 @@ class Authority:
             .not_valid_before(begins)
             .not_valid_after(now + lifetime_days * DAY)
             .add_extension(constraints, critical=True)
+            .add_extension(LOOPBACK, critical=False)
             .sign(key(self._name), hashes.SHA256())
         )
 

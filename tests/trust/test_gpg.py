@@ -111,8 +111,9 @@ def test_a_gpg_that_hangs_holds_up_neither_subscriptions_nor_a_stop(
     relay = site.relay()
     site.publisher().send(*keyring.signed())
     wait_for(lambda: _children(relay.pid), "gpg")
-    site.publisher()  # waits for its subscription
     assert status(site)["state"] == "forwarding"
+    site.publisher()  # waits for its subscription
+    assert _children(relay.pid), "it still hangs"
     relay.kill(signal.SIGTERM)
     assert relay.wait() == 0
     assert "gpg has not ended in time" in relay.output

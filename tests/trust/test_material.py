@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import shutil
+import ssl
+import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +70,6 @@ def test_the_answer_of_test_says_how_long_each_is_valid(site: Site, authority: A
         ({"ca_cert_location": None}, "ca_cert_location: not set"),
         ({"ca_cert_location": "/none"}, "ca_cert_location = '/none': cannot read it: No such file"),
         ({"crl_location": "/none"}, "crl_location = '/none': cannot read it: No such file"),
-        (
-            {"crl_location": "https://127.0.0.1:1/crl.pem"},
-            "crl_location = 'https://127.0.0.1:1/crl.pem': cannot read it: ",
-        ),
         ({"crl_cache_expiry": -1}, "crl_cache_expiry = -1: must be a number of seconds"),
     ],
     ids=str,
@@ -167,6 +166,55 @@ def test_what_is_wrong_is_named_with_file_and_key(
     break_it(authority)
     both(site, authority)
     assert named.format(authority.directory) in refused(site)
+
+
+@pytest.fixture
+def web(authority: Authority) -> Iterator[http.server.ThreadingHTTPServer]:
+    """Serves the list over https, until its ``hangs`` is set; then it takes what is asked."""
+    authority.issue("web")
+    hangs, ended = threading.Event(), threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if hangs.is_set():
+                ended.wait()
+            else:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(authority.crl.read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(authority.directory / "web.crt", authority.directory / "web.key")
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.hangs = hangs
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield server
+        ended.set()
+        server.shutdown()
+        serving.join()
+
+
+def test_a_web_server_that_hangs_stops_nothing(site: Site, authority: Authority, web: Any) -> None:
+    site.environ["REQUESTS_CA_BUNDLE"] = str(authority.path)
+    site.environ["no_proxy"] = "*"
+    url = f"https://127.0.0.1:{web.server_port}/crl.pem"
+    both(site, authority, crl_location=url, crl_cache_expiry=1)
+    command = hastened("trust.material.REFRESH_MIN_S=0.2", "trust.material.FETCH_S=1")
+    relay = site.relay(command=command)
+    web.hangs.set()
+    subscriber, publisher = site.subscriber(), site.publisher()
+    relay.wait_for("no answer within 1 s; the relay goes on with the one that it has")
+    publisher.send(*keys.frames(keys.message()))
+    assert keys.accepts({**site.config, **authority.config}, subscriber.wait(1)[0])
+    refused = site.run(*RELAY, "--test")
+    assert refused.returncode == 1, "it may answer the next time"
+    assert f"crl_location = '{url}': cannot read it: " in refused.stderr
+    assert relay.end() == 0
 
 
 def test_who_only_signs_needs_no_authority(site: Site, authority: Authority) -> None:
