@@ -234,7 +234,8 @@ class Relay:
         self._drain_until = max(self._drain_until, time.monotonic() + LAST_S)
         self._pass_on(QUIET_MS)
         if sending or self._sockets.receive(0) is not None:
-            self._post_status(loss=self._why_lost(sending, was_late))
+            loss = self._status.loss or self._why_lost(sending, was_late)
+            self._post_status(loss=loss)
 
     def _why_lost(self, sending: int, was_late: bool) -> str:
         if self._orders.stops_at_once:

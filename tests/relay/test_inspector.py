@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -309,3 +310,29 @@ def test_the_capture_socket_is_sent_what_is_forwarded(authority: Authority) -> N
 
 def _size(frames: list[bytes]) -> int:
     return sum(map(len, frames))
+
+
+def test_without_the_keys_nothing_of_it_is_loaded(site: Site, authority: Authority) -> None:
+    """The time of a start is a promise."""
+    relay = site.relay()
+    assert "cryptography" not in Path(f"/proc/{relay.pid}/maps").read_text()
+    assert relay.end() == 0
+    validating(site, authority)
+    relay = site.relay()
+    assert "cryptography" in Path(f"/proc/{relay.pid}/maps").read_text()
+
+
+def test_a_stop_does_not_wait_until_all_that_was_held_is_signed(
+    site: Site, authority: Authority
+) -> None:
+    """That would take longer than a stop may; what is lost is said."""
+    signing(site, authority, "all", relay_hold=2, relay_drain=0.5)
+    relay = site.relay(until="holding")
+    subscriber, publisher = site.subscriber(), site.publisher()
+    body = keys.frames(keys.message())
+    for _ in range(20_000):
+        publisher.send(*body)
+    subscriber.wait(1)
+    assert relay.end(signal.SIGTERM) == 0
+    assert re.search(r"may be lost: \d+ that were held came too late", relay.output)
+    assert all(keys.accepts(site.config, each) for each in subscriber.received[::1000])
