@@ -92,6 +92,18 @@ class NoLocalAddress(ConfigError):
     """None of a key's addresses is of this host, so a relay cannot run here; ``--check`` can."""
 
 
+class JournalError(RelayError):
+    """The journal cannot be used; the message says why, and what to do."""
+
+
+class JournalBusy(JournalError):
+    """Another process writes this journal; stop that, or give this one a directory of its own."""
+
+
+class JournalNewer(JournalError):
+    """A newer version of the relay wrote this journal; use that, or another directory."""
+
+
 def shortage(error: Exception) -> RelayError:
     """Return the error for the administrator when memory, threads or descriptors ran out.
 

@@ -44,4 +44,9 @@ config = {
     # "moksha.monitoring.socket": "ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket",
     # "moksha.monitoring.socket.mode": "0660",
     # "relay_http": "127.0.0.1:9411",
+    #
+    # Keep what was said in a directory, up to so many bytes and seconds; the default is nowhere.
+    # "relay_journal": "/var/lib/fedmsg-relay/journal",
+    # "relay_journal_size": 2**30,
+    # "relay_journal_age": 7 * 24 * 3600,
 }

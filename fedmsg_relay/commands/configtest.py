@@ -48,6 +48,11 @@ def test(
         check(local.monitoring)
     except BindError as error:
         log.warning("%s; the relay would go without it", error)
+    if settings.journal:
+        # The relay makes the directory itself, if that above it is there.
+        inside = os.path.isdir(settings.journal)
+        path = os.path.join(settings.journal, "lock") if inside else settings.journal
+        _warn_of_directory(f"relay_journal = {settings.journal}", path, user)
     if log_path is not None:
         _warn_of_directory(f"the log file {log_path}", os.path.abspath(log_path), user)
 
@@ -60,6 +65,8 @@ def test(
     for expiry in material.expiries() if material else ():
         until = time.strftime("%F %T", time.gmtime(expiry.until))
         yield f"{expiry.key}: {expiry.path}, valid until {until} UTC"
+    if settings.journal:
+        yield f"relay_journal: {settings.journal}"
     yield "configuration OK"
 
 

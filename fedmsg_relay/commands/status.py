@@ -92,6 +92,9 @@ def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) 
         yield row("frames a second", units.count(rate.frames_in), units.count(rate.frames_out))
         yield row("bytes a second", units.size(rate.bytes_in), units.size(rate.bytes_out))
     yield row("messages held", units.count(report["held"]), "")
+    if report.get("journal"):
+        yield ""
+        yield from _journal(report["journal"])
     yield ""
     if any(report["rejected"].values()):
         yield row("", "rejected")
@@ -122,6 +125,22 @@ def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) 
 
 def _left(left_s: float) -> str:
     return f"{units.duration(left_s)} left" if left_s > 0 else "expired"
+
+
+def _journal(journal: dict[str, Any]) -> Iterator[str]:
+    since = ""
+    if journal["first_time"] is not None:
+        since = f" since {time.strftime('%d %b %H:%M:%S', time.localtime(journal['first_time']))}"
+    yield (
+        f"journal {journal['directory']}: {units.count(journal['messages'])} messages,"
+        f" {units.size(journal['bytes'])}{since}"
+    )
+    yield (
+        f"        {units.count(journal['waiting'])} messages wait for the disk,"
+        f" {units.count(journal['discarded'])} of {units.count(journal['captured'])} discarded"
+    )
+    if journal["error"]:
+        yield f"        not written: {journal['error']}"
 
 
 def _count(side: dict[str, Any], kind: str) -> str:

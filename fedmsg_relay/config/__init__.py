@@ -87,7 +87,7 @@ The relay's own keys:
     whatever ``zmq_tcp_keepalive_cnt`` says, and is then disconnected.
 ``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
     When the resident memory of the relay is above this, the consumer that is furthest behind is
-    disconnected.
+    disconnected.  With ``relay_journal`` up to 128 MiB may be messages on their way to the disk.
 ``relay_http`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
     Where the relay shows its status over HTTP to whoever can reach the port, such as
     ``"127.0.0.1:9411"``.  ``/`` is a page for people, ``/healthz`` is for load balancers,
@@ -95,6 +95,29 @@ The relay's own keys:
     ``/metrics`` needs the package prometheus-client.  A request must ask for HOST, a name of this
     host, ``localhost``, or the numeric address.  If the port cannot be bound, the relay logs that
     and goes without.
+``relay_journal`` (absolute path of a directory; default: none)
+    Where the relay keeps a journal: a copy of every message, all frames byte for byte, in the order
+    of forwarding, with the time.  An example: ``"/var/lib/fedmsg-relay/journal"``.  The relay makes
+    the directory, with mode 0750, if the one above it exists.  One relay at a time writes a
+    journal; a second one goes without, and says so.  No disk delays a message: what cannot be
+    written is discarded and counted, the log and ``--check`` say so, and the relay tries again each
+    second.  To be checked by ``--check``, the journal needs ``moksha.monitoring.socket``.
+    The systemd unit lets the relay write below ``/var/lib/fedmsg-relay`` alone.  For a directory
+    elsewhere type ``systemctl edit fedmsg-relay``, add these two lines, and then type
+    ``systemctl restart fedmsg-relay``::
+
+        [Service]
+        ReadWritePaths=/srv/journal
+
+``relay_journal_size`` (bytes, default 1 GiB, at least 1 MiB)
+    The oldest messages are deleted when the journal is larger.
+``relay_journal_age`` (seconds, default 7 days; 0: no limit)
+    Messages are deleted when they are older, unless a registered reader has not had them yet.
+``relay_journal_sync`` (default True)
+    Whether each batch of messages is on the disk (fdatasync(2)) before the next is written, up to
+    20 times a second while messages come.  A power failure then costs the last batches only.
+    Without it, it costs what the kernel had not written, some 30 seconds; a crash of the relay
+    alone costs the same in both cases, what came in during the last tenth of a second.
 
 Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; takes ``pip install
 'fedmsg-relay[crypto]'``, which ``make install`` brings):

@@ -6,6 +6,7 @@ The manual of the keys is :mod:`fedmsg_relay.config`.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ OUR_KEYS = (
     "relay_http",
     "relay_validate",
     "relay_sign",
+    "relay_journal",
+    "relay_journal_size",
+    "relay_journal_age",
+    "relay_journal_sync",
 )
 MONITORING = "moksha.monitoring.socket"
 HTTP = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
@@ -41,6 +46,12 @@ MEMORY_MAX = 512 * 2**20
 MEMORY_MAX_MIN = 256 * 2**20
 """Bytes: a smaller limit leaves too little beside the relay itself (30 MB), what a hold may keep
 (64 MiB), and what a backlog may grow by in the second between two looks at the memory."""
+
+JOURNAL_SIZE, JOURNAL_SIZE_MIN = 2**30, 2**20
+"""Default and minimum of ``relay_journal_size`` in bytes."""
+
+JOURNAL_AGE_S, JOURNAL_AGE_MAX_S = 7 * 86_400.0, 100 * 365 * 86_400
+"""Default and maximum of ``relay_journal_age`` in seconds."""
 
 IO_THREADS_MAX = 64
 """More than any host needs: libzmq aborts the process if it cannot start a thread."""
@@ -85,6 +96,13 @@ class Settings:
     """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
     trust: TrustSettings | None
     """None for a relay that neither validates nor signs."""
+    journal: str
+    """The directory; empty if there is none."""
+    journal_size: int
+    """Bytes."""
+    journal_age_s: float
+    """Infinite means no limit."""
+    journal_sync: bool
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -132,6 +150,15 @@ def read(config: Mapping[str, Any]) -> Settings:
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
         http=_http(config),
         trust=trust.read(config),
+        journal=_journal(config.get("relay_journal")),
+        journal_size=values.whole(
+            config, "relay_journal_size", JOURNAL_SIZE, JOURNAL_SIZE_MIN, maximum=2**63 - 1
+        ),
+        journal_age_s=values.seconds(
+            config, "relay_journal_age", JOURNAL_AGE_S, maximum=JOURNAL_AGE_MAX_S
+        )
+        or math.inf,
+        journal_sync=values.switch(config, "relay_journal_sync", True),
     )
 
 
@@ -191,3 +218,14 @@ def _http(config: Mapping[str, Any]) -> tuple[str, ...]:
     if found is None or isinstance(value, bool) or not 0 < int(found["port"]) < 65536:
         raise ConfigError(f"relay_http = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port")
     return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)
+
+
+def _journal(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or "\0" in value or not os.path.isabs(value):
+        raise ConfigError(
+            f"relay_journal = {value!r}: must be the absolute path of a directory, such as"
+            " '/var/lib/fedmsg-relay/journal'"
+        )
+    return value

@@ -56,12 +56,22 @@ def keepalive(config: Mapping[str, Any], key: str, maximum: int, minimum: int = 
     return -1 if value == -1 else whole(config, key, -1, minimum, maximum)
 
 
-def seconds(config: Mapping[str, Any], key: str, default: float) -> float:
-    """Return a number of seconds, up to :data:`SECONDS_MAX`."""
+def seconds(
+    config: Mapping[str, Any], key: str, default: float, maximum: int = SECONDS_MAX
+) -> float:
+    """Return a number of seconds, from 0 to ``maximum``."""
     value = config.get(key, default)
-    if type(value) not in (int, float) or not 0 <= value <= SECONDS_MAX:
-        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {SECONDS_MAX}")
+    if type(value) not in (int, float) or not 0 <= value <= maximum:
+        raise ConfigError(f"{key} = {value!r}: must be a number of seconds, 0 to {maximum}")
     return float(value)
+
+
+def switch(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    """Return True or False."""
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} = {value!r}: must be True or False")
+    return value
 
 
 def permissions(config: Mapping[str, Any], key: str, default: int) -> int:

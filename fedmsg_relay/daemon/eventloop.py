@@ -1,8 +1,7 @@
 """The main thread's loop while a relay runs: one poll, and what is done about each event.
 
-An event is a signal, a new phase of the relay, activity at a socket monitor, an exporter or the
-hand-over socket, or a timer.  The main thread waits for nothing else; signal handlers only wake
-the poll.
+An event is a signal, a new phase, activity at a socket monitor, an exporter or the hand-over
+socket, or a timer.  The main thread waits for nothing else; signal handlers only wake the poll.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGPROF)
 
 DRAINED_MARGIN_S = 5.0
-"""Added to the time that a stop takes, for the promise to a successor of when this relay will have
-drained: on a busy machine a stop takes longer.  The successor gives up at that time."""
+"""Added to when this relay promises to have drained, as a successor gives up then."""
 
 ECHO_S = 0.1
 """A stop signal this soon after another is a duplicate: timeout(1), for one, sends each twice."""
@@ -120,7 +118,7 @@ class MainLoop:
     def _is_over(self) -> bool:
         if self._relay.phase is Phase.CLOSED:
             return self._is_replaced or not self._hands_over
-        return self._relay.phase is Phase.CLOSE and len(self._stops) > 1
+        return self._relay.waits_for_consumers_alone and len(self._stops) > 1
 
     def _sleep(self) -> list[object]:
         """Sleep until an event or the next due time, do what is due, and return the events."""
@@ -259,6 +257,8 @@ class MainLoop:
             self._role.give(self._relay.totals)
             if self._stops:
                 self._successor.expect_word()
+        elif not self._hands_over:
+            self._role.keep(self._relay.totals)
 
     def _go_on(self, pid: int) -> None:
         """Go on as the relay, as the successor has ended or been dismissed."""

@@ -189,7 +189,8 @@ class Exporters:
         self._sent = now, frames = time.monotonic(), report.frames_out
         systemd.notify(
             f"STATUS={report.state}: {(frames - before) / max(now - before_at, 1):,.0f} frames/s,"
-            f" {report.publishers.connected} publishers, {report.consumers.connected} consumers",
+            f" {report.publishers.connected} publishers, {report.consumers.connected} consumers"
+            f"{', the journal is not written' if report.journal and report.journal.error else ''}",
             patience_s=0,
         )
 

@@ -114,9 +114,13 @@ class Role:
 
     def leave(self, totals: Totals) -> None:
         """Leave the role vacant, while libzmq still delivers: the next relay need not wait."""
-        self._kept_totals.write(totals)
+        self.keep(totals)
         self._bindings.close()
         self._successor.close()
         if self._pidfile is not None:
             self._pidfile.release()
         set_name(FLUSHING)
+
+    def keep(self, totals: Totals) -> None:
+        """Leave the totals for the next process of the service."""
+        self._kept_totals.write(totals)

@@ -20,12 +20,12 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.daemon.exporters import Exporters
 from fedmsg_relay.errors import Died, shortage
 from fedmsg_relay.monitoring.connections import Connections
-from fedmsg_relay.monitoring.stats import Report, report, totals
-from fedmsg_relay.monitoring.totals import Totals
+from fedmsg_relay.monitoring.stats import Report, report
+from fedmsg_relay.monitoring.totals import Totals, count
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES, Phase
 from fedmsg_relay.relay.proxy import Proxy, Traffic
-from fedmsg_relay.relay.thread import Posted, RelayThread
+from fedmsg_relay.relay.thread import JOURNAL_S, Posted, RelayThread
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Wakeup
 from fedmsg_relay.web.history import Point
@@ -42,7 +42,8 @@ def ends_within_s(settings: Settings) -> float:
 
     ``relay_drain`` counts twice: a hold ends within that time of the stop, and a drain follows.
     """
-    return 2 * settings.drain_s + settings.linger_ms / 1000 + GIVE_UP_S
+    journal_s = JOURNAL_S if settings.journal else 0.0
+    return 2 * settings.drain_s + settings.linger_ms / 1000 + journal_s + GIVE_UP_S
 
 
 class RunningRelay:
@@ -74,7 +75,7 @@ class RunningRelay:
         self.entered_at = relay.opened_at
         """When the current phase began (monotonic)."""
         self._settings = settings
-        self._closed_at = math.inf
+        self._closed_at = self._ended_at = math.inf  # of the sockets, and of every connection
         self._give_up_at = math.inf
         self.ends_within_s = ends_within_s(settings)
         """See :func:`ends_within_s`."""
@@ -104,20 +105,28 @@ class RunningRelay:
     @property
     def totals(self) -> Totals:
         """What has been counted, with what the relay follows; frames are final at CLOSE."""
-        return (self._before or Totals()) + totals(self._relay, self.connections)
+        return (self._before or Totals()) + count(self._relay, self.connections)
 
     def due_s(self) -> float:
         """Return the seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
         if self._has_ended:  # a relay that died: its last status came behind its last event
             return 0.0
-        return min(self.connections.due_s(), self._exporters.due_s(), self._left_s())
+        return min(
+            self.connections.due_s(),
+            self._exporters.due_s(),
+            self._relay.journal_due_s(),
+            self._left_s(),
+        )
 
     def attend(self) -> bool:
         """Read the socket monitors, and publish the reports that are due.
 
-        Returns whether the phase has become CLOSED: every connection has ended.
+        Returns whether the phase has become CLOSED: every connection and the journal have ended.
         """
         self.connections.attend()
+        if self.connections.has_ended:
+            self._ended_at = min(self._ended_at, time.monotonic())
+        self._relay.attend_journal()
         self._exporters.attend()
         if not self._has_ended:
             return False
@@ -126,7 +135,7 @@ class RunningRelay:
 
     @property
     def _has_ended(self) -> bool:
-        return self.phase is Phase.CLOSE and self.connections.has_ended
+        return self.waits_for_consumers_alone and self.connections.has_ended
 
     def refresh(self) -> None:
         """Make a report now, and send systemd its line of it."""
@@ -180,6 +189,11 @@ class RunningRelay:
         else:
             self._exporters.skip(Traffic(*map(operator.sub, before.traffic, known.traffic)))
 
+    @property
+    def waits_for_consumers_alone(self) -> bool:
+        """Whether the relay is closed, and the journal too, or its disk does not take the end."""
+        return self.phase is Phase.CLOSE and self._relay.has_journal_ended()
+
     def end_hold(self) -> None:
         """End the hold in ``relay_hold`` seconds, as the predecessor has ended."""
         self._relay.end_hold()
@@ -213,7 +227,7 @@ class RunningRelay:
         loss = self._relay.status.loss
         if loss is not None:
             log.warning("something that publishers had sent may be lost: %s", loss)
-        waited_ms = (time.monotonic() - self._closed_at) * 1000
+        waited_ms = (min(self._ended_at, time.monotonic()) - self._closed_at) * 1000
         if 0 < self._settings.linger_ms <= waited_ms:
             log.warning(
                 "zmq_linger = %d ms was over before every consumer had taken what was sent to it",

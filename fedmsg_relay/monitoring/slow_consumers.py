@@ -42,6 +42,8 @@ class SlowConsumers:
         self._look = Timer(max(LOOK_MIN_S, timeout_s / 4))
         self._look_behind = Timer(LOOK_BEHIND_S)
         self._memory = memory.Bound(settings.memory_max)
+        if settings.journal:  # RelayThread.traffic() bounds what that takes
+            memory.start_timer()
         self._no_candidate = Throttle(NO_CANDIDATE_EVERY_S)
         self._trim_at = math.inf  # monotonic: when libzmq has freed the last one's backlog
         self._reasons = {

@@ -10,14 +10,18 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from fedmsg_relay import __version__
 from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.peers import Peer, PeerTable
-from fedmsg_relay.monitoring.totals import PeerTotals, Rejected, Totals
+from fedmsg_relay.monitoring.totals import PeerTotals, Rejected, Totals, count
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.thread import RelayThread
+
+if TYPE_CHECKING:
+    from fedmsg_relay.relay.capture import CaptureStatus
 
 HUNG = "hung"
 """The state of a relay whose thread does not answer."""
@@ -85,6 +89,34 @@ class ExpiryReport:
 
 
 @dataclass(frozen=True)
+class JournalReport:
+    """The journal, if the relay has one."""
+
+    directory: str
+    error: str
+    """Why it is not written now; empty if it is."""
+    captured: int
+    """Messages that were to be written: all that were forwarded."""
+    discarded: int
+    """Those of them that are not in the journal and never will be."""
+    discarded_at: float | None
+    """When this process discarded the last one, in seconds since 1970."""
+    waiting: int
+    """Messages that wait for the disk."""
+    waiting_bytes: int
+    messages: int
+    """Messages in the journal."""
+    bytes: int
+    """Of its files."""
+    segments: int
+    first_time: float | None
+    """When the oldest message came, in seconds since 1970."""
+    last_time: float | None
+    overrun: dict[str, int]
+    """By registered reader, messages that were deleted before it had them."""
+
+
+@dataclass(frozen=True)
 class Report:
     """The status of the relay at one moment.
 
@@ -121,6 +153,7 @@ class Report:
     had some for :data:`BACKLOG_S`."""
     publishers: SideReport
     consumers: SideReport
+    journal: JournalReport | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -172,26 +205,6 @@ class Report:
         return f"{self.forwarded}; {self.connections}"
 
 
-def totals(relay: RelayThread, connections: Connections) -> Totals:
-    """Return what a relay has counted itself."""
-    return Totals(
-        **relay.traffic()._asdict(),
-        held=relay.status.held,
-        rejected=Rejected(**{reason.value: n for reason, n in relay.rejected.items()}),
-        publishers=_peer_totals(connections.publishers),
-        consumers=_peer_totals(connections.consumers),
-    )
-
-
-def _peer_totals(table: PeerTable) -> PeerTotals:
-    return PeerTotals(
-        accepted=table.accepted,
-        refused=table.refused,
-        handshakes_failed=table.handshakes_failed,
-        **{reason.value: count for reason, count in table.disconnected.items()},
-    )
-
-
 def report(relay: RelayThread, connections: Connections, before: Totals) -> Report:
     """Return the relay's status; ``before`` are the totals of the relays that this one follows.
 
@@ -203,7 +216,7 @@ def report(relay: RelayThread, connections: Connections, before: Totals) -> Repo
     waiting = [
         p.waiting for p in connections.consumers.connected.values() if p.behind_since <= since
     ]
-    counted = before + totals(relay, connections)
+    counted = before + count(relay, connections)
     is_holding = relay.phase in (Phase.OPEN, Phase.HOLD)
     return Report(
         version=__version__,
@@ -225,6 +238,22 @@ def report(relay: RelayThread, connections: Connections, before: Totals) -> Repo
         behind_bytes=max(waiting, default=0),
         publishers=_side(connections.publishers, counted.publishers),
         consumers=_side(connections.consumers, counted.consumers),
+        journal=_journal(relay.journal, counted),
+    )
+
+
+def _journal(status: CaptureStatus | None, counted: Totals) -> JournalReport | None:
+    if status is None:
+        return None
+    return JournalReport(
+        directory=status.directory,
+        error=status.error,
+        captured=counted.captured,
+        discarded=counted.discarded,
+        discarded_at=status.discarded_at,
+        waiting=status.waiting,
+        waiting_bytes=status.waiting_bytes,
+        **status.kept._asdict(),
     )
 
 

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, TypeVar
 
+from fedmsg_relay.monitoring.connections import Connections
+from fedmsg_relay.monitoring.peers import PeerTable
 from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.relay.thread import RelayThread
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Totals:
     held: int = 0
     """Messages kept during holds."""
     rejected: Rejected = field(default_factory=Rejected)
+    captured: int = 0
+    """Messages that were to be written to the journal."""
+    discarded: int = 0
+    """Those of them that are not in the journal."""
     publishers: PeerTotals = field(default_factory=PeerTotals)
     consumers: PeerTotals = field(default_factory=PeerTotals)
 
@@ -101,3 +108,26 @@ def _sum(one: _T, other: _T) -> _T:
 def _numbers(of: type, found: Mapping[str, Any]) -> dict[str, int]:
     names = {each.name for each in fields(of)}
     return {name: value for name, value in found.items() if name in names and type(value) is int}
+
+
+def count(relay: RelayThread, connections: Connections) -> Totals:
+    """Return what a relay has counted itself."""
+    journal = relay.journal
+    return Totals(
+        **relay.traffic()._asdict(),
+        held=relay.status.held,
+        rejected=Rejected(**{reason.value: n for reason, n in relay.rejected.items()}),
+        captured=journal.captured if journal else 0,
+        discarded=journal.discarded if journal else 0,
+        publishers=_peer_totals(connections.publishers),
+        consumers=_peer_totals(connections.consumers),
+    )
+
+
+def _peer_totals(table: PeerTable) -> PeerTotals:
+    return PeerTotals(
+        accepted=table.accepted,
+        refused=table.refused,
+        handshakes_failed=table.handshakes_failed,
+        **{reason.value: count for reason, count in table.disconnected.items()},
+    )

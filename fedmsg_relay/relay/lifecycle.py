@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import Died
@@ -29,6 +29,9 @@ from fedmsg_relay.relay.half_close import HalfClose
 from fedmsg_relay.relay.orders import Orders
 from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.relay.sockets import Sockets
+
+if TYPE_CHECKING:
+    from fedmsg_relay.relay.capture import Capture
 
 HOLD_LIMIT_BYTES = 64 * 2**20
 """Memory for held messages, including Python's overhead."""
@@ -101,6 +104,7 @@ class Relay:
     """One SUB at the inbound sockets of ``bindings``, one PUB at the outbound ones, and ``proxy``.
 
     ``post`` is called on the thread of :meth:`run` with every :class:`Status`; it must not block.
+    ``capture``, if there is one, takes each message before it is forwarded.
     """
 
     def __init__(
@@ -110,13 +114,14 @@ class Relay:
         orders: Orders,
         proxy: Proxy,
         post: Callable[[Status], None],
+        capture: Capture | None,
     ) -> None:
         self._settings = settings
         self._bindings = bindings
         self._publishers = Accepting(bindings.inbound)
         self._orders = orders
         self._post = post
-        self._sockets = Sockets(settings, proxy)
+        self._sockets = Sockets(settings, proxy, capture)
         self.events = self._sockets.events
         self._status = Status(Phase.OPEN, time.monotonic(), Traffic())
         self._drain_until: float | None = None  # monotonic; set when the drain begins

@@ -53,7 +53,7 @@ class Proxy:
     def run(self, sub: Socket, pub: Socket, capture: Socket | None = None) -> None:
         """Forward from ``sub`` to ``pub``; return after ``TERMINATE``.
 
-        ``capture`` is sent each message before ``pub`` is.
+        Each message is sent to ``capture``, which must not block, before it is forwarded.
         """
         zmq.proxy_steerable(sub, pub, capture, self._proxy_control)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -23,6 +24,9 @@ from fedmsg_relay.relay.announcement import Announcement
 from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.zmtp import codec
 
+if TYPE_CHECKING:
+    from fedmsg_relay.relay.capture import Capture
+
 FIRST_THREAD = 1
 """ZMQ_AFFINITY of the SUB: of several I/O threads the first serves publishers, the others serve
 consumers.  By default libzmq gives a connection to the thread with the fewest connections, however
@@ -34,9 +38,13 @@ mark."""
 
 
 class Sockets:
-    """A SUB that subscribes to everything, and a PUB, made from ``settings``, with ``proxy``."""
+    """A SUB that subscribes to everything, and a PUB, made from ``settings``, with ``proxy``.
 
-    def __init__(self, settings: Settings, proxy: Proxy) -> None:
+    ``capture`` takes each message before it is forwarded.
+    """
+
+    def __init__(self, settings: Settings, proxy: Proxy, capture: Capture | None = None) -> None:
+        self._capture = capture
         self._frames_in = self._bytes_in = 0  # received outside the proxy
         self._frames_out = self._bytes_out = 0  # sent outside the proxy
         self._settings = settings
@@ -101,7 +109,8 @@ class Sockets:
     def forward(self) -> None:
         """Announce the relay and run the proxy, until it receives ``TERMINATE``."""
         self._sub.subscribe(self._announcement)
-        self.proxy.run(self._sub, self._pub)
+        capture = self._capture.socket if self._capture is not None else None
+        self.proxy.run(self._sub, self._pub, capture)
 
     def announce_drain(self) -> None:
         """Subscribe to :data:`codec.DRAINS`: publishers that know it stop sending and reconnect."""
@@ -138,6 +147,8 @@ class Sockets:
         self._sub.getsockopt(zmq.EVENTS)  # has libzmq send our subscription to new publishers
         if passed is None:
             return had_room
+        if self._capture is not None:
+            self._capture.socket.send_multipart(passed)
         try:
             self._pub.send_multipart(passed)
         except zmq.Again:  # at the first frame: a high-water mark counts whole messages
@@ -153,6 +164,8 @@ class Sockets:
         self._sub.close(linger=0)
         self._pub.close(linger=linger_ms)
         self.proxy.close()
+        if self._capture is not None:
+            self._capture.end()
 
     def terminate(self) -> None:
         """Terminate the context, after :meth:`close`, when :attr:`events` are closed too."""
@@ -162,3 +175,5 @@ class Sockets:
         """Close and free everything at once, instead of :meth:`close`, if a bind failed."""
         self._context.destroy(linger=0)
         self.proxy.end()
+        if self._capture is not None:
+            self._capture.abandon()

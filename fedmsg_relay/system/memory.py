@@ -48,6 +48,11 @@ def trim() -> None:
         _trim(0)
 
 
+def start_timer() -> None:
+    """Have the process receive SIGPROF while it works: memory does not grow while it is idle."""
+    signal.setitimer(signal.ITIMER_PROF, LOOK_CPU_S, LOOK_CPU_S)
+
+
 @functools.cache
 def _statm() -> int:
     """Return a descriptor of proc(5)'s statm: it stays open, as peers may take all others."""
@@ -70,8 +75,7 @@ class Bound:
         self._settled_at = -math.inf  # monotonic, as all times here
         self._trim_at = -math.inf
         if limit:
-            # A timer of processor time: memory grows only while the process works.
-            signal.setitimer(signal.ITIMER_PROF, LOOK_CPU_S, LOOK_CPU_S)
+            start_timer()
 
     def look(self) -> None:
         """Read :attr:`resident` from proc(5)."""

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from fedmsg_relay.monitoring.stats import STATES, Report
+from fedmsg_relay.monitoring.stats import STATES, JournalReport, Report
 
 
 def render(report: Report, accept: str) -> tuple[bytes, str]:
@@ -148,6 +148,71 @@ class _Metrics(Collector):
                     "consumer": getattr(report.consumers, field),
                 },
             )
+        if report.journal is not None:
+            yield from _journal(report.journal)
+
+
+def _journal(journal: JournalReport) -> Iterator[Metric]:
+    """Yield the metrics of a relay that keeps a journal."""
+    for family, name, documentation, value in (
+        (
+            CounterMetricFamily,
+            "messages_total",
+            "Messages forwarded, which were to be written to the journal.",
+            journal.captured,
+        ),
+        (
+            CounterMetricFamily,
+            "journal_discarded_messages_total",
+            "Messages forwarded that are not in the journal.",
+            journal.discarded,
+        ),
+        (
+            GaugeMetricFamily,
+            "journal_writing",
+            "1 if the journal is written; 0 while its disk hangs, fails or belongs to another.",
+            not journal.error,
+        ),
+        (
+            GaugeMetricFamily,
+            "journal_waiting_messages",
+            "Messages that wait for the journal's disk.",
+            journal.waiting,
+        ),
+        (
+            GaugeMetricFamily,
+            "journal_waiting_bytes",
+            "Memory of the messages that wait for the journal's disk.",
+            journal.waiting_bytes,
+        ),
+        (
+            GaugeMetricFamily,
+            "journal_messages",
+            "Messages in the journal.",
+            journal.messages,
+        ),
+        (
+            GaugeMetricFamily,
+            "journal_bytes",
+            "Size of the journal's files.",
+            journal.bytes,
+        ),
+    ):
+        yield family(f"fedmsg_relay_{name}", documentation, value=value)
+    if journal.first_time is not None:
+        yield GaugeMetricFamily(
+            "fedmsg_relay_journal_first_time_seconds",
+            "When the oldest message in the journal came, in seconds since 1970.",
+            journal.first_time,
+        )
+    overrun = CounterMetricFamily(
+        "fedmsg_relay_journal_overrun_messages_total",
+        "Messages deleted from the journal before a registered reader had them.",
+        labels=["reader"],
+    )
+    for reader, messages in journal.overrun.items():
+        overrun.add_metric([reader], messages)
+    yield overrun
 
 
 def _labelled(

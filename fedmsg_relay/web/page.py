@@ -89,7 +89,7 @@ pid {report.pid}</p>
 </header>
 <div class="charts">{_charts(history)}</div>
 <div class="tiles">{_tiles(report)}</div>
-<div class="tables">{_counters(report)}{_traffic(report)}</div>
+<div class="tables">{_counters(report)}{_traffic(report)}{_journal(report)}</div>
 {_peers("Consumers", report.consumers, at)}
 {_peers("Publishers", report.publishers, at)}
 <footer>
@@ -180,6 +180,23 @@ def _traffic(report: Report) -> str:
         " systemd's.</p>"
     )
     return _table("Traffic", ("", "in", "out"), rows, rest)
+
+
+def _journal(report: Report) -> str:
+    journal = report.journal
+    if journal is None:
+        return ""
+    oldest = _moment(journal.first_time) if journal.first_time is not None else "–"
+    rows = [
+        ("messages", count(journal.messages)),
+        ("size", size(journal.bytes)),
+        ("oldest", oldest),
+        ("wait for the disk", count(journal.waiting)),
+        ("discarded, in all", count(journal.discarded)),
+    ]
+    note = f"Not written: {journal.error}." if journal.error else f"In {journal.directory}."
+    rest = f'<p class="note{" bad" if journal.error else ""}">{escape(note)}</p>'
+    return _table("Journal", ("", ""), rows, rest)
 
 
 def _peers(title: str, side: SideReport, at: float) -> str:

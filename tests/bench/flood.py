@@ -27,6 +27,9 @@ WAIT_S = 0.0001
 
 WARM_UP_S = 0.1
 
+REST_S, RESTS_S = 0.02, 0.002
+"""A peer rests if it has used less than this of the processor in the first of both."""
+
 QUIET_S = 1.0
 """Nothing received for this long after the end: what is missing is lost."""
 
@@ -49,6 +52,7 @@ def rate(
         after = time.monotonic(), traffic.messages(), peer.cpu_s()
         memory_mb = peer.memory_mb()
         lost = _stop(traffic)
+    _wait_for_rest(peer)
     elapsed_s, messages, cpu_s = (b - a for a, b in zip(before, after))
     return {
         "rate": messages / elapsed_s,
@@ -70,6 +74,17 @@ def _stop(traffic: Traffic) -> int:
             return 0
         time.sleep(0.002)
     return traffic.sent.value * traffic.consumers - received
+
+
+def _wait_for_rest(peer: Running) -> None:
+    """Wait for what a peer does later, such as to write a journal: the next turn is another's."""
+
+    def rests() -> bool:
+        before = peer.cpu_s()
+        time.sleep(REST_S)
+        return peer.cpu_s() - before < RESTS_S
+
+    wait_for(rests, f"{peer.name} to rest")
 
 
 def _count(traffic: Traffic, place: int) -> None:

@@ -4,11 +4,12 @@ import argparse
 
 from bench.brokers import Mosquitto, RabbitMq, Redis
 from bench.peer import Peer
-from bench.relays import Engine, Loop, Ours, SystemEngine, Upstream
+from bench.relays import Engine, Journaling, Loop, Ours, SystemEngine, Upstream
 
 PEERS: tuple[Peer, ...] = (
     Ours(),
     Ours("relay:io_threads=2"),
+    Journaling(),
     Engine(),
     SystemEngine(),
     Loop(),
@@ -21,10 +22,10 @@ PEERS: tuple[Peer, ...] = (
 
 def named(name: str) -> Peer:
     """One of them, or this relay with keys of its configuration."""
-    if name.startswith("relay:"):
-        return Ours(name)
     for each in PEERS:
         if each.name == name:
             return each
+    if name.startswith("relay:"):
+        return Ours(name)
     known = ", ".join(each.name for each in PEERS)
     raise argparse.ArgumentTypeError(f"no such peer: {name}; there are {known}")

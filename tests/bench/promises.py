@@ -48,6 +48,9 @@ def promises(results: Results) -> list[Promise]:
     def paired(value: str, relay: str = "relay") -> list[float]:
         return results.ratios("pairs", f"{TYPICAL} B", value, relay, "zmq_proxy")
 
+    def journaled(value: str) -> list[float]:
+        return results.ratios("pairs", f"{TYPICAL} B", value, "relay:journal", "relay")
+
     def ours(measure: str, case: str, value: str) -> list[float]:
         return list(results.values(measure, case, "relay", value).values())
 
@@ -57,6 +60,7 @@ def promises(results: Results) -> list[Promise]:
     return [
         Promise("throughput, to that of C's zmq_proxy", paired("rate"), at_least=1.0),
         Promise(f"the same with io_threads = 2, on {CORES} processors", threaded, at_least=1.1),
+        Promise("throughput with a journal, to that without", journaled("rate"), at_least=0.55),
         Promise("processor time for a message, to C's", paired("cpu_us"), at_most=1.0),
         Promise("processor time for a message, to upstream's", upstreams, at_most=1 / 25),
         Promise("median latency, to C's", paired("p50_us"), at_most=1.05),

@@ -46,6 +46,19 @@ class Ours(Peer):
         before.wait()
 
 
+class Journaling(Ours):
+    """With a journal, on the disk that has this machine's temporary files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "relay:journal"
+        self.title = "this relay, with a journal"
+
+    def prepare(self, site: Site) -> list[str]:
+        site.write(relay_journal=str(site.root / "journal"))
+        return super().prepare(site)
+
+
 class Engine(Peer):
     """libzmq's own ``zmq_proxy()``, in C where there is a compiler and libzmq's headers."""
 

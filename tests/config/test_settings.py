@@ -60,6 +60,10 @@ def test_the_defaults() -> None:
         monitoring_mode=0o660,
         http=(),
         trust=None,
+        journal="",
+        journal_size=2**30,
+        journal_age_s=7 * 86_400.0,
+        journal_sync=True,
     )
 
 
@@ -93,6 +97,12 @@ def test_the_defaults() -> None:
         ("relay_http", "host.example.com:9", "http", ("tcp://host.example.com:9",)),
         ("relay_http", "[::1]:65535", "http", ("tcp://[::1]:65535",)),
         ("relay_http", None, "http", ()),
+        ("relay_journal", "/srv/journal", "journal", "/srv/journal"),
+        ("relay_journal", None, "journal", ""),
+        ("relay_journal_size", 2**20, "journal_size", 2**20),
+        ("relay_journal_age", 30 * 86_400, "journal_age_s", 30 * 86_400.0),
+        ("relay_journal_age", 0, "journal_age_s", math.inf),
+        ("relay_journal_sync", False, "journal_sync", False),
     ],
     ids=str,
 )
@@ -140,6 +150,10 @@ WRONG = {
     "relay_inbound_allow": [[], None, {"10.0.0.1": True}],
     "relay_outbound_allow": [[]],
     "relay_http": ["localhost", "9411/metrics", 0, 65536, True, [9411], "a b:1", "::1:9411"],
+    "relay_journal": ["journal", "./journal", True, ["/srv/journal"], "/srv/\0"],
+    "relay_journal_size": [2**20 - 1, 0, "1G", 1e9, None],
+    "relay_journal_age": [-1, "7d", math.inf, None],
+    "relay_journal_sync": [1, 0, "yes", None],
     "moksha.monitoring.socket": [17],
     "moksha.monitoring.socket.mode": [770],
     "io_threads": [0, 1.0, True, 65, "two"],

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-PEERS = ("relay", "relay:io_threads=2", "loop")
+PEERS = ("relay", "relay:io_threads=2", "relay:journal", "loop")
 MEASURES = ("start", "rest", "throughput", "latency", "fanout", "publishers")
 
 

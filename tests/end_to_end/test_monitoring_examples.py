@@ -154,7 +154,7 @@ class Prometheus:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with Site(tmp_path, relay_http=free_port()) as made:
+    with Site(tmp_path, relay_http=free_port(), relay_journal=f"{tmp_path}/journal") as made:
         yield made
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import Process, Site
 
-from figures import Failed, bounds, handover, network, script, signing
+from figures import Failed, bounds, handover, journal, network, script, signing
 
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds.stopped_consumer,
@@ -33,6 +33,7 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     network.latency,
     handover.handovers,
     handover.many_addresses,
+    journal.journal,
     script.one_line,
     script.thousand_scripts,
     signing.signing,

@@ -1,0 +1,74 @@
+"""The positions of registered readers: which segments are still wanted beyond their age."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+from fedmsg_relay.journal.segments import DIRECTORY_MODE, FILE_MODE, START, Position
+
+READERS = "readers"
+"""The directory of positions, in the journal's."""
+
+
+class Bookmark:
+    """The position of the reader ``name`` in a journal, kept in a file.
+
+    Raises ValueError for a name that cannot be a file's.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], name: str) -> None:
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ValueError(f"not a reader's name: {name!r}")
+        self._directory = os.path.join(directory, READERS)
+        self._path = os.path.join(self._directory, name)
+        self._new = os.path.join(self._directory, f".{name}")
+
+    def load(self) -> Position | None:
+        """Return the saved position; None if there is none or it is damaged.  Raises OSError."""
+        try:
+            with open(self._path, encoding="ascii") as file:
+                content = json.load(file)
+            return Position(*(int(content[field]) for field in Position._fields))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, position: Position) -> None:
+        """Replace the saved position at once: after a crash there is the old one or the new one.
+
+        Raises OSError; the old one is left then.
+        """
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._directory)
+            os.chmod(self._directory, DIRECTORY_MODE)
+        fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        with open(fd, "w", encoding="ascii") as file:
+            os.fchmod(fd, FILE_MODE)
+            json.dump(position._asdict(), file)
+            file.flush()
+            os.fdatasync(fd)
+        os.rename(self._new, self._path)
+
+    def remove(self) -> None:
+        """Forget the reader: no segment is kept for it any more.  Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def registered(directory: str | os.PathLike[str]) -> dict[str, Position]:
+    """Return the positions of a journal's registered readers; START where one cannot be read.
+
+    Raises OSError.
+    """
+    try:
+        names = os.listdir(os.path.join(directory, READERS))
+    except FileNotFoundError:
+        return {}
+    return {name: _position(directory, name) for name in names if name[0] != "."}
+
+
+def _position(directory: str | os.PathLike[str], name: str) -> Position:
+    with contextlib.suppress(OSError):
+        return Bookmark(directory, name).load() or START
+    return START
