@@ -25,8 +25,8 @@ BATCH_S = 0.005
 LOG_PERIOD_S, LOG_LINES = 60.0, 10
 """How many rejections are told in which time; all are counted."""
 
-TOPIC_MAX = 100
-"""Characters of a topic in the log."""
+TEXT_MAX = 200
+"""Characters of a topic, a name or a reason in the log: a message may have millions of them."""
 
 
 class Inspector(Proxy):
@@ -63,23 +63,26 @@ class Inspector(Proxy):
             (commands if self._is_paused else everything).poll()
             self._obey()
             until = time.monotonic() + BATCH_S
-            with contextlib.suppress(zmq.Again):
-                while not self._is_paused and time.monotonic() < until:
-                    self._forward(sub, pub, capture)
+            while not self._is_paused and time.monotonic() < until:
+                if not self._forward(sub, pub, capture):
+                    break
 
-    def _forward(self, sub: Socket, pub: Socket, capture: Socket | None) -> None:
-        """Forward a message, or reject it.  Raises :class:`zmq.Again` if there is none."""
-        frames = sub.recv_multipart(zmq.NOBLOCK)
+    def _forward(self, sub: Socket, pub: Socket, capture: Socket | None) -> bool:
+        """Forward a message, or reject it; return whether there was one."""
+        try:
+            frames = sub.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
         self._frames_in += len(frames)
         self._bytes_in += sum(map(len, frames))
         passed = self.outgoing(frames, sub)
-        if passed is None:
-            return
-        if capture is not None:
-            capture.send_multipart(passed)
-        pub.send_multipart(passed)
-        self._frames_out += len(passed)
-        self._bytes_out += sum(map(len, passed))
+        if passed is not None:
+            if capture is not None:
+                capture.send_multipart(passed)
+            pub.send_multipart(passed)
+            self._frames_out += len(passed)
+            self._bytes_out += sum(map(len, passed))
+        return True
 
     def outgoing(self, frames: list[bytes], sub: Socket) -> list[bytes] | None:
         try:
@@ -98,9 +101,10 @@ class Inspector(Proxy):
     def _reject(self, frames: list[bytes], error: RejectedError) -> None:
         self._rejected[error.reason] += 1
         if self._told.allows():
-            topic = frames[0][:TOPIC_MAX].decode(errors="replace")
+            topic = frames[0][:TEXT_MAX].decode(errors="replace")
+            signer, detail = error.signer[:TEXT_MAX], str(error)[:TEXT_MAX]
             is_last = not self._told.remaining
-            self._tell(Rejection(error.reason, topic, error.signer, str(error), is_last))
+            self._tell(Rejection(error.reason, topic, signer, detail, is_last))
 
     def _obey(self, is_within_message: bool = False) -> None:
         """Answer the commands that have come, as libzmq's proxy does.

@@ -95,5 +95,5 @@ def _parse(frames: list[bytes]) -> tuple[str, dict[str, Any], str]:
     if not isinstance(body, dict) or "topic" not in body:
         raise RejectedError(Reason.NOT_FEDMSG, "the JSON is no object with a topic")
     if body["topic"] != topic:
-        raise RejectedError(Reason.TOPICS_DIFFER, f"the body has {body['topic']!r:.200}")
+        raise RejectedError(Reason.TOPICS_DIFFER, f"the body has {body['topic']!r}")
     return topic, body, text
