@@ -5,7 +5,8 @@ relay is bound (:mod:`fedmsg_relay.relay.announcement`).  Only a relay's forward
 both.  The announced addresses must be those of the configuration, and a connection to the outbound
 must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.  On the
 host of a relay that has a journal, the relay's monitoring socket must say that the journal is
-written, and that no message was discarded lately.  The answer is one line and an exit status, as
+written, and that no message was discarded lately; of a relay that validates or signs, that nothing
+which that depends on has expired.  The answer is one line and an exit status, as
 the `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios ask for.
 """
 
@@ -57,7 +58,9 @@ def check(
             if roundtrip:
                 checking.round_trip(config)
             trouble = ""
-            if (settings.journal or settings.trust) and target.host is None:
+            # A certificate that has expired is looked for where the relay says what it has.
+            is_worth_asking = settings.journal or (settings.trust and settings.monitoring)
+            if is_worth_asking and target.host is None:
                 trouble = _trouble(settings, max(ASK_S, deadline - time.monotonic()))
         except Failed as failed:
             return CRITICAL, f"CRITICAL - {failed}"
@@ -71,15 +74,15 @@ def check(
 
 def _trouble(settings: Settings, timeout_s: float) -> str:
     """Return what is wrong with journal or certificates, or why that is not known; else empty."""
+    what = "the journal" if settings.journal else "what expires"
     if not settings.monitoring:
-        what = "the journal" if settings.journal else "what expires"
-        return f"{what} cannot be checked: set {MONITORING} and reload the relay"
+        return f"the journal cannot be checked: set {MONITORING} and reload the relay"
     from fedmsg_relay.commands import status  # not imported where there is neither
 
     try:
         report = status.ask(settings, timeout_s)
     except (RelayError, OSError, zmq.ZMQError) as error:
-        return f"its status cannot be checked: {error}"
+        return f"{what} cannot be checked: {error}"
     expired = [each for each in report["expiries"] if each["left_s"] <= 0]
     if expired:
         return f"the {expired[0]['what'].replace('_', ' ')} {expired[0]['path']} has expired"

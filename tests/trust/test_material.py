@@ -254,6 +254,8 @@ def test_what_expires_soon_is_said(tmp_path: Path) -> None:
         assert 0 < left["certificate"] < 900
         assert 0 < left["revocation_list"] < 2 * 86_400
         assert 0 < left["authority"] < 366 * 86_400
+        done = site.run(*RELAY, "--check", "--timeout", "20")
+        assert done.returncode == 0, done
         shown = site.run(*RELAY, "--status").stdout
         assert f"certificate {authority.directory}/relay.crt: 14 min" in shown
         address = f"http://127.0.0.1:{site.config['relay_http']}/metrics"
@@ -268,7 +270,7 @@ def test_a_list_that_expires_and_is_not_renewed_stops_nothing(
     site: Site, authority: Authority
 ) -> None:
     authority.revoke(authority.issue("revoked"), lifetime_days=5 / 86_400)
-    both(site, authority, crl_cache_expiry=1)
+    both(site, authority, crl_cache_expiry=1, **{KEY: f"ipc://{site.root}/monitoring"})
     relay = site.relay(command=hastened("trust.material.REFRESH_MIN_S=0.2"))
     subscriber, publisher = site.subscriber(), site.publisher()
     relay.wait_for("CRL has expired; the relay goes on with the one that it has")
@@ -277,5 +279,8 @@ def test_a_list_that_expires_and_is_not_renewed_stops_nothing(
     publisher.send(*sent)
     assert subscriber.wait(1) == [sent]
     assert not keys.accepts(site.config, sent)  # who looks only now has the expired list
+    done = site.run(*RELAY, "--check", "--timeout", "20")
+    assert (done.returncode, done.stdout[:22]) == (1, "FEDMSG-RELAY WARNING -"), done
+    assert f"the revocation list {authority.crl} has expired" in done.stdout
     assert relay.end() == 0
     assert "rejected 1 messages: 1 revoked" in relay.output
