@@ -32,8 +32,7 @@ def lock(directory: str) -> int:
                 " writes it; end that, or choose another directory"
             ) from None
         os.fchmod(fd, FILE_MODE)
-        with contextlib.suppress(OSError):  # a full disk: the journal may make room itself
-            os.pwrite(fd, b"%-8d" % os.getpid(), 0)
+        os.pwrite(fd, b"%-8d" % os.getpid(), 0)  # in place: a full disk has room for that
     except BaseException:
         os.close(fd)
         raise

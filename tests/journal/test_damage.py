@@ -98,6 +98,18 @@ def test_damage_in_the_middle_is_skipped_and_counted(
     assert (reader.corrupt, reader.damaged) == (2, [])
 
 
+def test_damage_at_the_end_of_a_segment_is_counted_once_another_follows(
+    crashed: tuple[Path, list[Record]],
+) -> None:
+    directory, records = crashed
+    with Journal(directory) as journal:
+        flip(newest(directory), records[-1].position.offset)
+        journal.say([b"in the next segment"])
+    reader = Reader(directory)
+    assert reader.read()[:-1] == records[:-1]
+    assert (reader.corrupt, reader.missing) == (1, 1)
+
+
 def test_a_length_that_is_damaged_leads_nowhere(crashed: tuple[Path, list[Record]]) -> None:
     directory, records = crashed
     for length in (0, 1, 30, 1000, 10_000_000, 2**32 - 1):

@@ -268,7 +268,15 @@ class TestADiskThatHangs:
         assert f"{counted['discarded']} messages are missing in the journal" in done.stdout
         assert relay.end() == 0
 
-    def test_a_stop_does_not_wait_for_it(self, site: Site) -> None:
+    def test_a_stop_waits_for_a_moment(self, site: Site) -> None:
+        relay = self.hang(site)
+        relay.kill(signal.SIGTERM)
+        relay.wait_for("SIGTERM: stopping")
+        (site.root / "hangs").unlink()
+        assert relay.wait() == 0
+        assert numbers(messages(site.config["relay_journal"])) == list(range(20))
+
+    def test_a_stop_does_not_wait_for_ever(self, site: Site) -> None:
         relay = self.hang(site)
         assert relay.end() == 0
         assert "the end of the journal could not be written: 1" in relay.output
