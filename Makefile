@@ -8,37 +8,44 @@ JOBS ?= 4
 TESTS = tests:tests/support
 CONFIG = --config-filename etc/fedmsg.d/relay.py
 
-.PHONY: run demo test soak figures bench lint clean install uninstall
+.PHONY: help run demo screenshot test soak figures bench lint clean install uninstall
 
-run: $(VENV)/.run
-	@echo "In a second terminal:  $(BIN)/fedmsg-tail $(CONFIG)"
-	@echo "In a third:            echo hello | $(BIN)/fedmsg-logger $(CONFIG)"
-	@echo "Ctrl-C stops the relay."
+# The first target, so that a bare make runs the relay; what follows "##" is what help shows.
+run: $(VENV)/.run ## run the relay on loopback, from .venv
+	@echo "cd '$(CURDIR)' && $(BIN)/fedmsg-tail $(CONFIG)  # in a second terminal: prints messages"
+	@echo "cd '$(CURDIR)' && $(BIN)/fedmsg-relay-publish $(CONFIG) --message hello  # in a third"
+	@echo "cd '$(CURDIR)' && $(BIN)/fedmsg-relay $(CONFIG) --check  # whether the relay forwards"
 	@exec $(BIN)/fedmsg-relay $(CONFIG)
 
-demo: $(VENV)/.run
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+demo: $(VENV)/.run ## show a line that goes through the relay
 	@PYTHONPATH=$(TESTS) $(BIN)/python tests/demo.py
 
-test: $(VENV)/.test
+screenshot: $(VENV)/.test ## take the picture of the status page anew; takes Chromium
+	PYTHONPATH=$(TESTS) $(BIN)/python tests/screenshot.py
+
+test: $(VENV)/.test ## run the tests, or some: ARGS="-k hold"
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist worksteal $(ARGS)
 
-soak: $(VENV)/.test
+soak: $(VENV)/.test ## everything at once, with crashes, for SOAK_SECONDS
 	PYTHONPATH=$(TESTS) $(BIN)/python -m figures.soak
 
-figures: $(VENV)/.test
+figures: $(VENV)/.test ## measure what the manual promises, or some: ARGS="outages"
 	PYTHONPATH=$(TESTS) $(BIN)/python -m figures $(ARGS)
 
-bench: $(VENV)/.bench $(VENV)/upstream
+bench: $(VENV)/.bench $(VENV)/upstream ## measure the speed beside its peers: ARGS="throughput"
 	PYTHONPATH=$(TESTS) $(BIN)/python -m bench $(ARGS)
 
-lint: $(VENV)/.lint
+lint: $(VENV)/.lint ## ruff, mypy, import-linter, shellcheck
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall tests/support/box.sh .ci/run
 
-clean:
+clean: ## remove .venv and what was built
 	rm -rf $(VENV) build *.egg-info
 
 # DESTDIR is put before every path, for packages; without it a service user is made as well.
@@ -46,10 +53,10 @@ DESTDIR =
 PREFIX = /usr/local
 LIB = $(PREFIX)/lib/fedmsg-relay
 
-install:
+install: ## install the service (as root): PYTHON=, PREFIX=, DESTDIR=
 	@PYTHON='$(PYTHON)' LIB='$(LIB)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' sh init/install
 
-uninstall:
+uninstall: ## remove the service; its configuration and logs stay
 	@LIB='$(LIB)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' sh init/uninstall
 
 # Each stamp says that the environment has what its extra needs.

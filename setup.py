@@ -18,6 +18,9 @@ crypto = [*stock, "pyOpenSSL>=24.2", "cryptography>=42"]
 # Makes the metrics, where a site has relay_http set.
 http = ["prometheus-client>=0.17"]
 
+# Makes the completions of shells, while `make install` runs.
+manual = ["shtab>=1.7"]
+
 # fedmsg-hub and fedmsg-gateway, which need what setuptools 81 took away; some of theirs cannot be
 # built by the pip of an older Python.
 hub = [
@@ -43,20 +46,23 @@ setup(
     license="LGPL-2.1-or-later",
     python_requires=">=3.9",
     packages=find_packages(include=["fedmsg_relay", "fedmsg_relay.*"]),
-    package_data={"fedmsg_relay.web": ["page.css", "page.js"]},
+    package_data={"fedmsg_relay": ["py.typed"], "fedmsg_relay.web": ["page.css", "page.js"]},
     # With the stock commands comes psutil, by which a site's config may name the monitoring socket.
     install_requires=["pyzmq>=26", "fedmsg[commands]>=1.1.7", "python-daemon>=3.0"],
     extras_require={
         "stock": stock,
         "http": http,
         "crypto": crypto,
+        "manual": manual,
         "test": [
             *crypto,
             *http,
+            *manual,
             *bench,
             *hub,
             *others,
             *grafana,
+            "build",
             "dnspython",
             "pytest>=7",
             "pytest-timeout",
@@ -76,6 +82,7 @@ setup(
         "console_scripts": [
             "fedmsg-relay = fedmsg_relay.__main__:main",
             "fedmsg-relay-publish = fedmsg_relay.commands.publish_start:main",
+            "fedmsg-relay-journal = fedmsg_relay.commands.journal_start:main",
         ]
     },
     classifiers=[

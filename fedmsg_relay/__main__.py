@@ -9,6 +9,9 @@ def main() -> int:
     """Do what ``sys.argv`` says; return the exit status."""
     # First of all: until then a console script has the name of the relay in the process list.
     naming.set_name(naming.COMMAND)
+    from fedmsg_relay.system import ctrl_c
+
+    ctrl_c.end_at_once()
     try:
         from fedmsg_relay.commands import relay  # takes a tenth of a second
     except (ImportError, MemoryError, OSError) as error:

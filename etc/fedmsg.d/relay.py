@@ -6,7 +6,7 @@ config = {
         # Where consumers listen: the first that is an address of this host and free is bound.
         "relay_outbound": ["tcp://127.0.0.1:4001"],
     },
-    # Below: keys of the relay with their defaults; README.md has a few more.
+    # Below: keys of the relay with their defaults; `man fedmsg-relay.conf` explains every key.
     #
     # After a start, keep messages for this many seconds, until consumers have reconnected.
     # The default is zmq_reconnect_ivl_max (milliseconds, 1000 if not set) and half a second.

@@ -208,7 +208,8 @@ class Script:
             certificates = self._site.get("certnames") or {}
             if self._site.get("sign_messages") and error.args[0] not in certificates:
                 raise ConfigError(
-                    f"certnames: no {error.args[0]!r}, which signs this message (sign_messages)"
+                    f"certnames: has no {error.args[0]!r}, which sign_messages needs for this"
+                    " message"
                 ) from error
             raise
         self._send(*self._socket.frames)
@@ -216,14 +217,14 @@ class Script:
     def _send(self, topic: bytes, body: bytes) -> None:
         if body == b"null":
             raise RelayError(
-                "sign_messages: fedmsg could not sign the message, and says no more; it needs the"
-                " packages of fedmsg[crypto_ng] and pyOpenSSL older than 24.3"
+                "sign_messages: fedmsg did not sign the message, and gave no reason; install"
+                " fedmsg[crypto_ng] and a pyOpenSSL older than 24.3"
             )
         size = max(len(topic), len(body))
         if size > self._frame_max:
             raise MessageTooLarge(
-                f"it has {size} bytes, and relay_max_message_size = {self._frame_max} is what"
-                " relays take"
+                f"{size} bytes exceed relay_max_message_size = {self._frame_max}; send less, or"
+                " raise the limit here and at the relay"
             )
         if self._confirmation is not None:
             self._confirmation.subscribe(topic)

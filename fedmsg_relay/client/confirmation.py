@@ -112,7 +112,7 @@ class Confirmation:
         msg_id = _msg_id(body)
         if msg_id in self._awaited:
             self._awaited.discard(msg_id)
-            self.waiting.progress("going on: it was seen")
+            self.waiting.progress("continuing: it was seen")
 
     def _where(self, after: str = "") -> str:
         states = {uri: listening.state for uri, listening in self._listening.items()}

@@ -147,7 +147,7 @@ class Delivery:
         self._refusals = 0
         self._dialing.stop()
         self._drop_spare()
-        self.waiting.progress(f"going on: the relay at {uri} answers")
+        self.waiting.progress(f"continuing: the relay at {uri} answers")
 
     def _lose(self, link: Link, error: OSError) -> None:
         """Replace a link that has ended."""
@@ -159,7 +159,7 @@ class Delivery:
             return
         is_bad = isinstance(error, BadPeer)
         self._bad = link.uri if is_bad else ""
-        self._dialing.reasons[link.uri] = str(error) if is_bad else "it has ended the connection"
+        self._dialing.reasons[link.uri] = str(error) if is_bad else "it closed the connection"
         if not link.drains:
             self._refusals += 1
         if self._refusals >= REFUSALS:
@@ -217,12 +217,12 @@ class Delivery:
 
     def _given_up(self) -> RelayUnavailable:
         where = self._where(f" after {self.waiting.timeout_s:g} s")
-        return RelayUnavailable(f"no relay at {where}; is it running? fedmsg-relay --check tells")
+        return RelayUnavailable(f"no relay at {where}; `fedmsg-relay --check` says more")
 
     def _refused(self, uri: str, how: str) -> RelayUnavailable:
         if how:
             return RelayUnavailable(f"no relay at {uri} ({how})")
         return RelayUnavailable(
-            f"the relay at {uri} has ended the connection {REFUSALS} times on a message of"
-            f" {len(self._kept[0])} bytes; that is probably more than its relay_max_message_size"
+            f"the relay at {uri} has disconnected {REFUSALS} times at a message of"
+            f" {len(self._kept[0])} bytes, which probably exceeds its relay_max_message_size"
         )

@@ -33,7 +33,7 @@ def is_subscribed(frames: list[Frame]) -> bool:
     """
     topics = [codec.subscribed(*frame) for frame in frames]
     if codec.DRAINS in topics:
-        raise ConnectionError("it is being stopped")
+        raise ConnectionError("the relay is stopping")
     return b"" in topics
 
 
@@ -81,7 +81,7 @@ class Link:
             context = body[len(codec.PONG) :]
             number = NUMBER.unpack(context)[0] if len(context) == NUMBER.size else -1
             if not self._answered <= number < self._answered + self.unanswered:
-                raise BadPeer("what listens there is not a relay: its PONG answers no PING of ours")
+                raise BadPeer("the listener is not a relay: its PONG does not match a PING")
             self.unanswered -= number + 1 - self._answered
             self._answered = number + 1
             self._connection.flood = Flood()

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedmsg_relay import __version__
-from fedmsg_relay.config.loader import Option
+from fedmsg_relay.config.parser import Option
 from fedmsg_relay.errors import RelayError, WrongUsage
 from fedmsg_relay.system import logwriter, naming
 from fedmsg_relay.system.logfile import LogFile
@@ -32,10 +32,24 @@ USER = "fedmsg"
 DESCRIPTION = """\
 Forward every message that scripts publish to relay_inbound to the consumers at relay_outbound.
 
-Both addresses come from the global fedmsg config. Stops on SIGTERM and SIGINT, after passing on
-what has come in. Exit status: 0 stopped as asked, or running as a daemon; 1 could not start, died,
-or does not answer --status; 2 wrong usage; 6 not configured. With --check: 0 OK, 2 CRITICAL,
-3 UNKNOWN.
+Both addresses come from the global fedmsg config; fedmsg-relay.conf(5) describes every key. Without
+an option the relay runs in the foreground. SIGTERM and SIGINT stop it, after it has forwarded what
+has come in.
+
+Examples:
+  fedmsg-relay --test
+      Check the configuration, and show what would be bound.
+  fedmsg-relay --config-filename etc/fedmsg.d/relay.py
+      Run in the foreground with this config file alone.
+  fedmsg-relay --status --watch
+      Show the traffic and the connections each second.
+
+Exit status:
+  0    stopped as asked; with --daemon: a relay runs; with --check: OK
+  1    could not start, died, or does not answer --status
+  2    wrong usage; with --check: CRITICAL
+  3    with --check: UNKNOWN, as it cannot ask
+  6    not configured; stderr names the key, or the file and the line
 """
 
 
@@ -47,31 +61,49 @@ def _path(name: str, help: str) -> Option:
     return [name], {"action": "store", "metavar": "PATH", "help": help}
 
 
+def _value(name: str, metavar: str, help: str) -> Option:
+    return [name], {"action": "store", "metavar": metavar, "help": help}
+
+
 OPTIONS: list[Option] = [
-    _flag("--daemon", help="Return once the relay runs in the background."),
-    _path(
-        "--pidfile",
-        f"Run only once for this file. Default: {PIDFILE} with --daemon or --replace, else none.",
-    ),
-    _path("--logfile", f"Default: {LOGFILE} with --daemon, else the console."),
-    _flag(
-        "--replace", help="Ask the relay in the pid file to make way, once all is ready to start."
-    ),
-    _flag("-t", "--test", help="Check the configuration, say what would be bound, and exit."),
+    _flag("-t", "--test", help="Check the configuration, show what would be bound, and exit."),
     _flag(
         "--check",
-        help="Ask the relay that should run whether it does, for Nagios: one line, and the exit"
-        " status 0 OK, 2 CRITICAL or 3 UNKNOWN. --timeout says how long to wait.",
+        help="Ask from outside whether the relay forwards, as a plugin of Nagios: one line, and the"
+        " exit status 0 OK, 2 CRITICAL or 3 UNKNOWN.",
     ),
-    _flag("--roundtrip", help="With --check: also send a message, and wait for it."),
     _flag(
         "--status",
-        help="Show what the relay that runs has done and who is connected, as it says on its"
+        help="Show the traffic and the connections of the relay, as it publishes them on its"
         " monitoring socket.",
     ),
-    _flag("--json", help="With --status: as JSON."),
-    _flag("--watch", help="With --status: each second, with rates, until Ctrl-C."),
-    (["--version"], {"action": "version", "version": f"fedmsg-relay {__version__}"}),
+    _path(
+        "--pidfile",
+        f"Run one relay only for this file. Default: {PIDFILE} with --daemon or --replace, else"
+        " none.",
+    ),
+    _path("--logfile", f"Default: {LOGFILE} with --daemon, else the console."),
+    _flag("--daemon", help="Run in the background; return once the relay is bound."),
+    _flag(
+        "--replace",
+        help="Take over from the relay in the pid file, once everything is ready to start.",
+    ),
+    _value("--timeout", "SECONDS", "With --check and --status: time to answer. Default: 2."),
+    _flag("--roundtrip", help="With --check: also send a message, and wait for it."),
+    _value("--topic-prefix", "PREFIX", "With --roundtrip: the beginning of the message's topic."),
+    _flag("--json", help="With --status: print JSON."),
+    _flag("--watch", help="With --status: refresh each second, with rates, until Ctrl-C."),
+    _value("--io-threads", "N", "Threads of libzmq; the key io_threads. Default: 1."),
+    _value("--high-water-mark", "N", "The key high_water_mark. Default: 0, no limit."),
+    _value("--linger", "MS", "The key zmq_linger. Default: 1000."),
+    (
+        ["--version"],
+        {
+            "action": "version",
+            "version": f"fedmsg-relay {__version__}",
+            "help": "Show the version, and exit.",
+        },
+    ),
 ]
 
 

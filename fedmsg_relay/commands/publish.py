@@ -1,27 +1,23 @@
 """``fedmsg-relay-publish``: lines of a shell -> messages on the bus, or an exit status above 0.
 
-The options are those of ``fedmsg-logger``, and more; the messages are the same.  :data:`STATUSES`
-has the exit statuses, which ``--help`` shows.
+The messages are those of ``fedmsg-logger``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
 import os
 import select
-import signal
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedmsg_relay import __version__
 from fedmsg_relay.client.api import Script
+from fedmsg_relay.commands import progress
+from fedmsg_relay.commands.publish_options import DESCRIPTION, NAME, OPTIONS
 from fedmsg_relay.config import loader, settings
-from fedmsg_relay.config.loader import Option
 from fedmsg_relay.errors import (
     ConfigError,
     MessageTooLarge,
@@ -30,64 +26,7 @@ from fedmsg_relay.errors import (
     RelayUnavailable,
     WrongUsage,
 )
-from fedmsg_relay.system import stdio
-
-NAME = "fedmsg-relay-publish"
-
-STATUSES = """\
-Exit status:
-  0    the relay has taken all of it (with --confirm: all was seen on the bus)
-  2    wrong usage, or an option's bad value
-  6    not configured; stderr names the key, or the file and the line
-  65   what could be published is, but some of the input cannot be: not JSON
-       where that was asked for, or larger than relay_max_message_size
-  69   not all was published: no relay, or not confirmed, or not signed; stderr
-       names the first message that was not
-  130  interrupted
-"""
-
-DESCRIPTION = f"""\
-Publish messages through the relay: --message, or each line of standard input as it comes.
-
-{STATUSES}"""
-
-OPTIONS: list[Option] = [
-    (
-        ["--message"],
-        {
-            "dest": "logger_message",  # as in fedmsg-logger: "message" is a parameter of the signer
-            "metavar": "TEXT",
-            "help": "The message; instead of standard input.",
-        },
-    ),
-    (
-        ["--json-input"],
-        {
-            "action": "store_true",
-            "help": "The message is JSON, or each line is; or, if the first line alone is not, all"
-            " of standard input is one message.",
-        },
-    ),
-    (["--topic"], {"default": "log", "help": "PREFIX.ENVIRONMENT.MODNAME.TOPIC. Default: log."}),
-    (["--modname"], {"default": "logger", "help": "Likewise. Default: logger."}),
-    (
-        ["--cert-prefix"],
-        {"default": "shell", "help": "Which certificate signs. Default: shell."},
-    ),
-    (
-        ["--confirm"],
-        {"action": "store_true", "help": "Succeed only if every message is seen on the bus."},
-    ),
-    (
-        ["--wait"],
-        {
-            "action": "store_true",
-            "help": "Wait for a relay as long as it takes, and say so after --timeout seconds;"
-            " else for --timeout seconds.",
-        },
-    ),
-    (["--version"], {"action": "version", "version": f"{NAME} {__version__}"}),
-]
+from fedmsg_relay.system import ctrl_c, stdio
 
 NOT_SENT = RelayUnavailable.status
 NOT_PUBLISHABLE = MessageTooLarge.status
@@ -96,9 +35,6 @@ INTERRUPTED = 130
 
 CHUNK = 2**16
 """Bytes of input read and published at once."""
-
-PROGRESS_AFTER_S = 1.0
-PROGRESS_EVERY_S = 0.2
 
 LINE, REST = "line ", "all that follows"
 
@@ -118,8 +54,7 @@ class _NoInput(RelayError):
 def main() -> int:
     """Run the command line in ``sys.argv``; return the exit status."""
     try:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see publish_start
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        ctrl_c.interrupt()
         sys.argv[0] = NAME  # the name in usage messages
         stdio.fill()
         site = loader.load(OPTIONS, DESCRIPTION)
@@ -144,9 +79,7 @@ def _check_timeout(site: Mapping[str, Any]) -> None:
 
 
 def _say(message: str, status: int = NOT_SENT) -> int:
-    # Not sys.stderr: it keeps bytes that a full disk has refused, and fails again at exit.
-    with contextlib.suppress(OSError):  # the exit status still tells
-        os.write(2, f"{NAME}: {message}\n".encode(errors="backslashreplace"))
+    stdio.tell(f"{NAME}: {message}")
     return status
 
 
@@ -154,7 +87,7 @@ def _publish_all(site: Mapping[str, Any], script: Script) -> int:
     """Publish ``--message`` or all of standard input; return the exit status."""
     status = 0
     timeout_s = math.inf if site["wait"] else site["timeout"]
-    for batch in _with_progress(_batches(site), script):
+    for batch in progress.shown(_batches(site), lambda: script.taken):
         script.begin(timeout_s, site["confirm"])
         taken = script.taken
         places: list[str] = []  # of messages that have been, or may have been, sent
@@ -248,20 +181,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _with_progress(batches: Iterable[_Batch], script: Script) -> Iterator[_Batch]:
-    """Yield the batches; on a terminal, show between them how many messages are taken."""
-    next_at = time.monotonic() + PROGRESS_AFTER_S if sys.stderr.isatty() else math.inf
-    is_shown = False
-    for batch in batches:
-        yield batch
-        if time.monotonic() > next_at:
-            next_at = time.monotonic() + PROGRESS_EVERY_S
-            is_shown = True
-            print(f"\r{script.taken:,} messages", end="", file=sys.stderr, flush=True)
-    if is_shown:
-        print(file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """The command ``fedmsg-relay-publish``, from its first moment: imports take most of a short run."""
 
-import signal
+from fedmsg_relay.system import ctrl_c
 
 
 def main() -> int:
     """Import and run the command; return the exit status."""
-    # Until the command can answer a Ctrl-C, SIGINT is to end the process without a traceback.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ctrl_c.end_at_once()
     from fedmsg_relay.commands import publish
 
     return publish.main()

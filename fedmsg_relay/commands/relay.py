@@ -6,7 +6,6 @@ Prints every error as one line, without a traceback.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import logging
@@ -21,7 +20,7 @@ from fedmsg_relay.config import loader, settings
 from fedmsg_relay.config.sources import Sources
 from fedmsg_relay.daemon import startup
 from fedmsg_relay.errors import AlreadyRunning, ConfigError, RelayError, WrongUsage, shortage
-from fedmsg_relay.system import daemonize, logwriter, naming, stdio
+from fedmsg_relay.system import ctrl_c, daemonize, logwriter, naming, stdio
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 
@@ -36,6 +35,7 @@ def main() -> int:
     stdio.fill()
     options = None  # not known yet
     try:
+        ctrl_c.interrupt()
         # argparse takes abbreviations; another option begins with "--c".
         if any(len(word) > 3 and "--check".startswith(word) for word in sys.argv):
             return _check()
@@ -52,7 +52,8 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 (as in _serve)
         return _finish(1, str(shortage(error)))
     except KeyboardInterrupt:
-        return _finish(1, "interrupted; if it was to be a daemon, its log says what became of it")
+        became = "; the daemon's log says what became of it"
+        return _finish(1, f"interrupted{became if options and options.daemon else ''}")
 
 
 def _run(options: argparse.Namespace | None) -> int:
@@ -61,11 +62,11 @@ def _run(options: argparse.Namespace | None) -> int:
     try:
         site = _load(files)
         if site["test"]:
-            return _test(site, files)
+            return _flushed(_test(site, files))
         if site["status"]:
-            return _status(site)
+            return _flushed(_status(site))
     except BrokenPipeError:  # the reader of --print-config and the like has closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return 1
     log_path = arguments.log_path(site)
     pidfile_path = arguments.pidfile_path(site)
@@ -100,13 +101,8 @@ def _load(files: Sources) -> dict[str, Any]:
     """
     with naming.named_by_psutil():
         site = loader.load(arguments.OPTIONS, arguments.DESCRIPTION, files.may_execute)
-    if not site["config_filename"]:
-        for path in files.passed_over:
-            print(
-                f"{naming.NAME}: {path} is not read, as others than you may write there; name it"
-                " with --config-filename if it is to count",
-                file=sys.stderr,
-            )
+    for line in files.warnings():
+        print(f"{naming.NAME}: {line}", file=sys.stderr)
     if sum((site["test"], site["check"], site["status"])) > 1:
         raise WrongUsage("--test, --check and --status are three different things: choose one")
     for option, action in ("roundtrip", "check"), ("json", "status"), ("watch", "status"):
@@ -120,6 +116,23 @@ def _finish(status: int, message: str) -> int:
     if message:
         print(f"{naming.NAME}: {message}", file=sys.stderr)
     return status
+
+
+def _flushed(status: int) -> int:
+    """Flush standard output; return ``status``, or 1 if the output is lost."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        return _finish(1, f"cannot write to standard output: {error.strerror}")
+    return status
+
+
+def _drop_output() -> None:
+    """Drop what standard output has not taken: Python's exit must not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _test(site: Mapping[str, Any], files: Sources) -> int:
@@ -150,8 +163,12 @@ def _status(site: Mapping[str, Any]) -> int:
     logging.disable()  # warnings about a start do not concern --status
     ask = functools.partial(status.ask, settings.read(site), settings.timeout_s(site["timeout"]))
     if site["watch"]:
-        with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        try:
             watch.Watch(ask, site["json"]).run()
+        except KeyboardInterrupt:
+            pass
+        except BrokenPipeError:
+            _drop_output()
         return 0
     report = ask()
     if site["json"]:
@@ -180,8 +197,8 @@ def _check() -> int:
         raise
     try:
         print(f"FEDMSG-RELAY {line}", flush=True)
-    except (OSError, UnicodeError):  # stdout takes nothing; Python's exit must not try again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except (OSError, UnicodeError):
+        _drop_output()
         return check.UNKNOWN
     return status
 

@@ -28,8 +28,11 @@ COUNTERS = ("connected", *(each.name for each in fields(PeerTotals)))
 WIDTH = 80
 """Characters of a line where there is no terminal that says."""
 
-COLUMN_MIN, COLUMN_MAX = 12, 20
-"""Characters of a column; the first has the maximum."""
+NAMES = 18
+"""Characters of the first column; the longest name has one less."""
+
+COLUMN_MIN, COLUMN_MAX = 11, 20
+"""Characters of each other column."""
 
 PEERS_SHOWN = 20
 """Lines of the table about single peers, for each side."""
@@ -76,7 +79,7 @@ def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) 
 
     The columns fit into ``width`` characters, if these are enough for any.
     """
-    row = functools.partial(_row, min(COLUMN_MAX, max(COLUMN_MIN, (width - COLUMN_MAX) // 2)))
+    row = functools.partial(_row, min(COLUMN_MAX, max(COLUMN_MIN, (width - NAMES) // 2)))
     sides = publishers, consumers = report["publishers"], report["consumers"]
     yield (
         f"fedmsg-relay {report['version']}, pid {report['pid']}, up"
@@ -114,11 +117,9 @@ def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) 
         # The furthest behind first, then the longest connected.
         peers = sorted(side["peers"], key=lambda peer: (-peer["waiting_bytes"], -peer["for_s"]))
         for peer in peers[:PEERS_SHOWN]:
-            waiting = (
-                f"{units.size(peer['waiting_bytes'])} waiting" if peer["waiting_bytes"] else ""
-            )
+            unsent = f"{units.size(peer['waiting_bytes'])} unsent" if peer["waiting_bytes"] else ""
             connected = units.duration(peer["for_s"])
-            yield f"{kind}  {peer['address']:<23}{connected:>12}  {waiting}".rstrip()
+            yield f"{kind}  {peer['address']:<23}{connected:>12}  {unsent}".rstrip()
         if (more := side["connected"] - PEERS_SHOWN) > 0:
             yield f"and {more:,} {kind}s more; --json has up to {PEERS_MAX:,} of them"
 
@@ -148,4 +149,5 @@ def _count(side: dict[str, Any], kind: str) -> str:
 
 
 def _row(column: int, name: str, *cells: str) -> str:
-    return (f"{name:<{COLUMN_MAX}}" + "".join(f"{cell:>{column}}" for cell in cells)).rstrip()
+    # The space is for a number that is wider than its column.
+    return (f"{name:<{NAMES}}" + "".join(f" {cell:>{column - 1}}" for cell in cells)).rstrip()

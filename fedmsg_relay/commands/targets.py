@@ -64,7 +64,7 @@ class Target:
         if self.host is not None and all(map(endpoints.is_local, group)):
             raise RelayError(
                 f"relay_outbound {', '.join(endpoint.uri for endpoint in group)}: cannot be reached"
-                " from this host; ask on that of the relay"
+                " from this host; run this on the relay's host"
             )
         return _uris("relay_outbound", group, self.outbound_allow)
 
@@ -117,8 +117,8 @@ def _uris(key: str, bound: Sequence[Endpoint], allowed: Sequence[Network] | None
     found = [address for endpoint in bound if (address := uri(endpoint, allowed))]
     if not found:
         raise RelayError(
-            f"{key} {', '.join(endpoint.uri for endpoint in bound)}: {key}_allow lets in nobody"
-            " from this host"
+            f"{key} {', '.join(endpoint.uri for endpoint in bound)}: {key}_allow does not"
+            " include an address of this host"
         )
     return found
 
@@ -189,8 +189,8 @@ def _why(uri: str, waited_s: float, timeout_s: float) -> str:
     except OSError as error:
         return f"{silent}: {error.strerror or error}"
     return (
-        f"{silent}, though somebody listens: it is stopped or hung, has no room for"
-        " more, is not the relay, or lets nobody in from here"
+        f"{silent}, although the address is in use: the relay is stopped or hung, has"
+        " no descriptors left, or does not allow this host, or another program listens there"
     )
 
 

@@ -44,7 +44,7 @@ class Watch:
         self._silent_since = ""
 
     def run(self) -> None:
-        """Show a report each second, for ever.  Raises KeyboardInterrupt and :class:`ConfigError`.
+        """Show a report each second, forever.  Raises KeyboardInterrupt and :class:`ConfigError`.
 
         Raises BrokenPipeError when nobody reads any more.
         """

@@ -1,5 +1,7 @@
 """The global fedmsg config -> one frozen :class:`Settings`.  This is the manual of every key.
 
+Every key is there since version 1.0.0, unless its entry says otherwise.
+
 The configuration is fedmsg's own: every ``*.py`` file in ``/etc/fedmsg.d``, ``~/.fedmsg.d``,
 ``./fedmsg.d`` and ``$VIRTUAL_ENV/etc/fedmsg.d``, or the one file that ``--config-filename`` names.
 Each file defines a dictionary named ``config``.  The loader is that of every fedmsg command, with
@@ -12,12 +14,13 @@ key that begins with ``relay_``.
 Where to listen:
 
 ``relay_inbound`` (string or list of strings; required)
-    The addresses that scripts publish to, such as ``"tcp://127.0.0.1:2003"``.  The relay binds
-    every address that is local to this host.  It skips the others, and names that do not resolve,
-    with a warning.
+    The addresses that scripts publish to.  The relay binds every address that is local to this
+    host.  It skips the others, and names that do not resolve, with a warning.
+    Example: ``"relay_inbound": ["tcp://127.0.0.1:2003", "tcp://192.0.2.1:2003"]``
 ``endpoints["relay_outbound"]``, else ``relay_outbound`` (string or list of strings; required)
-    The addresses that consumers listen to, such as ``["tcp://127.0.0.1:4001"]``.  The relay binds
-    the first address that is local and free.
+    The addresses that consumers listen to.  The relay binds the first address that is local and
+    free.
+    Example: ``"endpoints": {"relay_outbound": ["tcp://192.0.2.1:4001"]}``
 
 An address is ``tcp://HOST:PORT`` or ``ipc:///PATH``.  HOST is an IPv4 address, an IPv6 address in
 brackets, ``*`` (IPv4 and IPv6), or a host name, which stands for all its addresses on this host.
@@ -29,79 +32,96 @@ How to forward (keys and defaults are fedmsg's, and apply to both sockets):
 ``io_threads`` (whole number from 1 to 64, default 1)
     I/O threads of libzmq.  With several, the first serves the publishers, and the others share the
     consumers.
+    Example: ``"io_threads": 2``
 ``high_water_mark`` (messages, default 0: no limit)
     How many messages the relay queues for one peer; further messages for that peer are dropped.
+    Example: ``"high_water_mark": 100_000``
 ``zmq_linger`` (milliseconds, default 1000)
     At a stop, wait at most this long for consumers to take what was sent to them.
+    Example: ``"zmq_linger": 2000``
 ``zmq_tcp_keepalive`` (-1, 0 or 1), ``zmq_tcp_keepalive_cnt`` (probes),
 ``zmq_tcp_keepalive_idle``, ``zmq_tcp_keepalive_intvl`` (seconds)
     TCP keepalive, which finds out that an idle peer has vanished.  The default of each is -1: for
     publishers keepalive is on (10 probes, 60 s, 30 s); for consumers it is as the operating system
     has it.
+    Example: ``"zmq_tcp_keepalive": 1, "zmq_tcp_keepalive_idle": 30``
 ``zmq_reconnect_ivl_max`` (milliseconds, default 1000), ``zmq_reconnect_ivl`` (default 100)
     How soon consumers reconnect, at the latest; the second counts where the first is 0.  The relay
     uses them for the default of ``relay_hold`` alone.
+    Example: ``"zmq_reconnect_ivl": 100, "zmq_reconnect_ivl_max": 1000``
 ``srv_endpoints``
     Ignored: the relay asks no name server for them.
+    Example: ``"srv_endpoints": ["example.org"]``
 ``zmq_enabled`` (must be true)
     A site without ZeroMQ has no use for this relay.
+    Example: ``"zmq_enabled": True``
 ``logging`` (a ``logging.config`` dictionary)
     The relay logs as ``fedmsg.relay``.  A line that a handler, filter or formatter fails to write
     goes to standard error.  So does the whole log if this dictionary cannot be applied.
+    Example: ``"logging": {"version": 1, "loggers": {"fedmsg.relay": {"level": "DEBUG"}}}``
 ``moksha.monitoring.socket`` (address; default: none)
     Where the relay publishes its status, as every daemon of fedmsg does: every 5 seconds, and at
     once to a new subscriber.  ``fedmsg-check`` and ``fedmsg-relay --status`` read it.  If the
     address cannot be bound, is not resolved within half a second, or fails later, the relay logs
-    that and goes without.  An example: ``"ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket"``.
+    that and goes without.
     While the config is loaded, psutil calls the process ``fedmsg-relay``, for a config that makes
     the address from the name of the process.
     ``backlog`` in the status counts the messages that are held, or that wait in the kernel for the
     consumer that is furthest behind, if some have waited for 3 seconds without a break.
+    Example: ``"moksha.monitoring.socket": "ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket"``
 ``moksha.monitoring.socket.mode`` (permissions in octal, ``"770"``; default ``relay_ipc_mode``)
     Permissions of the socket file, if the address is ``ipc://``.  To subscribe takes the permission
     to write.
+    Example: ``"moksha.monitoring.socket.mode": "0666"``
 
 The relay's own keys:
 
 ``relay_hold`` (seconds, default ``zmq_reconnect_ivl_max`` + 0.5)
     After a start, and after a hand-over once the relay before has drained, keep messages for this
     long, so that consumers which were disconnected are back before the relay forwards.
+    Example: ``"relay_hold": 3``
 ``relay_drain`` (seconds, default 5)
     At a stop, spend at most this long on forwarding what publishers have sent.  A hold is first
     ended, within the same time.
+    Example: ``"relay_drain": 10``
 ``relay_inbound_allow``, ``relay_outbound_allow`` (string or list of strings; default: everybody)
-    The IPv4 and IPv6 addresses and networks from which scripts and consumers may connect, such as
-    ``["127.0.0.1", "192.0.2.0/24", "2001:db8::/32"]``.  Any other peer is disconnected before the
-    relay reads a byte.  Applies to ``tcp://`` addresses only.
+    The IPv4 and IPv6 addresses and networks from which scripts and consumers may connect.  Any
+    other peer is disconnected before the relay reads a byte.  Applies to ``tcp://`` addresses only.
+    Example: ``"relay_inbound_allow": ["127.0.0.1", "192.0.2.0/24", "2001:db8::/32"]``
 ``relay_ipc_mode`` (permissions in octal, ``"0660"`` or ``0o660``; default ``0o660``)
     Permissions of the socket files of ``ipc://`` addresses.  To connect takes the permission to
     write.
+    Example: ``"relay_ipc_mode": "0666"``
 ``relay_max_message_size`` (bytes, default 16 MiB; 0: no limit)
     A peer that sends a larger frame is disconnected, and that frame is lost.  ``fedmsg_relay`` and
     ``fedmsg-relay-publish`` refuse to send such a message, and say why.
+    Example: ``"relay_max_message_size": 1_000_000``
 ``relay_stall_timeout`` (seconds, default 30; 0: never)
     A consumer is disconnected, and its backlog dropped, if it takes nothing for this long though
     data waits and its host answers: it is stopped or hung.  Does not apply to ``ipc://`` addresses.
+    Example: ``"relay_stall_timeout": 60``
 ``relay_unreachable_timeout`` (seconds, default 900; 0: never)
     A consumer whose host does not answer keeps its connection and its backlog for this long,
     whatever ``zmq_tcp_keepalive_cnt`` says, and is then disconnected.
+    Example: ``"relay_unreachable_timeout": 3600``
 ``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
     When the resident memory of the relay is above this, the consumer that is furthest behind is
     disconnected.  With ``relay_journal`` up to 128 MiB may be messages on their way to the disk.
+    Example: ``"relay_memory_max": 2 * 2**30``
 ``relay_http`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
-    Where the relay shows its status over HTTP to whoever can reach the port, such as
-    ``"127.0.0.1:9411"``.  ``/`` is a page for people, ``/healthz`` is for load balancers,
-    ``/metrics`` for Prometheus, and ``/status.json`` is what ``--status --json`` prints.
-    ``/metrics`` needs the package prometheus-client.  A request must ask for HOST, a name of this
-    host, ``localhost``, or the numeric address.  If the port cannot be bound, the relay logs that
-    and goes without.
+    Where the relay shows its status over HTTP to whoever can reach the port.  ``/`` is a page for
+    people, ``/healthz`` is for load balancers, ``/metrics`` for Prometheus, and ``/status.json`` is
+    what ``--status --json`` prints.  ``/metrics`` needs the package prometheus-client.  A request
+    must ask for HOST, a name of this host, ``localhost``, or the numeric address.  If the port
+    cannot be bound, the relay logs that and goes without.
+    Example: ``"relay_http": "192.0.2.1:9411"``
 ``relay_journal`` (absolute path of a directory; default: none)
     Where the relay keeps a journal: a copy of every message, all frames byte for byte, in the order
-    of forwarding, with the time.  An example: ``"/var/lib/fedmsg-relay/journal"``.  The relay makes
-    the directory, with mode 0750, if the one above it exists.  One relay at a time writes a
-    journal; a second one goes without, and says so.  No disk delays a message: what cannot be
-    written is discarded and counted, the log and ``--check`` say so, and the relay tries again each
-    second.  To be checked by ``--check``, the journal needs ``moksha.monitoring.socket``.
+    of forwarding, with the time.  The relay makes the directory, with mode 0750, if the one above
+    it exists.  One relay at a time writes a journal; a second one goes without, and says so.  No
+    disk delays a message: what cannot be written is discarded and counted, the log and ``--check``
+    say so, and the relay tries again each second.  To be checked by ``--check``, the journal needs
+    ``moksha.monitoring.socket``.
     The systemd unit lets the relay write below ``/var/lib/fedmsg-relay`` alone.  For a directory
     elsewhere type ``systemctl edit fedmsg-relay``, add these two lines, and then type
     ``systemctl restart fedmsg-relay``::
@@ -109,15 +129,19 @@ The relay's own keys:
         [Service]
         ReadWritePaths=/srv/journal
 
+    Example: ``"relay_journal": "/var/lib/fedmsg-relay/journal"``
 ``relay_journal_size`` (bytes, default 1 GiB, at least 1 MiB)
     The oldest messages are deleted when the journal is larger.
+    Example: ``"relay_journal_size": 10 * 2**30``
 ``relay_journal_age`` (seconds, default 7 days; 0: no limit)
     Messages are deleted when they are older, unless a registered reader has not had them yet.
+    Example: ``"relay_journal_age": 30 * 24 * 3600``
 ``relay_journal_sync`` (default True)
     Whether each batch of messages is on the disk (fdatasync(2)) before the next is written, up to
     20 times a second while messages come.  A power failure then costs the last batches only.
     Without it, it costs what the kernel had not written, some 30 seconds; a crash of the relay
     alone costs the same in both cases, what came in during the last tenth of a second.
+    Example: ``"relay_journal_sync": False``
 
 Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; takes ``pip install
 'fedmsg-relay[crypto]'``, which ``make install`` brings):
@@ -128,6 +152,7 @@ Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; ta
     the signature is right, and ``routing_policy`` permits the topic.  Other messages are dropped,
     counted by reason, and told in the log, ten a minute at most.  What is valid goes on byte for
     byte.
+    Example: ``"relay_validate": True``
 ``relay_sign`` (``"unsigned"`` or ``"all"``; default: nothing)
     Sign messages that are not signed, or all messages, with the key and certificate that
     ``certnames["signing_relay"]`` names in ``ssldir``, as fedmsg-signing-relay does.  White space
@@ -137,14 +162,17 @@ Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; ta
     and forwarded: whoever may connect, by ``relay_inbound_allow`` or the permissions of the
     socket file, then speaks in the name of the relay.  Its certificate, and so the unsigned
     message, must be permitted by ``routing_policy``.
+    Example: ``"relay_sign": "unsigned"``
 ``ssldir`` (directory, default ``/etc/pki/fedmsg``), ``certnames`` (dictionary),
 ``ca_cert_location``, ``crl_location`` (paths, or URLs with ``https://``), ``routing_policy``,
 ``routing_nitpicky``, ``crypto_backend``, ``crypto_validate_backends``, ``gpg_home``
     Those of ``fedmsg.crypto``, with its defaults.  A key, certificate, authority or list that is
     missing, unreadable or expired is an error at the start.  Keys are read once: reload the relay
     to change one.  Ahead of an expiry the log warns each day.
+    Example: ``"certnames": {"signing_relay": "relay"}``
 ``crl_cache_expiry`` (seconds, default 3600)
     Read the authority and its revocation list again in this age, and when a certificate is not
     accepted; each minute at most.  If that fails, the relay goes on with those that it has, and the
     log says so.
+    Example: ``"crl_cache_expiry": 600``
 """

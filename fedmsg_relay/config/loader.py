@@ -8,6 +8,7 @@ no warning filter, no standard stream, no cache of fedmsg's.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import threading
 import traceback
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedmsg_relay.config.deferred import deferring
+from fedmsg_relay.config.parser import Option, Parser
 from fedmsg_relay.errors import ConfigError
 
 with deferring():
@@ -25,9 +27,6 @@ WHERE = (
     "a file in /etc/fedmsg.d, ~/.fedmsg.d or ./fedmsg.d, or the one that --config-filename names"
 )
 CANNOT = "cannot load the configuration"
-
-Option = tuple[list[str], dict[str, Any]]
-"""The positional and keyword arguments of :meth:`argparse.ArgumentParser.add_argument`."""
 
 MayExecute = Callable[[str], bool]
 """Whether the config file at a path, or a directory of them, counts."""
@@ -51,14 +50,23 @@ def load(
 ) -> dict[str, Any]:
     """Read the global fedmsg config and the command line, as every fedmsg command does.
 
-    ``options`` come in addition to those of every fedmsg command; ``doc`` is the text that
-    ``--help`` shows before the options.  ``may_execute`` is called with the path of each config
-    file, and of a directory that cannot be read; where it returns False the path is skipped.
+    ``options`` come in addition to those of every fedmsg command; ``doc`` is the text of ``--help``
+    as :class:`Parser` takes it.  ``may_execute`` is called with the path of each config file, and
+    of a directory that cannot be read; where it returns False the path is skipped.
 
     Raises :class:`ConfigError` for a file that is missing, unreadable or broken, and
     :class:`SystemExit` as argparse does: 2 for wrong usage, 0 after ``--help``.
     """
     return _load(list(options), doc, True, may_execute)
+
+
+def load_alone(filename: str | None, may_execute: MayExecute) -> dict[str, Any]:
+    """Return the global fedmsg config for a command that parses its command line itself.
+
+    ``filename`` is the one file to be read; None means all of them.  Raises :class:`ConfigError` as
+    :func:`load`, which has ``may_execute`` too.
+    """
+    return _load([], "", False, may_execute, [filename] if filename else None)
 
 
 def load_shared() -> dict[str, Any]:
@@ -78,10 +86,17 @@ def load_shared() -> dict[str, Any]:
 
 
 def _load(
-    options: list[Option], doc: str, fedmsg_command: bool, may_execute: MayExecute
+    options: list[Option],
+    doc: str,
+    fedmsg_command: bool,
+    may_execute: MayExecute,
+    filenames: list[str] | None = None,
 ) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = _loader(may_execute)(options, doc, fedmsg_command=fedmsg_command)
+        load_config = _copy(options, may_execute)["load_config"]
+        loaded: dict[str, Any] = load_config(
+            options, doc, filenames=filenames, fedmsg_command=fedmsg_command
+        )
     except ConfigError:
         raise
     except Exception as error:
@@ -90,8 +105,15 @@ def _load(
     return loaded
 
 
-def _loader(may_execute: MayExecute) -> types.FunctionType:
-    """Return a copy of ``fedmsg.config.load_config`` that calls the functions below."""
+def parser(options: Sequence[Option], doc: str, name: str) -> argparse.ArgumentParser:
+    """Return the parser of :func:`load`, with fedmsg's defaults, for the command ``name``."""
+    build_parser = _copy(options, lambda _: False)["build_parser"]
+    made: argparse.ArgumentParser = build_parser(list(options), doc, prog=name)
+    return made
+
+
+def _copy(options: Sequence[Option], may_execute: MayExecute) -> dict[str, Any]:
+    """Return a copy of the functions of ``fedmsg.config`` that call those below."""
     module = dict(vars(fedmsg.config))
     for name, value in vars(fedmsg.config).items():
         if isinstance(value, types.FunctionType) and value.__module__ == fedmsg.config.__name__:
@@ -104,9 +126,9 @@ def _loader(may_execute: MayExecute) -> types.FunctionType:
     module["_gather_configs_in"] = lambda directory: _files_in(directory, may_execute)
     module["execfile"] = lambda path, variables: _execute(path, variables, may_execute)
     module["warnings"] = types.SimpleNamespace(warn=_warn)
-    module["argparse"] = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": _Parser})
-    loader: types.FunctionType = module["load_config"]
-    return loader
+    make_parser = functools.partial(Parser, declared=options)
+    module["argparse"] = types.SimpleNamespace(**{**vars(argparse), "ArgumentParser": make_parser})
+    return module
 
 
 def _files_in(directory: str, may_execute: MayExecute) -> list[str]:
@@ -157,24 +179,6 @@ def _warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Raise :class:`ConfigError` for a warning: the loader gives one for a file it cannot read."""
     if not issubclass(category, DeprecationWarning):  # about the loader itself
         raise ConfigError(f"{CANNOT}: {message}")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong value of the config as one of the config.
-
-    argparse checks the defaults, which come from the config, as if they were on the command line.
-    """
-
-    def parse_args(self, *args: Any, **named: Any) -> Any:
-        for action in self._actions:
-            if isinstance(action.default, str) and action.type in (int, float):
-                try:
-                    action.type(action.default)
-                except ValueError:
-                    raise ConfigError(
-                        f"{CANNOT}: {action.dest} = {action.default!r}: must be a number"
-                    ) from None
-        return super().parse_args(*args, **named)
 
 
 def _what(error: BaseException) -> str:

@@ -150,7 +150,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
         http=_http(config),
         trust=trust.read(config),
-        journal=_journal(config.get("relay_journal")),
+        journal=journal(config),
         journal_size=values.whole(
             config, "relay_journal_size", JOURNAL_SIZE, JOURNAL_SIZE_MIN, maximum=2**63 - 1
         ),
@@ -220,7 +220,9 @@ def _http(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)
 
 
-def _journal(value: object) -> str:
+def journal(config: Mapping[str, Any]) -> str:
+    """Return the directory of the journal; empty if there is none.  Raises :class:`ConfigError`."""
+    value = config.get("relay_journal")
     if value is None:
         return ""
     if not isinstance(value, str) or "\0" in value or not os.path.isabs(value):

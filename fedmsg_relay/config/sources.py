@@ -36,6 +36,16 @@ class Sources:
             (self.read if is_trusted else self.passed_over).append(path)
         return is_trusted
 
+    def warnings(self) -> list[str]:
+        """Return a line for each file that was passed over, unless a file was named."""
+        if self._named:
+            return []
+        return [
+            f"{path} is not read, as others than you may write there; name it with"
+            " --config-filename if it is to count"
+            for path in self.passed_over
+        ]
+
     def _may_read(self, path: str) -> bool:
         if not self._only_own:
             return True

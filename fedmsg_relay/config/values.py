@@ -93,9 +93,9 @@ def _is_slip(mode: int) -> bool:
 
     440 is 0o670, where the group may do more than the owner: 0o440 was meant.  432, which is 0o660,
     reads as octal digits too, but is sound as it is.  400 and 500 are sound as well (0o620, 0o764),
-    but unusual, and as octal digits they are usual.
+    but unusual, and as octal digits they are usual.  Below 8 both are the same mode.
     """
     owner, group, others = mode >> 6, mode >> 3 & 7, mode & 7
     is_sound = owner & 6 == 6 and group & owner == group and others & group == others
     reads_as_octal = OCTAL.fullmatch(f"{mode:03}") is not None
-    return reads_as_octal and (not is_sound or mode in (400, 500))
+    return mode >= 8 and reads_as_octal and (not is_sound or mode in (400, 500))

@@ -116,7 +116,7 @@ class MainLoop:
         self._relay.end()
 
     def _is_over(self) -> bool:
-        if self._relay.phase is Phase.CLOSED:
+        if self._relay.is_closed:
             return self._is_replaced or not self._hands_over
         return self._relay.waits_for_consumers_alone and len(self._stops) > 1
 
@@ -152,7 +152,7 @@ class MainLoop:
 
     def _end_leaving(self, leaving: RunningRelay) -> None:
         """End the hold of the relay, as the relay that drained beside it has ended."""
-        leaving.log_end()
+        leaving.end_beside_another()
         self._leaving = None
         self._relay.publish(leaving.totals)
         self._relay.end_hold()
@@ -223,12 +223,9 @@ class MainLoop:
                 self._successor.let_accept()
             elif message.word == "holding":
                 self._hand_over(channel.pid)
-            elif message.word == "running" and self._relay.phase is Phase.CLOSED:
-                self._is_replaced = self._role.confirm()
-                if self._is_replaced:
-                    log.info("handed over to pid %d", channel.pid)
-                else:
-                    self._go_on(channel.pid)
+            elif message.word == "running" and self._relay.is_closed and self._role.confirm():
+                self._is_replaced = True
+                log.info("handed over to pid %d", channel.pid)
             else:
                 self._go_on(channel.pid)
 
@@ -263,7 +260,8 @@ class MainLoop:
     def _go_on(self, pid: int) -> None:
         """Go on as the relay, as the successor has ended or been dismissed."""
         self._successor.dismiss()
-        log.warning("pid %d, which was to take over, is gone; this relay goes on", pid)
+        does = "stops" if self._stops else "goes on"
+        log.warning("pid %d, which was to take over, is gone; this relay %s", pid, does)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
             self._relay.gate.reopen()
@@ -274,7 +272,7 @@ class MainLoop:
             self._role.resume()
             before, self._relay = self._relay, self._begin(self._poller, True)
             self._relay.publish(before.totals, before.samples)
-            if before.phase is Phase.CLOSED:
-                self._relay.end_hold()
+            if before.is_closed:
+                self._end_leaving(before)
             else:
                 self._leaving = before

@@ -19,7 +19,7 @@ import zmq
 from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.monitoring.moksha import MonitoringSocket
 from fedmsg_relay.monitoring.stats import Report
-from fedmsg_relay.net.bindings import Bindings, close_listeners
+from fedmsg_relay.net.bindings import Bindings, Listeners, close_listeners
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
@@ -98,11 +98,11 @@ class Exporters:
         report = self._report()
         self._sent = (time.monotonic(), report.frames_out)
         if self._bindings.monitoring:
-            with _going_without(MONITORING):
+            with _going_without(MONITORING, self._bindings.monitoring):
                 self._monitoring = MonitoringSocket(self._bindings.monitoring.values(), report)
                 self._poller.register(self._monitoring, zmq.POLLIN)
         if self._bindings.http:
-            with _going_without("relay_http"):
+            with _going_without("relay_http", self._bindings.http):
                 # Not before a site wants it, as loading it takes time.
                 from fedmsg_relay.web import port
 
@@ -222,8 +222,10 @@ class Exporters:
 
 
 @contextlib.contextmanager
-def _going_without(key: str) -> Iterator[None]:
+def _going_without(key: str, listeners: Listeners) -> Iterator[None]:
+    """If the body raises, log why, and close ``listeners``: clients would wait there in vain."""
     try:
         yield
     except (OSError, RuntimeError, ImportError) as error:
+        close_listeners(listeners)
         log.warning("%s: %s; going without it", key, error)

@@ -190,6 +190,11 @@ class RunningRelay:
             self._exporters.skip(Traffic(*map(operator.sub, before.traffic, known.traffic)))
 
     @property
+    def is_closed(self) -> bool:
+        """Whether every connection has ended, and with them the relay."""
+        return self.phase is Phase.CLOSED
+
+    @property
     def waits_for_consumers_alone(self) -> bool:
         """Whether the relay is closed, and the journal too, or its disk does not take the end."""
         return self.phase is Phase.CLOSE and self._relay.has_journal_ended()
@@ -209,7 +214,7 @@ class RunningRelay:
 
     def _left_s(self) -> float:
         """Return the seconds until the relay must have ended; infinite before :meth:`stop`."""
-        if self.phase is Phase.CLOSED:
+        if self.is_closed:
             return math.inf
         return max(0.0, self._give_up_at - time.monotonic())
 
@@ -222,7 +227,7 @@ class RunningRelay:
                 " the process was ended, and what the relay had in memory is lost"
             )
 
-    def log_end(self) -> None:
+    def _log_end(self) -> None:
         """Log the totals, and whether messages may be lost."""
         loss = self._relay.status.loss
         if loss is not None:
@@ -236,11 +241,18 @@ class RunningRelay:
         log.info("stopped; %s", self.report().forwarded)
 
     def end(self) -> None:
-        """Log the end.  Raises :class:`Died` if the relay ended without :meth:`stop`."""
-        self.log_end()
+        """Log the end.  Raises :class:`Died` if the relay has died."""
+        self._log_end()
         error = self._relay.status.error
         if error is not None:
             raise Died(f"the relay died: {error!r}; start it again") from error
+
+    def end_beside_another(self) -> None:
+        """Log the end, also if the relay has died: another one goes on in this process."""
+        self._log_end()
+        error = self._relay.status.error
+        if error is not None:
+            log.error("the relay that was draining died: %r; what it had in memory is lost", error)
 
     def watchdog(self) -> None:
         """Send systemd ``WATCHDOG=1`` if the relay's thread does its work."""

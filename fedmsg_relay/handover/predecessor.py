@@ -91,7 +91,7 @@ class Predecessor:
         self._channel.send("now")
         answer = self._channel.receive(YOURS_S)
         if answer is None or answer.word != "yours":
-            raise Gone(f"it has not stopped accepting within {YOURS_S:g} s")
+            raise Gone(f"the relay has not stopped accepting within {YOURS_S:g} s")
 
     def let_drain(self) -> None:
         """Let the relay drain and close, as this process accepts and holds."""
@@ -111,7 +111,7 @@ class Predecessor:
         try:
             message = self._channel.receive()
         except Gone:
-            log.warning("the relay that ran before (pid %d) died while it drained", self.pid)
+            log.warning("the previous relay (pid %d) died while it drained", self.pid)
             self.has_ended = True
             return True
         if message is not None and message.word in ("drains", "drained"):
@@ -121,12 +121,12 @@ class Predecessor:
             return True
         if message is not None:
             raise RelayError(
-                f"the relay that runs (pid {self.pid}) goes on, as this process was stopped or too"
-                " slow to take over; try again"
+                f"the running relay (pid {self.pid}) continues, because this process was stopped or"
+                " too slow to take over; try again"
             )
         if self.due_s() == 0:
             raise RelayError(
-                f"the relay that runs (pid {self.pid}) hands over and has not drained within"
+                f"the running relay (pid {self.pid}) has not drained within"
                 f" {self._ends_within_s:g} s: it is stopped or hung, and was left alone"
             )
         return False
@@ -185,8 +185,8 @@ def take_over(pidfile: PidFile, patience_s: float) -> Predecessor | None:
             ) from error
         if time.monotonic() > until:
             raise RelayError(
-                f"the running relay (pid {pidfile.holder()}) has not let go of {pidfile.path} in"
-                " time; it was not killed: see its log, or end it and start again"
+                f"the running relay (pid {pidfile.holder()}) has not released {pidfile.path} in"
+                " time, and was not killed: see its log, or end it and start again"
             )
         time.sleep(pause_s)
     return None
@@ -237,11 +237,11 @@ def _stop_older(pidfile: PidFile) -> bool:
     if called not in (naming.NAME, None):
         raise RelayError(
             f"{pidfile.path} is locked by a process that is not a relay (pid {pid}, see `fuser"
-            f" {pidfile.path}`); nothing was touched"
+            f" {pidfile.path}`); that process was not signalled"
         )
     if called is None or systemd.has_started(pid):
         raise RelayError(
-            f"the running relay (pid {pid}) cannot hand over, as an older version cannot; restart"
+            f"the running relay (pid {pid}) is an older version that cannot hand over; restart"
             " it once: systemctl restart fedmsg-relay"
         )
     try:

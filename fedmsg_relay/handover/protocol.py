@@ -42,6 +42,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedmsg_relay.system import unix
+from fedmsg_relay.system.rlimit import SHORT
 
 PROTOCOL = 1
 """Version of the protocol.  A successor with another one is refused."""
@@ -163,12 +164,19 @@ class HandoverSocket:
         return self._listener.fileno()
 
     def accept(self) -> Channel | None:
-        """Return a connection that waits; None if none does, or the process is another user's."""
+        """Return a connection that waits; None if none does, or the process is another user's.
+
+        Raises OSError if no descriptor or no memory is left.
+        """
         try:
             connection, _ = self._listener.accept()
             return Channel(connection)
-        except (OSError, Gone):
-            return None
+        except OSError as error:
+            if error.errno in SHORT:
+                raise
+        except Gone:
+            pass
+        return None
 
     def close(self) -> None:
         """Stop listening, and remove the file."""

@@ -30,6 +30,9 @@ WORD_S = 10.0
 """How long the successor may take for its next word, while this relay does not accept or others
 wait: the successor has to bind what is new, and to begin to hold."""
 
+PAUSE_S = 0.5
+"""How long not to accept when descriptors are short."""
+
 GONE = Message("gone", {})
 """Stands for the next word of a process that has ended, or has taken too long."""
 
@@ -46,6 +49,7 @@ class Successor:
         self._poller = poller
         self._socket: HandoverSocket | None = None
         self._fds: list[int] = []  # for an offer: the locked pid file, the hand-over socket
+        self._resume_at = math.inf  # monotonic; finite while nothing is accepted
         self._asking: dict[Channel, float] = {}  # until when each may send hello (monotonic)
         self._chosen: Channel | None = None
         self._until = math.inf  # until when the chosen process may send its next word (monotonic)
@@ -65,7 +69,8 @@ class Successor:
 
     def due_s(self) -> float:
         """Return the seconds until :meth:`attend` must run next."""
-        return max(0.0, min(self._until, *self._asking.values(), math.inf) - time.monotonic())
+        due_at = min(self._until, self._resume_at, *self._asking.values())
+        return max(0.0, due_at - time.monotonic())
 
     def attend(self) -> Iterator[tuple[Channel, Message]]:
         """Accept connections; yield every ``hello``, and every word of the chosen process.
@@ -73,9 +78,8 @@ class Successor:
         The last word of the chosen process may be :data:`GONE`.  A process that sends ``hello`` and
         cannot take over is refused here.
         """
-        while self._socket is not None and (channel := self._socket.accept()) is not None:
-            self._asking[channel] = time.monotonic() + HELLO_S
-            self._poller.register(channel, zmq.POLLIN)
+        if self._socket is not None:
+            self._accept(self._socket)
         for channel, until in list(self._asking.items()):
             message = _received(channel, until)
             if message is not None:
@@ -95,6 +99,19 @@ class Successor:
             yield self._chosen, message
             if message is GONE:
                 self.dismiss()
+
+    def _accept(self, handover_socket: HandoverSocket) -> None:
+        """Accept every connection that waits; none for a moment when descriptors are short."""
+        if time.monotonic() >= self._resume_at:
+            self._resume_at = math.inf
+            self._poller.register(handover_socket, zmq.POLLIN)
+        try:
+            while math.isinf(self._resume_at) and (channel := handover_socket.accept()) is not None:
+                self._asking[channel] = time.monotonic() + HELLO_S
+                self._poller.register(channel, zmq.POLLIN)
+        except OSError:
+            self._resume_at = time.monotonic() + PAUSE_S
+            self._poller.unregister(handover_socket)
 
     def put_off(self, channel: Channel, for_s: float) -> None:
         """Have a process ask again, for ``for_s`` seconds at most, and hang up."""
@@ -172,7 +189,8 @@ class Successor:
             channel.close()
         self._asking.clear()
         if self._socket is not None:
-            self._poller.unregister(self._socket)
+            if math.isinf(self._resume_at):
+                self._poller.unregister(self._socket)
             self._socket.close()
             self._socket = None
 

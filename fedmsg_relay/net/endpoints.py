@@ -119,7 +119,7 @@ def _look_up(
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             if error.errno == socket.EAI_AGAIN and time.monotonic() < deadline:
-                log.warning("%s: cannot resolve %s yet; asking again", key, host)
+                log.warning("%s: cannot resolve %s yet; trying again", key, host)
                 time.sleep(1)
                 continue
             log.warning("%s: cannot resolve %s: %s", key, host, error.strerror)

@@ -123,7 +123,7 @@ def _required(key: str, addresses: tuple[str, ...], deadline: float) -> list[tup
     if not groups:
         raise NoLocalAddress(
             f"{key} = {list(addresses)}: none is an address of this host;"
-            " add one that is, or run the relay where they are"
+            " add an address of this host, or run the relay on a host that has one of them"
         )
     for endpoint in _flat(groups):
         if fault := _fault(endpoint):

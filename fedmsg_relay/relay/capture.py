@@ -5,14 +5,18 @@ before each message is forwarded.  It never blocks, as its queue has no limit.  
 nothing but empty that queue, pack each message into a record, and let it wait for the disk, for
 which :mod:`fedmsg_relay.relay.recorder` has another thread.  The relay's thread waits for neither.
 
-A relay may forward faster than a thread of Python can take, and would fill its memory.  So when
-more than :data:`QUEUE_MAX` bytes are in the queue, all that comes is discarded for a while.
+The forwarding comes first.  So the thread has a lower priority, and rests while the relay sends
+outside the proxy, which takes Python's lock.  And when more than :data:`QUEUE_MAX` bytes are in the
+queue, as a relay may forward faster than a thread of Python can take, all that comes is discarded
+for a while.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -41,8 +45,16 @@ SKIP_S, SKIP_EVERY_S = 1.0, 0.02
 """Seconds for which all is discarded when more are there, and between two times that the queue is
 emptied meanwhile.  That leaves one gap and not a thousand, and the processor to the forwarding."""
 
+SETTLES_S = 0.1
+"""Seconds after the last time that the queue is emptied, for libzmq to notice: until then it sends
+some messages to where nothing takes them."""
+
 COUNT_EVERY_MS = 1000
 """Milliseconds between two looks at an empty queue until what was discarded is counted."""
+
+NICE = 5
+"""Added to the nice value (sched(7)) of the thread: while other threads of the relay want the same
+processors, they get three times as much."""
 
 CHUNK_BYTES = 2**18
 """Bytes of records that are passed on at once, at most."""
@@ -74,7 +86,8 @@ class CaptureStatus:
 class Capture:
     """Writes what :attr:`socket` takes to the journal that ``settings`` name.
 
-    :attr:`socket` and :meth:`end` are for the relay's thread, all else is for the main thread.
+    :attr:`socket`, :attr:`rests` and :meth:`end` are for the relay's thread, all else is for the
+    main thread.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -90,10 +103,12 @@ class Capture:
         self._end, self._ended = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
         self._end.bind("inproc://end")
         self._ended.connect("inproc://end")
+        self.rests = True
+        """Whether messages are to stay in the queue for now; the relay's thread sets this."""
         self._captured = self._frames = self._bytes = 0  # taken, or known to be discarded
-        # What was put into the queue, and how often the main thread has said so.
-        self._published, self._told = Traffic(), 0
-        self._suffices = 0  # how often is enough to count what was skipped
+        # What was put into the queue before a moment (monotonic); the main thread sets both.
+        self._published = Traffic(), -math.inf
+        self._skipped_until = self._taken_at = -math.inf  # monotonic
         self.lacks_counts = False
         """Whether :meth:`bound` has to run to count what was skipped."""
         self._has_ended = False  # whether the capture thread has
@@ -130,18 +145,14 @@ class Capture:
         """Whether the journal is closed, after :meth:`end`; another process can then write it."""
         return self._recorder.closed.is_set()
 
-    def bound(self, published: Traffic) -> None:
-        """Keep the queue bounded.
-
-        ``published`` is what has been put into the queue, as of this call or the one before.
-        """
-        self._published = published
-        self._told += 1
+    def bound(self, published: Traffic, as_of: float) -> None:
+        """Keep the queue bounded; ``published`` was put into it before ``as_of`` (monotonic)."""
+        self._published = published, as_of
 
     def give_up(self) -> None:
         """Count what was not written as discarded, after :meth:`end`, and log that."""
         if self._has_ended and self.lacks_counts:
-            self._count_skipped(self._published, self._told)
+            self._count_skipped(*self._published)
         if waiting := self._recorder.backlog.messages:
             log.warning("the end of the journal could not be written: %d messages", waiting)
             self._recorder.backlog.give_up()
@@ -169,6 +180,9 @@ class Capture:
 
     def _run(self) -> None:
         block_signals()
+        with contextlib.suppress(OSError):  # where the system forbids it
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
         poller = zmq.Poller()
         poller.register(self._ended, zmq.POLLIN)
         has_ended = False
@@ -179,7 +193,7 @@ class Capture:
             )
             poller.unregister(self._pull)
             try:
-                while self._take_all():
+                while (has_ended or not self.rests) and self._take_all():
                     if not has_ended:
                         self._skip_all()
             except Exception as error:  # noqa: BLE001 (such as MemoryError; more messages come)
@@ -194,7 +208,8 @@ class Capture:
     def _take_all(self) -> bool:
         """Pack all messages that are there; return whether they are too many for that."""
         receive, recorder = self._pull.recv, self._recorder
-        told, published = self._told, self._published  # all of that is there, or was skipped
+        published = self._published  # all of that is in the queue, or was skipped
+        captured = self._captured
         records: list[bytes] = []
         size = 0
         try:
@@ -217,11 +232,13 @@ class Capture:
                 if size >= CHUNK_BYTES:
                     recorder.take(records)
                     records, size = [], 0
-                    if self._published.bytes_out - self._bytes > QUEUE_MAX:
+                    if self._published[0].bytes_out - self._bytes > QUEUE_MAX:
                         return True
         except zmq.Again:
+            if self._captured > captured:
+                self._taken_at = time.monotonic()
             if self.lacks_counts:
-                self._count_skipped(published, told)
+                self._count_skipped(*published)
             return False
         finally:
             recorder.take(records)
@@ -237,16 +254,17 @@ class Capture:
                 before, self._pull = self._pull, self._connect()
                 before.close()
             time.sleep(SKIP_EVERY_S)
+        self._skipped_until = time.monotonic()
         self.lacks_counts = True
-        self._suffices = self._told + 2  # the next time it may be of before
 
-    def _count_skipped(self, published: Traffic, told: int) -> None:
+    def _count_skipped(self, published: Traffic, as_of: float) -> None:
         """Count what was put into the queue, which is empty, and was not taken.
 
         libzmq counts frames.  How many messages that were is an estimate, by the frames that
         messages had until now; on fedmsg's bus, where all have two, it is exact.
         """
-        self.lacks_counts = told < self._suffices
+        # What was taken after as_of is not among what was published: then some are not counted yet.
+        self.lacks_counts = as_of < max(self._skipped_until + SETTLES_S, self._taken_at)
         frames = published.frames_out - self._frames
         if frames > 0:
             messages = max(1, round(frames * self._captured / max(self._frames, 1)))

@@ -7,7 +7,10 @@ for one other thread.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
+import time
+from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -43,6 +46,9 @@ class Proxy:
     def __init__(self) -> None:
         self.traffic = Traffic()
         """The counters of the last answer that :meth:`read_answers` has read."""
+        self.as_of = -math.inf
+        """When that answer was asked for (monotonic): it counts all that passed before."""
+        self._asked_at: deque[float] = deque()  # of the answers to come
         # With a context of its own, answers can be read when the forwarded sockets are closed.
         self._context = zmq.Context(0)
         self._control = self._context.socket(zmq.PAIR)
@@ -78,6 +84,8 @@ class Proxy:
         with contextlib.suppress(zmq.Again):  # run() has returned, and close() was called
             for word in words:
                 self._control.send(word, zmq.NOBLOCK)
+                if word == b"STATISTICS":
+                    self._asked_at.append(time.monotonic())
 
     def read_answers(self, patience_ms: int = 0) -> bool:
         """Read all answers, after waiting for ``patience_ms`` at most for the first.
@@ -93,6 +101,7 @@ class Proxy:
                 # and bytes received, frames and bytes sent.
                 counters = [int.from_bytes(each, sys.byteorder) for each in answer]
                 self.traffic = Traffic(*counters[:2], *counters[6:])
+                self.as_of = self._asked_at.popleft()
         return has_answered
 
     def close(self) -> None:

@@ -109,8 +109,12 @@ class Sockets:
     def forward(self) -> None:
         """Announce the relay and run the proxy, until it receives ``TERMINATE``."""
         self._sub.subscribe(self._announcement)
-        capture = self._capture.socket if self._capture is not None else None
-        self.proxy.run(self._sub, self._pub, capture)
+        if self._capture is None:
+            self.proxy.run(self._sub, self._pub, None)
+            return
+        self._capture.rests = False
+        self.proxy.run(self._sub, self._pub, self._capture.socket)
+        self._capture.rests = True
 
     def announce_drain(self) -> None:
         """Subscribe to :data:`codec.DRAINS`: publishers that know it stop sending and reconnect."""

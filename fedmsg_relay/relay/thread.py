@@ -158,7 +158,7 @@ class RelayThread:
         self._proxy.read_answers()
         traffic = Traffic(*map(sum, zip(self.status.traffic, self._proxy.traffic)))
         if self._capture is not None:
-            self._capture.bound(traffic)
+            self._capture.bound(traffic, self._proxy.as_of)
         return traffic
 
     @property

@@ -1,8 +1,10 @@
-"""The standard streams of a process that was started without one of them.
+"""The standard streams, which may be missing, full or closed.
 
-The next file to be opened would get its number, and be read or written as that stream.
+Where one is missing, the next file to be opened would get its number, and be read or written as
+that stream.
 """
 
+import contextlib
 import os
 import sys
 
@@ -16,3 +18,10 @@ def fill() -> None:
         stream or open(fd, mode)  # noqa: SIM115 (for as long as the process lives)
         for fd, mode, stream in zip(range(3), "rww", (sys.stdin, sys.stdout, sys.stderr))
     )
+
+
+def tell(line: str) -> None:
+    """Write a line to standard error, if that takes it: an exit status tells, too."""
+    # Not sys.stderr: it keeps bytes that a full disk has refused, and fails again at exit.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode(errors="backslashreplace"))

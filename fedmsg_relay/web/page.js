@@ -52,14 +52,14 @@ function tell() {
   const since = document.getElementById("at").textContent;
   silence.textContent = `No answer since ${since}, ${silent_s} s ago${why}. What is below is from then.`;
   document.title = "no answer · " + document.title.replace("no answer · ", "");
+  document.querySelector("link[rel=icon]").href = "data:,";  // no colour: that was the last state's
 }
 
-setInterval(tell, 1000);
+// A hidden tab refreshes too, less often as browsers have it: its title and its icon are in sight.
 (async () => {
   for (;;) {
     await new Promise(done => setTimeout(done, EVERY_MS));
-    if (!document.hidden) await refresh();
-    else answeredAt = Date.now();
+    await refresh();
     tell();
   }
 })();

@@ -95,7 +95,8 @@ pid {report.pid}</p>
 <footer>
 <p>As of <time id="at">{time.strftime("%H:%M:%S %Z", time.localtime(at))}</time>.
 libzmq counts frames: a message of fedmsg has two. Going out, a frame is counted once, however many
-consumers there are.</p>
+consumers there are. Unsent bytes are those in the kernel; libzmq does not tell what more is in the
+relay's memory.</p>
 <nav><a href="status.json">status.json</a> <a href="metrics">metrics</a>
 <a href="healthz">healthz</a></nav>
 </footer>
@@ -175,10 +176,7 @@ def _traffic(report: Report) -> str:
     ]
     if report.expiries or report.rejected.total:
         rows.append(("messages rejected", count(report.rejected.total), ""))
-    rest = (
-        '<p class="note">Counters go on over reloads, and over restarts of a service of'
-        " systemd's.</p>"
-    )
+    rest = '<p class="note">Counters go on over reloads, and over restarts under systemd.</p>'
     return _table("Traffic", ("", "in", "out"), rows, rest)
 
 
@@ -209,7 +207,7 @@ def _peers(title: str, side: SideReport, at: float) -> str:
         rest += f" has up to {count(PEERS_MAX)} of them</p>"
     if not peers and not rest:
         rest = '<p class="note">nobody is connected</p>'
-    head = ("address", "waits for it", "connected for", "since")
+    head = ("address", "unsent", "connected for", "since")
     return _table(title, head, rows, rest, "peers")
 
 

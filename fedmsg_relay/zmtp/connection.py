@@ -89,7 +89,7 @@ class Flood:
         """Count ``frames``.  Raises :class:`BadPeer` for more than :data:`FLOOD_BYTES`."""
         self._bytes += sum(len(body) + FRAME_COST_BYTES for _, body in frames)
         if self._bytes > FLOOD_BYTES:
-            raise BadPeer("what listens there sends and sends, and is not a relay")
+            raise BadPeer("the listener is not a relay: it does not stop sending")
 
 
 class Connection:
@@ -210,7 +210,7 @@ class Connection:
         for _ in range(CHUNKS):
             got = self._socket.recv(CHUNK)
             if not got:
-                raise Ended("the connection was ended from there")
+                raise Ended("the peer closed the connection")
             self._in += got
 
     def _parse(self, frames: list[Frame]) -> None:
@@ -223,21 +223,21 @@ class Connection:
                 else:
                     self.is_ready = self._is_welcome(*frame)
         except codec.Malformed as error:
-            raise BadPeer(f"what listens there is not a relay: it sends {error}") from None
+            raise BadPeer(f"the listener is not a relay: it sends {error}") from None
 
     def _greet(self) -> bool:
         """Check the peer's greeting and answer; return whether all of the greeting was there."""
         theirs = self._in[: len(codec.GREETING)]
         if theirs[:10:9] != codec.SIGNATURE[::9][: len(theirs[:10:9])]:
-            raise BadPeer("what listens there is not a relay: it does not speak ZMTP")
+            raise BadPeer("the listener is not a relay: it does not speak ZMTP")
         if len(theirs) > 10 and theirs[10] < codec.MAJOR:
-            raise BadPeer("what listens there speaks ZMTP of less than 3.1")
+            raise BadPeer("the listener speaks ZMTP older than 3.1")
         if len(theirs) < len(codec.GREETING):
             return False
         if theirs[12:32] != codec.NULL:
-            raise BadPeer("what listens there wants another security mechanism than NULL")
+            raise BadPeer("the listener requires a security mechanism other than NULL")
         if (theirs[10], theirs[11]) < (codec.MAJOR, codec.MINOR):
-            raise BadPeer("what listens there speaks ZMTP of less than 3.1")
+            raise BadPeer("the listener speaks ZMTP older than 3.1")
         del self._in[: len(codec.GREETING)]
         self._out += codec.ready(self._kind)
         return True
@@ -249,8 +249,8 @@ class Connection:
             if kind not in PEERS[self._kind]:
                 wanted = PEERS[self._kind][0].decode()
                 shown = repr(kind[:20])[2:-1]  # no control characters reach a terminal
-                raise BadPeer(f"what listens there is a {shown} socket, not a {wanted}")
+                raise BadPeer(f"the listener is a {shown} socket, not a {wanted}")
             return True
         if flags == codec.COMMAND and body.startswith(b"\x05ERROR"):
-            raise BadPeer("what listens there does not want us")
-        raise codec.Malformed("something else in the handshake")
+            raise BadPeer("the listener refused the handshake")
+        raise codec.Malformed("an unexpected frame in the handshake")

@@ -80,7 +80,7 @@ class TestScript:
         assert told.wait() == 0
         assert told.output == (
             f"TOLD: message not sent: no relay at {site.inbound} after 0.5 s (Connection refused);"
-            " is it running? fedmsg-relay --check tells\n"
+            " `fedmsg-relay --check` says more\n"
         )
 
     def test_what_was_given_up_is_not_sent_later(self, site: Site) -> None:
@@ -165,7 +165,7 @@ class TestScript:
         told = script(site, text)
         assert told.wait() == 0, told.output
         assert re.search(
-            r"TOLD: message not sent: it has 2\d{3} bytes, and relay_max_message_size = 1000 ",
+            r"TOLD: message not sent: 2\d{3} bytes exceed relay_max_message_size = 1000; ",
             told.output,
         )
         assert bodies(subscriber.wait(2)) == [{"fits": True}, {"fits": "too"}]
@@ -186,7 +186,7 @@ class TestScript:
         with stopped(relay):
             publishing.stdin.close()
             assert publishing.wait() == 0
-            assert f"no relay at {site.inbound} after 1 s (no answer); is" in publishing.output
+            assert f"no relay at {site.inbound} after 1 s (no answer);" in publishing.output
 
     def test_a_relay_that_is_killed_and_comes_back(self, site: Site) -> None:
         relay = site.relay()
@@ -379,7 +379,7 @@ class TestCommand:
         lines = ["x" * 15_000_000, "x" * 50_000_000, "end"]
         done = publish(site, input="\n".join(lines), timeout=10)
         assert (done.returncode, done.stderr.count("\n")) == (65, 1), done
-        assert "line 2 not sent: it has 50000" in done.stderr
+        assert "line 2 not sent: 50000" in done.stderr
         received = [body["log"] for body in bodies(subscriber.wait(2))]
         assert received == [lines[0], lines[2]]
 
@@ -418,7 +418,7 @@ class TestCommand:
 
     def test_no_relay(self, site: Site) -> None:
         done = publish(site, input="one\ntwo\n")
-        no_relay = f"not sent: no relay at {site.inbound} after 2 s (Connection refused); is"
+        no_relay = f"not sent: no relay at {site.inbound} after 2 s (Connection refused);"
         unavailable(done, f"line 1 and all that follows {no_relay} ")
         done = publish(site, "--message", "x", "--timeout", "0.3")
         unavailable(done, f"message not sent: no relay at {site.inbound} after 0.3 s ")
@@ -472,7 +472,7 @@ class TestCommand:
         done = publish(site, "--message", "x")
         assert (done.returncode, done.stdout) == (6, "")
         assert re.fullmatch(
-            rf"{NAME}: certnames: no 'shell\.\S+', which signs this message \(sign_messages\)\n",
+            rf"{NAME}: certnames: has no 'shell\.\S+', which sign_messages needs .*\n",
             done.stderr,
         )
 
@@ -504,12 +504,12 @@ class TestCommand:
         site.relay()
         done = publish(site, "--wait", "--message", "x" * 2000)
         assert done.returncode == 65
-        assert "message not sent: it has 2" in done.stderr
+        assert "message not sent: 2" in done.stderr
         site.write(relay_max_message_size=0)  # so much for what the script knows
         done = publish(site, "--wait", "--message", "x" * 2000)
-        ended = f"the relay at {site.inbound} has ended the connection 2 times on a message of 2"
+        ended = f"the relay at {site.inbound} has disconnected 2 times at a message of 2"
         unavailable(done, ended)
-        unavailable(done, "bytes; that is probably more than its relay_max_message_size")
+        unavailable(done, "bytes, which probably exceeds its relay_max_message_size")
 
     def test_progress_on_a_terminal(self, site: Site) -> None:
         site.relay()
@@ -546,28 +546,6 @@ class TestCommand:
         assert f"{NAME}: interrupted" in process.output
         assert "Traceback" not in process.output
 
-    @pytest.mark.parametrize(
-        "module",
-        ["fedmsg_relay.commands.publish", "argparse", "fedmsg.config", "fedmsg.core", "zmq"],
-    )
-    def test_interrupted_at_an_import(self, site: Site, module: str) -> None:
-        text = f"""
-            import runpy, signal
-
-            def interrupt(event, arguments):
-                if event == "import" and arguments[0] == {module!r}:
-                    print("AT IT", flush=True)
-                    os.kill(os.getpid(), signal.SIGINT)
-
-            sys.addaudithook(interrupt)
-            sys.argv = [{NAME!r}, "--message", "x"]
-            runpy.run_path({str(BIN / NAME)!r}, run_name="__main__")
-        """
-        process = script(site, text)
-        assert process.wait() in (130, -signal.SIGINT)
-        assert "AT IT" in process.output
-        assert "Traceback" not in process.output
-
 
 def test_older_zmtp_is_told_apart(site: Site) -> None:
     """A PING would be a message to a relay of libzmq 4.1."""
@@ -577,7 +555,7 @@ def test_older_zmtp_is_told_apart(site: Site) -> None:
         with server.accept()[0] as connection:
             connection.sendall(zmtp.greeting("3.0"))
         assert process.wait() == UNAVAILABLE
-    assert "what listens there speaks ZMTP of less than 3.1" in process.output
+    assert "the listener speaks ZMTP older than 3.1" in process.output
 
 
 def test_help(site: Site) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import box
@@ -13,6 +15,9 @@ import zmq
 import zmtp
 from harness import RELAY, Site
 from monitored import KEY, status
+from reports import REPORT
+
+from fedmsg_relay.commands.status import table
 
 
 @pytest.fixture
@@ -139,3 +144,46 @@ class TestStatus:
             hub.send_json({"consumers": [], "producers": [], **report})
             assert asking.wait() == 1
             assert "the process that answers is not this relay" in asking.output
+
+
+@pytest.mark.parametrize("option", ["--status", "--test"])
+def test_output_that_is_lost(site: Site, option: str) -> None:
+    """Nobody reads any more, or the disk is full."""
+    site.relay()
+    del site.environ["PYTHONUNBUFFERED"]  # as where people type
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    said = "fedmsg-relay: cannot write to standard output: No space left on device\n"
+    for output, expected in (writer, ""), (full, said):
+        shown = subprocess.run(
+            [*RELAY, option],
+            cwd=site.root,
+            env=site.environ,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(output)
+        assert (shown.returncode, shown.stderr) == (1, expected)
+
+
+def test_numbers_that_are_wider_than_their_column_stay_apart() -> None:
+    report = asdict(replace(REPORT, frames_in=10**14, frames_out=10**14))
+    (row,) = (line for line in table(report, width=40) if line.startswith("frames"))
+    assert row.split() == ["frames", f"{10**14:,}", f"{10**14:,}"]
+
+
+def test_peers_and_what_is_unsent_of_theirs() -> None:
+    lines = list(table(asdict(REPORT)))
+    assert lines[-1].split() == [
+        "consumer",
+        "192.0.2.7:51234",
+        "1",
+        "min",
+        "1",
+        "s",
+        "1.5",
+        "KiB",
+        "unsent",
+    ]

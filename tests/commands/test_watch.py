@@ -76,6 +76,8 @@ def test_it_fits_into_the_terminal(site: Site, columns: int) -> None:
     terminal = watch(site, columns)
     screen = terminal.wait_for("frames a second")
     assert all(len(line) <= columns for line in screen.splitlines()), screen
+    if columns >= 40:
+        assert re.search("^bytes +0 B +0 B$", screen, re.MULTILINE), screen
     assert terminal.end() == 0
 
 
@@ -118,6 +120,7 @@ def test_as_json_and_in_a_pipe(site: Site) -> None:
 
 
 def test_nobody_reads_any_more(site: Site) -> None:
+    del site.environ["PYTHONUNBUFFERED"]  # which hides that Python's exit writes, too
     site.relay()
     reader, writer = os.pipe()
     command = [*RELAY, "--status", "--watch"]

@@ -103,6 +103,8 @@ def test_wrong_seconds(value: object) -> None:
         (0o644, 0o644),
         (0o600, 0o600),
         (0o777, 0o777),
+        ("0000", 0),
+        (0, 0),
     ],
     ids=repr,
 )

@@ -58,3 +58,10 @@ class TestABrokenOutlet:
         assert relay.end() == 0
         assert "Traceback" not in relay.output
         assert relay.output.count("serving it failed") == 1
+
+    def test_is_closed_if_it_is_broken_from_the_start(self, site: Site) -> None:
+        (site.root / "broken").touch()
+        relay = site.start(sys.executable, "-c", BREAKS, "register", site.root / "broken")
+        relay.wait_for("forwarding;")
+        assert f"{KEY}: [Errno 28] No space left on device; going without it" in relay.output
+        assert not Path(site.config[KEY][len("ipc://") :]).exists()

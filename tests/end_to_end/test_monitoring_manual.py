@@ -77,10 +77,11 @@ def checks(machine: box.Box, section: str, status: str, sooner: str) -> None:
 
     ``sooner`` has the checks made each few seconds instead of minutes, and their results written.
     """
-    (add,) = commands(section)
-    *setting_up, restart = add.splitlines()
-    machine.check("\n".join(["set -e", *setting_up, sooner, restart]), timeout_s=60)
-    good = {"fedmsg-relay forwards": "0", "fedmsg-relay process": "0"}
+    machine.check(f"set -e; {commands('The relay.s numbers')[0]}")
+    add, with_health = (block.splitlines() for block in commands(section))
+    assert with_health[-1] == add[-1]  # the restart
+    machine.check("\n".join(["set -e", *add[:-1], sooner, *with_health]), timeout_s=60)
+    good = {f"fedmsg-relay {what}": "0" for what in ("forwards", "process", "health")}
     wait_for(lambda: states(machine, status) == good, f"{good} in {status}", deadline_s=60)
     machine.check("service fedmsg-relay stop")
     bad = dict.fromkeys(good, "2")

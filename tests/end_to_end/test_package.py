@@ -1,14 +1,97 @@
-"""What an installation brings."""
+"""What the distributions have in them, and what an installation brings."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
+NOT_SOURCES = {".gitignore"}
+"""Files of the project that a source distribution is without."""
+
+
+def copy_of_the_sources(directory: Path) -> Path:
+    """Copy the project without what is made from it; building leaves files beside the sources."""
+    unwanted = shutil.ignore_patterns(".venv*", ".git", ".*_cache", "build", "*.egg-info", "*.pyc")
+    return shutil.copytree(PROJECT, directory, ignore=unwanted)
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the source distribution, and the wheel that is built from it."""
+    root = tmp_path_factory.mktemp("distributions")
+    source = copy_of_the_sources(root / "source")
+    subprocess.run([sys.executable, "-m", "build", "-o", root / "dist", source], check=True)
+    return root / "dist"
+
+
+def unpacked(distributions: Path, directory: Path) -> Path:
+    """Unpack the source distribution in ``directory``."""
+    (archive,) = distributions.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(directory)
+    (root,) = directory.iterdir()
+    return root
+
+
+@pytest.mark.timeout(300)
+def test_the_source_distribution_is_whole(distributions: Path, tmp_path: Path) -> None:
+    copy = copy_of_the_sources(tmp_path / "copy")
+    root = unpacked(distributions, tmp_path / "unpacked")
+
+    def files(directory: Path) -> set[str]:
+        found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+        return {
+            str(path) for path in found if path.parts[0] != "tests" or "bench.json" not in path.name
+        }
+
+    assert files(copy) - NOT_SOURCES <= files(root)
+    for path in ("init/install", ".ci/run", "etc/examples/post-receive"):
+        assert os.access(root / path, os.X_OK) == os.access(copy / path, os.X_OK), path
+
+
+@pytest.mark.timeout(300)
+def test_make_works_from_the_source_distribution(distributions: Path, tmp_path: Path) -> None:
+    root = unpacked(distributions, tmp_path / "unpacked")
+
+    def make(*arguments: str) -> str:
+        done = subprocess.run(
+            ["make", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    # With the environment that is here, in place of one that takes a minute to make.
+    here = f"VENV={sys.prefix}"
+    stamps = [word for name in ("run", "test") for word in ("-o", f"{sys.prefix}/.{name}")]
+    assert " passed" in make(*stamps, "test", here, "ARGS=tests/test_docs.py")
+    assert "It came out." in make(*stamps, "demo", here)
+    make("install", f"DESTDIR={tmp_path}/root", f"PYTHON={sys.executable}")
+    installed = tmp_path / "root/usr/local"
+    assert os.access(installed / "share/fedmsg-relay/post-receive", os.X_OK)
+    assert (installed / "share/man/man8/fedmsg-relay.8").exists()
+    make("uninstall", f"DESTDIR={tmp_path}/root")
+    assert not [path for path in installed.rglob("*") if path.is_file()]
+
+
+def test_the_wheel_has_the_package_alone(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    sources = {
+        str(path.relative_to(PROJECT))
+        for path in (PROJECT / "fedmsg_relay").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {name for name in names if ".dist-info/" not in name} == sources
+    assert "fedmsg_relay/py.typed" in names
 
 
 def test_in_a_fresh_environment_the_command_is_ours(tmp_path: Path) -> None:

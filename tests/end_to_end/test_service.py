@@ -53,7 +53,7 @@ class TestActions:
         wait_for(lambda: status()[1].endswith(how), "the end of the hold")
         assert status()[0] == f"fedmsg-relay is running, pid {relay}."
         machine.check(f"kill -STOP {relay}")
-        assert "no answer within 2 s, though somebody listens" in status()[1]
+        assert "no answer within 2 s, although the address is in use" in status()[1]
         machine.check(f"kill -CONT {relay}")
         stranger = machine.check("runuser -u nobody -- service fedmsg-relay status").splitlines()
         assert stranger[0] == f"fedmsg-relay is running, pid {relay}."
@@ -416,6 +416,7 @@ class TestInstall:
         assert "/opt/bin/fedmsg-relay --check" in examples
         assert "/opt/share/fedmsg-relay/grafana" in examples
         networked.check("mv /stage/opt/* /opt; /opt/bin/fedmsg-relay --version")
+        networked.check("/opt/bin/fedmsg-relay-journal --version")
 
     def test_an_interpreter_that_the_service_may_not_execute_is_refused(
         self, machine: box.Box

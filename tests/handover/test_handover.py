@@ -231,6 +231,23 @@ def test_one_that_hangs_while_it_drains_does_not_hold_for_ever(pair: Pair) -> No
     assert "its thread hangs" in pair.old.output
 
 
+def test_one_that_dies_while_it_drains_is_no_secret(pair: Pair) -> None:
+    """Though a relay goes on, as its successor has died too.  The drain is broken by the test."""
+    dying = pair.site.root / "dying.py"
+    dying.write_text(
+        "import errno, sys\n"
+        "from fedmsg_relay.relay.half_close import HalfClose\n"
+        "def fail(_): raise OSError(errno.ENOMEM, 'in a test')\n"
+        "HalfClose.left = fail\n"
+        "from fedmsg_relay.commands.relay import main\n"
+        "sys.exit(main())\n"
+    )
+    killed = pair.start("new", ("sent", "holding"), signal.SIGKILL, (sys.executable, dying))
+    killed.wait()
+    pair.old.wait_for("ERROR] the relay that was draining died: OSError(12, 'in a test'); what")
+    assert pair.check_that_one_forwards() is pair.old
+
+
 def descriptors(pid: int) -> list[str]:
     """What a process has open, without the numbers."""
     files = Path(f"/proc/{pid}/fd")

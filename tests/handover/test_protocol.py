@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import resource
 import socket
+import time
 
 import pytest
 from harness import DEADLINE_S, Site, wait_for
+from load import cpu_s
 
 
 @pytest.mark.parametrize(
@@ -50,4 +55,23 @@ def test_descriptors_that_it_did_not_ask_for_are_closed(site: Site) -> None:
             while peer.recv(2**16):  # until it hangs up
                 pass
     wait_for(lambda: opened() == before, f"{before} descriptors")
+    assert relay.end() == 0
+
+
+def test_without_a_descriptor_it_waits_for_one_and_does_not_spin(site: Site) -> None:
+    pidfile = site.root / "pid"
+    relay = site.relay("--pidfile", str(pidfile))
+    opened = {int(fd) for fd in os.listdir(f"/proc/{relay.pid}/fd")}
+    free = next(fd for fd in itertools.count() if fd not in opened)
+    soft, hard = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (free, hard))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(DEADLINE_S)
+        peer.connect(f"{pidfile}.handover")
+        peer.send(b'{"word": "hello"}')
+        before = cpu_s(relay.pid)
+        time.sleep(2)
+        assert cpu_s(relay.pid) - before < 0.5
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert json.loads(peer.recv(1000))["word"] == "refuse"
     assert relay.end() == 0

@@ -313,7 +313,7 @@ class TestNames:
     def test_a_resolver_that_is_not_ready_is_asked_again(self, site: Site, hosts: Path) -> None:
         site.write(relay_inbound=site.inbound.replace("127.0.0.1", "relay.test"))
         relay = site.start(*self.command())
-        relay.wait_for("cannot resolve relay.test yet; asking again")
+        relay.wait_for("cannot resolve relay.test yet; trying again")
         hosts.write_text("127.0.0.1 relay.test\n")
         relay.wait_for("forwarding;")
         passes(site, site.inbound, site.outbound)

@@ -159,7 +159,7 @@ def test_nothing_passes_between_the_count_and_the_end() -> None:
         consumer.subscribe(b"")
         consumer.connect(f"tcp://127.0.0.1:{outbound}")
         proxy = Proxy()
-        running = threading.Thread(target=proxy.run, args=(sub, pub))
+        running = threading.Thread(target=proxy.run, args=(sub, pub, None))
         running.start()
         assert publisher.poll(DEADLINE_S * 1000)
 

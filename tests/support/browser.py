@@ -37,7 +37,7 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         commands, self._writer = os.pipe()
         self._reader, answers = os.pipe()
         # The protocol is spoken at the descriptors 3 and 4.
-        shell = f'exec "$@" 3<&{commands} 4>&{answers} {commands}<&- {answers}>&-'
+        shell = f'exec "$@" 3<&{commands} 4>&{answers}'
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
         with (directory / "chromium.log").open("w") as log:
             self._process = subprocess.Popen(
@@ -124,9 +124,9 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         """Whether pages that are opened from now on may run their scripts."""
         self.command("Emulation.setScriptExecutionDisabled", value=not is_allowed)
 
-    def screenshot(self, path: Path) -> None:
-        """Write a picture of the whole page, as PNG."""
-        taken = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+    def screenshot(self, path: Path, is_whole: bool = True) -> None:
+        """Write a picture of the whole page, or of what the window shows, as PNG."""
+        taken = self.command("Page.captureScreenshot", captureBeyondViewport=is_whole)
         path.write_bytes(base64.b64decode(taken["data"]))
 
     def __exit__(self, *_: object) -> None:
@@ -136,4 +136,7 @@ class Browser(contextlib.AbstractContextManager["Browser"]):
         with contextlib.suppress(ProcessLookupError):  # its helpers may take longer
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while True:  # its helpers are children of this process now, see harness.set_up()
+                os.waitpid(-self._process.pid, 0)
         os.close(self._reader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import resource
@@ -271,6 +272,15 @@ def test_what_breaks_the_server_does_not_break_the_relay(site: Site, call: str) 
     assert relay.end() == 0
 
 
+def test_where_it_cannot_serve_nobody_waits_for_it(site: Site) -> None:
+    (site.root / "broken").touch()
+    relay = site.start(sys.executable, "-c", BREAKS, "register")
+    relay.wait_for("forwarding;")
+    assert "relay_http: [Errno 28] No space left on device; going without it" in relay.output
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", site.config["relay_http"])) == errno.ECONNREFUSED
+
+
 # -- in a browser ----------------------------------------------------------------------------------
 
 
@@ -306,7 +316,7 @@ def test_a_page_whose_numbers_move(site: Site, chromium: Browser) -> None:
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [320, 390, 1280])
 def test_it_fits(site: Site, chromium: Browser, width: int, is_dark: bool) -> None:
     """And can be read: the text is apart from what is behind it, as WCAG asks of it."""
     site.relay()
@@ -315,6 +325,10 @@ def test_it_fits(site: Site, chromium: Browser, width: int, is_dark: bool) -> No
     chromium.open(url(site))
     wait_for(lambda: chromium.text("#consumers") == "1", "the consumer")
     assert chromium.run("document.documentElement.scrollWidth") <= width
+    # The widest address is that of an IPv6 peer; the relay of the test has none.
+    chromium.run("document.querySelector('.peers tbody th').textContent = '[' + '2001:'.repeat(8)")
+    tables = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert chromium.run(f"{tables}.length") == 0
     colours = chromium.run("""
         [["h1", "body"], [".since", "body"], [".note", ".card"], ["h2", ".card"], ["td", ".card"],
          ["footer a", "body"]].map(([text, ground]) => [
@@ -369,6 +383,20 @@ def test_a_relay_that_answers_no_more_is_shown_as_such(
     wait_for(lambda: chromium.run('document.getElementById("silence").hidden'), "an answer")
     assert chromium.run("getComputedStyle(document.querySelector('main')).opacity") == "1"
     assert f"pid {relay.pid}" in chromium.text(".since")
+
+
+def test_a_tab_in_the_background_shows_it_too(site: Site, chromium: Browser) -> None:
+    relay = site.relay()
+    chromium.open(url(site))
+    chromium.run("Object.defineProperty(document, 'hidden', {get: () => true})")
+    assert chromium.run("document.title").startswith("forwarding")
+    assert relay.end() == 0
+    wait_for(lambda: chromium.run("document.title").startswith("no answer"), "the title")
+    icon = "document.querySelector('link[rel=icon]').href"
+    assert chromium.run(icon) == "data:,"
+    site.relay()
+    wait_for(lambda: chromium.run("document.title").startswith("forwarding"), "the title")
+    assert "svg" in chromium.run(icon)
 
 
 def test_a_relay_that_hangs_is_shown_as_such(site: Site, chromium: Browser) -> None:

@@ -1,0 +1,96 @@
+"""Make the manual pages and the completions of bash and zsh: ``python docs/manual DIRECTORY``.
+
+They are made from the parsers of the commands and the manual of the keys, so that each option and
+key is described once.  A new command needs a line in :data:`COMMANDS`, and a text beside this file:
+a line of summary, and sections that its parser's own text does not have.  ``make install`` runs
+this with the Python of the installation; without the package shtab there are no completions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import mdoc
+
+from fedmsg_relay import config
+from fedmsg_relay.commands import arguments, journal_options, publish_options
+from fedmsg_relay.config import loader
+
+HERE = Path(__file__).parent
+KEYS = "keys of the global fedmsg config that the relay reads"
+
+
+class Command(NamedTuple):
+    """A command with a manual page."""
+
+    name: str
+    section: int
+    parser: Callable[[], argparse.ArgumentParser]
+
+
+COMMANDS = (
+    Command(
+        "fedmsg-relay",
+        8,
+        lambda: loader.parser(arguments.OPTIONS, arguments.DESCRIPTION, "fedmsg-relay"),
+    ),
+    Command(
+        publish_options.NAME,
+        1,
+        lambda: loader.parser(
+            publish_options.OPTIONS, publish_options.DESCRIPTION, publish_options.NAME
+        ),
+    ),
+    Command(journal_options.NAME, 1, journal_options.parser),
+)
+
+
+def manual(directory: Path) -> None:
+    """Write the manual pages."""
+    for name, section, parser in COMMANDS:
+        summary, _, text = (HERE / f"{name}.txt").read_text().partition("\n")
+        body = mdoc.command(parser(), text)
+        write(
+            directory / f"man/man{section}/{name}.{section}",
+            mdoc.page(name, section, summary, body),
+        )
+    name = "fedmsg-relay.conf"
+    body = mdoc.keys(config.__doc__ or "")
+    write(directory / f"man/man5/{name}.5", mdoc.page(name, 5, KEYS, body))
+
+
+def completions(directory: Path) -> None:
+    """Write the completions."""
+    import shtab
+
+    for name, _, make_parser in COMMANDS:
+        parser = make_parser()
+        for action in parser._actions:
+            if action.metavar in ("PATH", "FILE"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+            elif action.metavar == "DIR":
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+        write(directory / "bash-completion/completions" / name, shtab.complete(parser, "bash"))
+        write(directory / "zsh/site-functions" / f"_{name}", shtab.complete(parser, "zsh"))
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def main(directory: Path) -> int:
+    manual(directory)
+    try:
+        completions(directory)
+    except ImportError:
+        print("docs/manual: without shtab there are no completions", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

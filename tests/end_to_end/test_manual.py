@@ -1,0 +1,175 @@
+"""The manual pages and the completions, made from the commands and the manual of the keys."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import box
+import pytest
+
+from fedmsg_relay import config
+from fedmsg_relay.commands import arguments, journal_options, publish_options
+from fedmsg_relay.config import loader, parser, settings
+
+PROJECT = Path(__file__).parents[2]
+FEDMSGS = {
+    "fedmsg-relay": (arguments.OPTIONS, arguments.DESCRIPTION),
+    "fedmsg-relay-publish": (publish_options.OPTIONS, publish_options.DESCRIPTION),
+}
+"""Commands that have all options of a fedmsg command."""
+PARSERS = {name: loader.parser(*about, name) for name, about in FEDMSGS.items()}
+PARSERS["fedmsg-relay-journal"] = journal_options.parser()
+KEY = re.compile(r"^``([a-z][\w.]*)(?:\[\"\w+\"\])?``", re.MULTILINE)
+SITE = {
+    "relay_inbound": "tcp://127.0.0.1:2003",
+    "endpoints": {"relay_outbound": "tcp://127.0.0.1:4001"},
+}
+DEFAULTS = {
+    "io_threads": "io_threads",
+    "high_water_mark": "high_water_mark",
+    "zmq_linger": "linger_ms",
+    "relay_drain": "drain_s",
+    "relay_max_message_size": "max_message_size",
+    "relay_stall_timeout": "stall_timeout_s",
+    "relay_unreachable_timeout": "unreachable_timeout_s",
+    "relay_memory_max": "memory_max",
+}
+"""Keys whose default is a number, and the setting that has it."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made")
+    subprocess.run([sys.executable, "-B", PROJECT / "docs/manual", directory], check=True)
+    return directory
+
+
+def pages(made: Path) -> list[Path]:
+    found = sorted(made.glob("man/man?/*"))
+    assert len(found) >= 3
+    return found
+
+
+def test_every_command_has_a_page_and_completions(made: Path) -> None:
+    text = (PROJECT / "setup.py").read_text()
+    commands = set(re.findall(r'"(fedmsg-relay[a-z-]*) = ', text))
+    assert {page.stem for page in pages(made)} == commands | {"fedmsg-relay.conf"}
+    assert {path.name for path in made.glob("bash-completion/*/*")} == commands
+    assert {path.name[1:] for path in made.glob("zsh/*/*")} == commands
+
+
+def test_mandoc_finds_nothing_to_say(made: Path) -> None:
+    box.require("mandoc")
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "all", *pages(made)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_man_finds_nothing_to_say(made: Path) -> None:
+    box.require("man")
+    for page in pages(made):
+        done = subprocess.run(
+            ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": "", "MANWIDTH": "80"},
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_option_has_a_help(name: str) -> None:
+    assert all(action.help for action in PARSERS[name]._actions)
+
+
+@pytest.mark.parametrize("name", FEDMSGS)
+def test_every_option_has_a_group(name: str) -> None:
+    known = {option for members in parser.GROUPS.values() for option in members}
+    for action in PARSERS[name]._actions:
+        assert known | set(parser.INHERITED) >= {action.option_strings[-1]}, action
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_three_examples_that_are_right(name: str) -> None:
+    made = PARSERS[name]
+    examples = re.findall(rf"^  (?:.*\| )?{name} (.+)$", made.epilog or "", re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        made.parse_args(shlex.split(example))
+
+
+# -- the keys --------------------------------------------------------------------------------------
+
+
+def entries() -> Iterator[tuple[list[str], str]]:
+    """The names of the keys and the text of each entry of the manual of the keys."""
+    manual = config.__doc__ or ""
+    for entry in re.findall(r"^(``.+(?:\n``.+)?(?:\n    .*|\n(?=\n    ))+)", manual, re.MULTILINE):
+        term = re.sub(r"\([^)]*\)", "", entry.partition("\n    ")[0])
+        yield re.findall(r"``([a-z][a-z_.]+)(?:``|\[)", term), entry
+
+
+def test_the_manual_has_every_key() -> None:
+    documented = {name for names, _ in entries() for name in names}
+    known = {*settings.OUR_KEYS, settings.MONITORING, f"{settings.MONITORING}.mode"}
+    assert known <= documented
+    assert {name for name in documented if name.startswith("relay_")} <= known
+    source = "".join(path.read_text() for path in (PROJECT / "fedmsg_relay/config").glob("*.py"))
+    for name in documented:
+        assert f'"{name}' in source or name in known, f"{name}: no code reads it"
+
+
+def test_every_entry_has_an_example_that_the_relay_accepts() -> None:
+    for names, entry in entries():
+        (example,) = re.findall(r"^    Example: ``(.+)``$", entry, re.MULTILINE) or [None]
+        assert example, f"{names}: add a line that begins with 'Example:' to the manual of the keys"
+        value = eval(compile(ast.parse(f"{{{example}}}", mode="eval"), "example", "eval"))
+        assert set(value) <= set(names), example
+        settings.read({**SITE, **value})
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_the_default_is_what_the_manual_says(key: str) -> None:
+    ((_, entry),) = ((names, entry) for names, entry in entries() if key in names)
+    number, unit = re.findall(r"default (\d+)( MiB)?", entry)[0]
+    said = int(number) * (2**20 if unit else 1)
+    assert getattr(settings.read(SITE), DEFAULTS[key]) == said
+
+
+# -- installed -------------------------------------------------------------------------------------
+
+
+def test_the_installed_manual_and_completions(installed: Path) -> None:
+    box.require("man", "bash", "zsh")
+    if not Path("/usr/share/bash-completion/bash_completion").exists():
+        box.skip("bash-completion is not installed")
+    with box.Box(installed) as machine:
+        for page in ("fedmsg-relay", "fedmsg-relay-publish", "fedmsg-relay.conf"):
+            assert machine.check(f"man -w {page}").startswith("/usr/local/")
+        in_bash = """
+            . /usr/share/bash-completion/bash_completion
+            _completion_loader fedmsg-relay
+            COMP_WORDS=(fedmsg-relay --ch) COMP_CWORD=1 COMP_LINE='fedmsg-relay --ch' COMP_POINT=17
+            function=$(complete -p fedmsg-relay | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+            $function fedmsg-relay --ch fedmsg-relay
+            echo "${COMPREPLY[@]}"
+        """
+        assert machine.check(f"bash -c {shlex.quote(in_bash)}").split()[-1] == "--check"
+        in_zsh = 'autoload -U compinit; compinit -u -D; echo "$_comps[fedmsg-relay]"'
+        assert machine.check(f"zsh -fc {shlex.quote(in_zsh)}").split()[-1] == "_fedmsg-relay"
+        machine.check(f"make -C {PROJECT} uninstall")
+        assert machine.check("find /usr/local/share -name '*fedmsg-relay*'") == ""
