@@ -12,6 +12,9 @@ version = re.search(r'__version__ = "(.+)"', (here / "fedmsg_relay/__init__.py")
 # pyOpenSSL 24.3 took away what fedmsg signs with; it then publishes "null" without a word.
 stock = ["fedmsg[crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 
+# What validates and signs in a relay, where a site has relay_validate or relay_sign set.
+crypto = [*stock, "pyOpenSSL>=24.2", "cryptography>=42"]
+
 # Makes the metrics, where a site has relay_http set.
 http = ["prometheus-client>=0.17"]
 
@@ -49,9 +52,10 @@ setup(
     extras_require={
         "stock": stock,
         "http": http,
+        "crypto": crypto,
         "manual": manual,
         "test": [
-            *stock,
+            *crypto,
             *http,
             *manual,
             *bench,
@@ -66,6 +70,7 @@ setup(
         ],
         "bench": [*stock, *bench],
         "lint": [
+            *crypto,
             *http,
             "import-linter>=2.1",
             "mypy>=1.11,<3",

@@ -5,49 +5,36 @@ relay is bound (:mod:`fedmsg_relay.relay.announcement`).  Only a relay's forward
 both.  The announced addresses must be those of the configuration, and a connection to the outbound
 must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.  On the
 host of a relay that has a journal, the relay's monitoring socket must say that the journal is
-written, and that no message was discarded lately.  The answer is one line and an exit status, as
+written, and that no message was discarded lately; of a relay that validates or signs, that nothing
+which that depends on has expired.  The answer is one line and an exit status, as
 the `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios ask for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import select
 import time
-import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import zmq
 
 from fedmsg_relay.commands import targets
+from fedmsg_relay.commands.probe import Failed, Probe
 from fedmsg_relay.commands.targets import Target
 from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.monitoring import units
-from fedmsg_relay.net import endpoints, resolver
-from fedmsg_relay.relay.announcement import Announcement
-from fedmsg_relay.zmtp import codec, connection
+from fedmsg_relay.net import endpoints
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3  # the exit statuses of Nagios plugins
-
-TOPIC = "relay.check"
 
 LATELY_S = 900.0
 """Seconds for which a discarded message is a warning: nobody looks all the time."""
 
 ASK_S = 0.2
 """Seconds for the monitoring socket to answer at least, if all else has taken ``--timeout``."""
-
-RESEND_EVERY_S = 0.5
-"""Time between two messages of a round trip: the first one may arrive before the relay's forwarding
-thread has processed the subscription that libzmq's I/O thread has read."""
-
-
-class Failed(Exception):
-    """The relay does not do what it should; the message says at which address, and what."""
 
 
 def check(
@@ -58,16 +45,23 @@ def check(
     Finding out why there was no answer takes :data:`targets.EXPLAIN_S` more.  With ``roundtrip`` a
     message is sent, and waited for; its topic begins with the prefix and environment of ``config``.
     """
+    if roundtrip and settings.trust and settings.trust.validates and not settings.trust.signs:
+        return UNKNOWN, (
+            "UNKNOWN - relay_validate = True: the message of --roundtrip is not signed, and the"
+            " relay would drop it; ask without --roundtrip"
+        )
     deadline = time.monotonic() + timeout_s
-    with contextlib.closing(_Check(deadline)) as checking:
+    with contextlib.closing(Probe(deadline)) as checking:
         try:
             target = endpoints.in_time(lambda: targets.find(settings, deadline), timeout_s)
             addresses = _ask(checking, target, settings)
             if roundtrip:
                 checking.round_trip(config)
             trouble = ""
-            if settings.journal and target.host is None:
-                trouble = _journal_trouble(settings, max(ASK_S, deadline - time.monotonic()))
+            # A certificate that has expired is looked for where the relay says what it has.
+            is_worth_asking = settings.journal or (settings.trust and settings.monitoring)
+            if is_worth_asking and target.host is None:
+                trouble = _trouble(settings, max(ASK_S, deadline - time.monotonic()))
         except Failed as failed:
             return CRITICAL, f"CRITICAL - {failed}"
         except (RelayError, OSError, zmq.ZMQError) as error:
@@ -78,16 +72,24 @@ def check(
     return OK, f"OK - forwarding {addresses} | {figures}"
 
 
-def _journal_trouble(settings: Settings, timeout_s: float) -> str:
-    """Return what is wrong with the journal, or why that is not known; empty if all is well."""
+def _trouble(settings: Settings, timeout_s: float) -> str:
+    """Return what is wrong with journal or certificates, or why that is not known; else empty."""
+    what = "the journal" if settings.journal else "what expires"
     if not settings.monitoring:
         return f"the journal cannot be checked: set {MONITORING} and reload the relay"
-    from fedmsg_relay.commands import status  # not imported where there is no journal
+    from fedmsg_relay.commands import status  # not imported where there is neither
 
     try:
         report = status.ask(settings, timeout_s)
     except (RelayError, OSError, zmq.ZMQError) as error:
-        return f"the journal cannot be checked: {error}"
+        return f"{what} cannot be checked: {error}"
+    expired = [each for each in report["expiries"] if each["left_s"] <= 0]
+    if expired:
+        return f"the {expired[0]['what'].replace('_', ' ')} {expired[0]['path']} has expired"
+    return _journal_trouble(report) if settings.journal else ""
+
+
+def _journal_trouble(report: Mapping[str, Any]) -> str:
     journal = report.get("journal")
     if journal is None:
         return "without a journal, but the config has one; reload it to apply the change"
@@ -103,7 +105,7 @@ def _journal_trouble(settings: Settings, timeout_s: float) -> str:
     return ""
 
 
-def _ask(checking: _Check, target: Target, settings: Settings) -> str:
+def _ask(checking: Probe, target: Target, settings: Settings) -> str:
     """Check every inbound of ``target``, and the outbound that all of them announce.
 
     Returns their addresses.  Raises :class:`Failed`.
@@ -123,157 +125,3 @@ def _ask(checking: _Check, target: Target, settings: Settings) -> str:
 
 def _both(inbound: Iterable[str], outbound: Iterable[str]) -> str:
     return f"{', '.join(inbound)} -> {', '.join(outbound)}"
-
-
-class _Check:
-    """The sockets of one check, and the seconds that each part of it took."""
-
-    def __init__(self, deadline: float) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.monotonic()
-        self._deadline = deadline
-        self._outbound = ""  # where round_trip() subscribes
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._publishers: dict[str, zmq.Socket[bytes]] = {}
-        self._consumers: list[zmq.Socket[bytes]] = []
-
-    def inbound(self, uri: str) -> Announcement:
-        """Wait for the relay's subscriptions; return what it announces by one of them.
-
-        Raises :class:`Failed` at the deadline.
-        """
-        start = time.monotonic()
-        publisher = self._publishers[uri] = self._socket(zmq.XPUB)
-        publisher.connect(uri)
-        is_subscribed = False
-        announcement: Announcement | None = None
-        while not is_subscribed or announcement is None:
-            if not self._left_ms() or not publisher.poll(self._left_ms()):
-                raise Failed(
-                    f"relay_inbound {uri}: the relay holds what comes in and does not forward yet,"
-                    " or it is another relay"
-                    if is_subscribed
-                    else f"relay_inbound {targets.why_silent([uri], self._waited_s())}"
-                )
-            topic = publisher.recv()[1:]
-            is_subscribed |= not topic
-            announcement = announcement or Announcement.of(topic)
-        self._took("subscription", start)
-        return announcement
-
-    def outbound(self, uris: Sequence[str]) -> None:
-        """Wait for a completed handshake at each of ``uris``.  Raises :class:`Failed` likewise."""
-        start = time.monotonic()
-        self._outbound = uris[0]
-        waiting = {self._handshake(uri): uri for uri in uris}
-        poller = zmq.Poller()
-        for monitor in waiting:
-            poller.register(monitor, zmq.POLLIN)
-        while waiting:
-            events = poller.poll(self._left_ms())
-            if not events:
-                silent = targets.why_silent([*waiting.values()], self._waited_s())
-                raise Failed(f"relay_outbound {silent}")
-            for monitor, _ in events:
-                poller.unregister(monitor)
-                del waiting[monitor]
-        self._took("handshake", start)
-
-    def round_trip(self, config: Mapping[str, Any]) -> None:
-        """Send a message to each inbound, and wait for it at the outbound.
-
-        Raises :class:`Failed` likewise.
-        """
-        topic = f"{config['topic_prefix']}.{config['environment']}.{TOPIC}".encode()
-        try:
-            (address, *_) = resolver.known(self._outbound) or []
-            with contextlib.closing(connection.Connection(address, b"SUB", math.inf)) as consumer:
-                while not consumer.is_ready:
-                    self._advance(consumer, self._deadline)
-                # A PONG comes when the relay's libzmq has read the subscription before the PING.
-                consumer.send(codec.subscribe(topic) + codec.ping())
-                self._wait_for(consumer, [codec.PONG], self._deadline)
-                for uri in self._publishers:
-                    self._send(uri, topic, consumer)
-        except OSError as error:
-            raise Failed(
-                f"relay_outbound {self._outbound}: no round trip within {self._waited_s():.2g} s:"
-                f" {error.strerror or error}"
-            ) from error
-
-    def _send(self, uri: str, topic: bytes, consumer: connection.Connection) -> None:
-        """Send a message to one inbound, repeatedly, until the consumer has received one."""
-        sent: dict[bytes, float] = {}
-        while True:
-            body = _message(topic.decode())
-            sent[body] = time.monotonic()
-            self._publishers[uri].send_multipart([topic, body])
-            resend_at = min(sent[body] + RESEND_EVERY_S, self._deadline)
-            with contextlib.suppress(TimeoutError):
-                received = self._wait_for(consumer, sent.keys(), resend_at)
-                self._took("roundtrip", sent[received])
-                return
-            if not self._left_ms():
-                raise Failed(
-                    f"a message to relay_inbound {uri} did not come out at relay_outbound"
-                    f" {self._outbound}"
-                )
-
-    def _wait_for(
-        self, consumer: connection.Connection, awaited: Collection[bytes], until: float
-    ) -> bytes:
-        """Return the first awaited frame that is received; other frames are other publishers'."""
-        while True:
-            for _, body in self._advance(consumer, until):
-                if body in awaited:
-                    return body
-
-    def _advance(self, consumer: connection.Connection, until: float) -> list[connection.Frame]:
-        """Wait, and return the frames received.  Raises TimeoutError at ``until``, or OSError."""
-        if time.monotonic() >= until:
-            raise TimeoutError("it does not answer")
-        poller = select.poll()
-        poller.register(consumer, consumer.events)
-        connection.wait(poller, until)
-        frames = consumer.advance()
-        if consumer.error is not None and not frames:
-            raise consumer.error
-        return frames
-
-    def close(self) -> None:
-        self._context.destroy(linger=0)
-
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        made = self._context.socket(kind)
-        made.setsockopt(zmq.IPV6, 1)
-        return made
-
-    def _handshake(self, uri: str) -> zmq.Socket[bytes]:
-        """Connect a consumer to ``uri``; return a socket that becomes readable at its handshake."""
-        consumer = self._socket(zmq.SUB)
-        self._consumers.append(consumer)  # pyzmq closes a socket with its last reference
-        monitor = consumer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        consumer.connect(uri)
-        return monitor
-
-    def _left_ms(self) -> int:
-        return max(0, math.ceil((self._deadline - time.monotonic()) * 1000))
-
-    def _waited_s(self) -> float:
-        return time.monotonic() - self._start
-
-    def _took(self, what: str, start: float) -> None:
-        self.seconds[what] = max(self.seconds.get(what, 0), time.monotonic() - start)
-
-
-def _message(topic: str) -> bytes:
-    """Make a message of fedmsg's shape, as consumers of every topic receive it too."""
-    body = {
-        "topic": topic,
-        "msg": {},
-        "i": 1,
-        "msg_id": f"{time.gmtime().tm_year}-{uuid.uuid4()}",
-        "timestamp": int(time.time()),
-        "username": None,
-    }
-    return json.dumps(body).encode()

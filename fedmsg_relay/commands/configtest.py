@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pwd
+import time
 from collections.abc import Iterable, Iterator
 
 from fedmsg_relay.config.settings import Settings
@@ -29,6 +30,8 @@ def test(
     Raises :class:`fedmsg_relay.errors.RelayError` as a start would.
     """
     local = startup.checked_endpoints(settings)
+    with _acting_as(user):  # for root can read every key
+        material = startup.checked_material(settings)
     holder = pidfile.named(pidfile_path)
 
     def check(group: Iterable[Endpoint]) -> None:
@@ -59,6 +62,9 @@ def test(
         yield f"relay_outbound: {', '.join(endpoint.uri for endpoint in group)}"
     for endpoint in local.monitoring + local.http:
         yield f"{endpoint.key}: {endpoint.uri}"
+    for expiry in material.expiries() if material else ():
+        until = time.strftime("%F %T", time.gmtime(expiry.until))
+        yield f"{expiry.key}: {expiry.path}, valid until {until} UTC"
     if settings.journal:
         yield f"relay_journal: {settings.journal}"
     yield "configuration OK"

@@ -99,6 +99,15 @@ def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) 
         yield ""
         yield from _journal(report["journal"])
     yield ""
+    if any(report["rejected"].values()):
+        yield row("", "rejected")
+        for reason, number in report["rejected"].items():
+            yield row(reason.replace("_", " "), units.count(number))
+        yield ""
+    if report["expiries"]:
+        for each in report["expiries"]:
+            yield f"{each['what'].replace('_', ' ')} {each['path']}: {_left(each['left_s'])}"
+        yield ""
     yield row("", "publishers", "consumers")
     for what in COUNTERS:
         yield row(what.replace("_", " "), *(units.count(side[what]) for side in sides))
@@ -113,6 +122,10 @@ def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) 
             yield f"{kind}  {peer['address']:<23}{connected:>12}  {unsent}".rstrip()
         if (more := side["connected"] - PEERS_SHOWN) > 0:
             yield f"and {more:,} {kind}s more; --json has up to {PEERS_MAX:,} of them"
+
+
+def _left(left_s: float) -> str:
+    return f"{units.duration(left_s)} left" if left_s > 0 else "expired"
 
 
 def _journal(journal: dict[str, Any]) -> Iterator[str]:

@@ -148,4 +148,37 @@ The relay's own keys:
     Without it, it costs what the kernel had not written, some 30 seconds; a crash of the relay
     alone costs the same in both cases, what came in during the last tenth of a second.
     Example: ``"relay_journal_sync": False``
+
+Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; takes ``pip install
+'fedmsg-relay[crypto]'``, which ``make install`` brings):
+
+``relay_validate`` (True or False; default False)
+    Forward a message only if a consumer with ``validate_signatures`` would accept it: the topic of
+    the envelope is that of the body, the certificate is of the authority, valid and not revoked,
+    the signature is right, and ``routing_policy`` permits the topic.  Other messages are dropped,
+    counted by reason, and told in the log, ten a minute at most.  What is valid goes on byte for
+    byte.
+    Example: ``"relay_validate": True``
+``relay_sign`` (``"unsigned"`` or ``"all"``; default: nothing)
+    Sign messages that are not signed, or all messages, with the key and certificate that
+    ``certnames["signing_relay"]`` names in ``ssldir``, as fedmsg-signing-relay does.  White space
+    behind the JSON stays.  A message that is not fedmsg's (a topic, and a JSON object with the same
+    topic) cannot be signed, and is dropped and counted.
+    With ``relay_validate`` too, a signed message is validated first, and an unsigned one is signed
+    and forwarded: whoever may connect, by ``relay_inbound_allow`` or the permissions of the
+    socket file, then speaks in the name of the relay.  Its certificate, and so the unsigned
+    message, must be permitted by ``routing_policy``.
+    Example: ``"relay_sign": "unsigned"``
+``ssldir`` (directory, default ``/etc/pki/fedmsg``), ``certnames`` (dictionary),
+``ca_cert_location``, ``crl_location`` (paths, or URLs with ``https://``), ``routing_policy``,
+``routing_nitpicky``, ``crypto_backend``, ``crypto_validate_backends``, ``gpg_home``
+    Those of ``fedmsg.crypto``, with its defaults.  A key, certificate, authority or list that is
+    missing, unreadable or expired is an error at the start.  Keys are read once: reload the relay
+    to change one.  Ahead of an expiry the log warns each day.
+    Example: ``"certnames": {"signing_relay": "relay"}``
+``crl_cache_expiry`` (seconds, default 3600)
+    Read the authority and its revocation list again in this age, and when a certificate is not
+    accepted; each minute at most.  If that fails, the relay goes on with those that it has, and the
+    log says so.
+    Example: ``"crl_cache_expiry": 600``
 """

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedmsg_relay.config import allowlist, values
+from fedmsg_relay.config import allowlist, trust, values
 from fedmsg_relay.config.allowlist import Network
+from fedmsg_relay.config.trust import TrustSettings
 from fedmsg_relay.errors import ConfigError
 
 OUTBOUND = "endpoints['relay_outbound']"
@@ -31,6 +32,8 @@ OUR_KEYS = (
     "relay_memory_max",
     "relay_http",
     "relay_http_allow",
+    "relay_validate",
+    "relay_sign",
     "relay_journal",
     "relay_journal_size",
     "relay_journal_age",
@@ -94,6 +97,8 @@ class Settings:
     """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
     http_allow: tuple[Network, ...]
     """Who may read the journal's messages there."""
+    trust: TrustSettings | None
+    """None for a relay that neither validates nor signs."""
     journal: str
     """The directory; empty if there is none."""
     journal_size: int
@@ -148,6 +153,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
         http=_http(config),
         http_allow=_networks(config, "relay_http_allow") or allowlist.LOOPBACK,
+        trust=trust.read(config),
         journal=journal(config),
         journal_size=values.whole(
             config, "relay_journal_size", JOURNAL_SIZE, JOURNAL_SIZE_MIN, maximum=2**63 - 1

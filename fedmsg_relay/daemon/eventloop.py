@@ -1,8 +1,7 @@
 """The main thread's loop while a relay runs: one poll, and what is done about each event.
 
-An event is a signal, a new phase of the relay, activity at a socket monitor, an exporter or the
-hand-over socket, or a timer.  The main thread waits for nothing else; signal handlers only wake
-the poll.
+An event is a signal, a new phase, activity at a socket monitor, an exporter or the hand-over
+socket, or a timer.  The main thread waits for nothing else; signal handlers only wake the poll.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import zmq
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.daemon.kept_totals import KeptTotals
 from fedmsg_relay.daemon.role import Role
-from fedmsg_relay.daemon.running import RunningRelay
+from fedmsg_relay.daemon.running import Begin, RunningRelay
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.handover.predecessor import Predecessor
 from fedmsg_relay.handover.protocol import Channel
@@ -30,6 +29,7 @@ from fedmsg_relay.system import memory, systemd
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Timer, Wakeup
+from fedmsg_relay.trust.verdict import Rejection
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -37,8 +37,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGPROF)
 
 DRAINED_MARGIN_S = 5.0
-"""Added to the time that a stop takes, for the promise to a successor of when this relay will have
-drained: on a busy machine a stop takes longer.  The successor gives up at that time."""
+"""Added to when this relay promises to have drained, as a successor gives up then."""
 
 ECHO_S = 0.1
 """A stop signal this soon after another is a duplicate: timeout(1), for one, sends each twice."""
@@ -58,6 +57,7 @@ class MainLoop:
         bindings: Bindings,
         wakeup: Wakeup,
         settings: Settings,
+        begin: Begin,
         log_file: LogFile | None,
         pidfile: PidFile | None,
         predecessor: Predecessor | None,
@@ -80,7 +80,8 @@ class MainLoop:
         self._successor = Successor(bindings, self._poller)
         kept_totals = KeptTotals()
         self._role = Role(bindings, settings, pidfile, self._successor, kept_totals)
-        self._relay = self._begin(follows=predecessor is not None)
+        self._begin = begin
+        self._relay = begin(self._poller, predecessor is not None)
         if predecessor is None:
             self._relay.publish(kept_totals.take())
             self._take_place(None)
@@ -88,9 +89,6 @@ class MainLoop:
             log.info("taking over from pid %d: holding until it has drained", predecessor.pid)
             self._poller.register(predecessor, zmq.POLLIN)
             predecessor.let_drain()
-
-    def _begin(self, follows: bool) -> RunningRelay:
-        return RunningRelay(self._bindings, self._settings, self._wakeup, self._poller, follows)
 
     def run(self) -> None:
         """Return at the end of the relay.
@@ -101,6 +99,8 @@ class MainLoop:
             for event in self._sleep():
                 if isinstance(event, Posted):
                     self._take(event)
+                elif isinstance(event, Rejection):
+                    log.warning("rejected, %s", event)
                 elif event is signal.SIGHUP:
                     self._reopen_log()
                 elif event is signal.SIGPROF:  # see memory.Bound
@@ -270,7 +270,7 @@ class MainLoop:
                 self._role.leave(self._relay.totals)
         else:
             self._role.resume()
-            before, self._relay = self._relay, self._begin(follows=True)
+            before, self._relay = self._relay, self._begin(self._poller, True)
             self._relay.publish(before.totals, before.samples)
             if before.is_closed:
                 self._end_leaving(before)

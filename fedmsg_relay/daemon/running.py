@@ -11,6 +11,7 @@ import math
 import operator
 import os
 import time
+from collections.abc import Callable
 
 import zmq
 
@@ -19,11 +20,11 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.daemon.exporters import Exporters
 from fedmsg_relay.errors import Died, shortage
 from fedmsg_relay.monitoring.connections import Connections
-from fedmsg_relay.monitoring.stats import Report, report, totals
-from fedmsg_relay.monitoring.totals import Totals
+from fedmsg_relay.monitoring.stats import Report, report
+from fedmsg_relay.monitoring.totals import Totals, count
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES, Phase
-from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.relay.thread import JOURNAL_S, Posted, RelayThread
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Wakeup
@@ -48,9 +49,9 @@ def ends_within_s(settings: Settings) -> float:
 class RunningRelay:
     """A relay that accepts at ``bindings``, and has begun to hold.
 
-    The relay's thread posts to ``wakeup`` what :meth:`take` is to be called with.  The socket
-    monitors and the monitoring socket wake ``poller``.  With ``follows`` the hold lasts until
-    :meth:`end_hold` is called.
+    ``proxy`` forwards.  The relay's thread posts to ``wakeup`` what :meth:`take` is to be called
+    with.  The socket monitors and the monitoring socket wake ``poller``.  With ``follows`` the hold
+    lasts until :meth:`end_hold` is called.
 
     Raises :class:`RelayError` if the relay cannot be made.
     """
@@ -59,13 +60,14 @@ class RunningRelay:
         self,
         bindings: Bindings,
         settings: Settings,
+        proxy: Proxy,
         wakeup: Wakeup,
         poller: zmq.Poller,
         follows: bool,
     ) -> None:
         self._before: Totals | None = None
         try:
-            self._relay = relay = RelayThread(settings, bindings, wakeup.post, follows)
+            self._relay = relay = RelayThread(settings, bindings, proxy, wakeup.post, follows)
             self.connections = Connections(relay, settings, poller)
         except (OSError, zmq.ZMQError, MemoryError, RuntimeError) as error:
             raise shortage(error) from error
@@ -105,7 +107,7 @@ class RunningRelay:
     @property
     def totals(self) -> Totals:
         """What has been counted, with what the relay follows; frames are final at CLOSE."""
-        return (self._before or Totals()) + totals(self._relay, self.connections)
+        return (self._before or Totals()) + count(self._relay, self.connections)
 
     def due_s(self) -> float:
         """Return the seconds until :meth:`attend` or :meth:`check_that_it_stops` must run next."""
@@ -258,3 +260,7 @@ class RunningRelay:
         """Send systemd ``WATCHDOG=1`` if the relay's thread does its work."""
         if self._relay.is_alive():
             systemd.notify("WATCHDOG=1", patience_s=0)
+
+
+Begin = Callable[[zmq.Poller, bool], RunningRelay]
+"""Makes a relay, from ``poller`` and ``follows``."""

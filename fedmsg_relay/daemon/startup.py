@@ -12,19 +12,26 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import zmq
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.daemon.eventloop import SIGNALS, MainLoop
-from fedmsg_relay.daemon.running import ends_within_s
-from fedmsg_relay.errors import RelayError
+from fedmsg_relay.daemon.running import RunningRelay, ends_within_s
+from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.handover.predecessor import Predecessor, take_over
 from fedmsg_relay.handover.protocol import Gone
 from fedmsg_relay.net.bindings import Bindings, bind
 from fedmsg_relay.net.local import LocalEndpoints, local_endpoints
+from fedmsg_relay.relay.proxy import Proxy
 from fedmsg_relay.system import rlimit, systemd
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from fedmsg_relay.trust.material import Material
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -52,6 +59,32 @@ def checked_endpoints(settings: Settings) -> LocalEndpoints:
     return local_endpoints(settings, time.monotonic() + RESOLVER_PATIENCE_S)
 
 
+def checked_material(settings: Settings) -> Material | None:
+    """Read keys, certificates and lists; None for a relay that neither validates nor signs.
+
+    Raises :class:`RelayError` for what is missing or wrong.
+    """
+    if settings.trust is None:
+        return None
+    try:
+        from fedmsg_relay.trust.material import Material  # loading it takes a tenth of a second
+    except ImportError as error:
+        raise ConfigError(
+            f"relay_validate, relay_sign: they need the Python packages cryptography and pyOpenSSL"
+            f" ({error}); `pip install 'fedmsg-relay[crypto]'` brings them"
+        ) from error
+    return Material(settings.trust)
+
+
+def _make_proxy(material: Material | None, wakeup: Wakeup) -> Proxy:
+    """Return what forwards for one relay."""
+    if material is None:
+        return Proxy()
+    from fedmsg_relay.relay.inspector import Inspector  # as above
+
+    return Inspector(material, wakeup.post)
+
+
 def serve(
     settings: Settings,
     *,
@@ -66,12 +99,20 @@ def serve(
     pid file is asked to hand over.  Raises :class:`RelayError` if the relay cannot start or dies.
     """
     local = checked_endpoints(settings)
+    material = checked_material(settings)
     rlimit.raise_to_hard()
     bindings, predecessor = _bind(local, settings, pidfile, replace)
     try:
         wakeup = Wakeup()
+        if material is not None:
+            material.start()
+
+        def begin(poller: zmq.Poller, follows: bool) -> RunningRelay:
+            proxy = _make_proxy(material, wakeup)
+            return RunningRelay(bindings, settings, proxy, wakeup, poller, follows)
+
         with wakeup.catching(*SIGNALS):
-            MainLoop(bindings, wakeup, settings, log_file, pidfile, predecessor, ready).run()
+            MainLoop(bindings, wakeup, settings, begin, log_file, pidfile, predecessor, ready).run()
     finally:
         bindings.close()
         if pidfile is not None:

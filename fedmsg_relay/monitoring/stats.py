@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fedmsg_relay import __version__
 from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.peers import Peer, PeerTable
-from fedmsg_relay.monitoring.totals import PeerTotals, Totals
+from fedmsg_relay.monitoring.totals import PeerTotals, Rejected, Totals, count
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.relay.thread import RelayThread
@@ -77,6 +77,18 @@ class SideReport:
 
 
 @dataclass(frozen=True)
+class ExpiryReport:
+    """A certificate, or a revocation list, that messages depend on."""
+
+    what: str
+    """``"certificate"`` (the relay's own), ``"authority"`` or ``"revocation_list"``."""
+    path: str
+    """The file or URL."""
+    left_s: float
+    """Seconds until it expires; negative when it has expired."""
+
+
+@dataclass(frozen=True)
 class JournalReport:
     """The journal, if the relay has one."""
 
@@ -132,6 +144,10 @@ class Report:
     """Messages kept during holds, in all."""
     holding: int
     """Messages that a hold keeps now."""
+    rejected: Rejected
+    """Messages that were not forwarded, as the relay validates or signs; by reason."""
+    expiries: list[ExpiryReport]
+    """Empty for a relay that neither validates nor signs."""
     behind_bytes: int
     """Unsent bytes of the consumer that has most of them in the kernel, of the consumers that have
     had some for :data:`BACKLOG_S`."""
@@ -167,8 +183,12 @@ class Report:
 
     @property
     def forwarded(self) -> str:
-        """Frames and bytes forwarded, for the log."""
-        return f"forwarded {self.frames_out} frames, {self.bytes_out} bytes"
+        """Frames and bytes forwarded, and messages rejected if there are any, for the log."""
+        forwarded = f"forwarded {self.frames_out} frames, {self.bytes_out} bytes"
+        if not self.rejected.total:
+            return forwarded
+        reasons = (f"{count} {name}" for name, count in asdict(self.rejected).items() if count)
+        return f"{forwarded}; rejected {self.rejected.total} messages: {', '.join(reasons)}"
 
     @property
     def connections(self) -> str:
@@ -185,28 +205,6 @@ class Report:
         return f"{self.forwarded}; {self.connections}"
 
 
-def totals(relay: RelayThread, connections: Connections) -> Totals:
-    """Return what a relay has counted itself."""
-    journal = relay.journal
-    return Totals(
-        **relay.traffic()._asdict(),
-        held=relay.status.held,
-        captured=journal.captured if journal else 0,
-        discarded=journal.discarded if journal else 0,
-        publishers=_peer_totals(connections.publishers),
-        consumers=_peer_totals(connections.consumers),
-    )
-
-
-def _peer_totals(table: PeerTable) -> PeerTotals:
-    return PeerTotals(
-        accepted=table.accepted,
-        refused=table.refused,
-        handshakes_failed=table.handshakes_failed,
-        **{reason.value: count for reason, count in table.disconnected.items()},
-    )
-
-
 def report(relay: RelayThread, connections: Connections, before: Totals) -> Report:
     """Return the relay's status; ``before`` are the totals of the relays that this one follows.
 
@@ -218,7 +216,7 @@ def report(relay: RelayThread, connections: Connections, before: Totals) -> Repo
     waiting = [
         p.waiting for p in connections.consumers.connected.values() if p.behind_since <= since
     ]
-    counted = before + totals(relay, connections)
+    counted = before + count(relay, connections)
     is_holding = relay.phase in (Phase.OPEN, Phase.HOLD)
     return Report(
         version=__version__,
@@ -232,6 +230,11 @@ def report(relay: RelayThread, connections: Connections, before: Totals) -> Repo
         **counted.traffic._asdict(),
         held=counted.held,
         holding=relay.status.held if is_holding else 0,
+        rejected=counted.rejected,
+        expiries=[
+            ExpiryReport(each.what, each.path, round(each.until - time.time()))
+            for each in relay.expiries()
+        ],
         behind_bytes=max(waiting, default=0),
         publishers=_side(connections.publishers, counted.publishers),
         consumers=_side(connections.consumers, counted.consumers),

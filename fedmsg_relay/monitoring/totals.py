@@ -7,10 +7,13 @@ relay that follows another begins with the totals of that one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, TypeVar
 
+from fedmsg_relay.monitoring.connections import Connections
+from fedmsg_relay.monitoring.peers import PeerTable
 from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.relay.thread import RelayThread
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,27 @@ class PeerTotals:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """Messages that were not forwarded, by :class:`fedmsg_relay.trust.verdict.Reason`."""
+
+    not_fedmsg: int = 0
+    topics_differ: int = 0
+    unsigned: int = 0
+    wrong_signature: int = 0
+    certificate: int = 0
+    revoked: int = 0
+    not_permitted: int = 0
+
+    def __add__(self, other: Rejected) -> Rejected:
+        return _sum(self, other)
+
+    @property
+    def total(self) -> int:
+        """The sum of all reasons."""
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
 class Totals:
     """The counters of a relay and of all relays that it follows."""
 
@@ -43,6 +67,7 @@ class Totals:
     bytes_out: int = 0
     held: int = 0
     """Messages kept during holds."""
+    rejected: Rejected = field(default_factory=Rejected)
     captured: int = 0
     """Messages that were to be written to the journal."""
     discarded: int = 0
@@ -67,12 +92,13 @@ class Totals:
         """Read what :meth:`as_dict` of any version returned; a counter that is missing is 0."""
         return cls(
             **_numbers(cls, found),
+            rejected=Rejected(**_numbers(Rejected, found.get("rejected", {}))),
             publishers=PeerTotals(**_numbers(PeerTotals, found.get("publishers", {}))),
             consumers=PeerTotals(**_numbers(PeerTotals, found.get("consumers", {}))),
         )
 
 
-_T = TypeVar("_T", PeerTotals, Totals)
+_T = TypeVar("_T", PeerTotals, Rejected, Totals)
 
 
 def _sum(one: _T, other: _T) -> _T:
@@ -82,3 +108,26 @@ def _sum(one: _T, other: _T) -> _T:
 def _numbers(of: type, found: Mapping[str, Any]) -> dict[str, int]:
     names = {each.name for each in fields(of)}
     return {name: value for name, value in found.items() if name in names and type(value) is int}
+
+
+def count(relay: RelayThread, connections: Connections) -> Totals:
+    """Return what a relay has counted itself."""
+    journal = relay.journal
+    return Totals(
+        **relay.traffic()._asdict(),
+        held=relay.status.held,
+        rejected=Rejected(**{reason.value: n for reason, n in relay.rejected.items()}),
+        captured=journal.captured if journal else 0,
+        discarded=journal.discarded if journal else 0,
+        publishers=_peer_totals(connections.publishers),
+        consumers=_peer_totals(connections.consumers),
+    )
+
+
+def _peer_totals(table: PeerTable) -> PeerTotals:
+    return PeerTotals(
+        accepted=table.accepted,
+        refused=table.refused,
+        handshakes_failed=table.handshakes_failed,
+        **{reason.value: count for reason, count in table.disconnected.items()},
+    )

@@ -26,7 +26,8 @@ from fedmsg_relay.net.accepted import Accepting
 from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.accept_gate import AcceptGate
 from fedmsg_relay.relay.half_close import HalfClose
-from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.relay.orders import Orders
+from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.relay.sockets import Sockets
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ delivered all that it had read."""
 
 LAST_S = 0.2
 """Seconds for a drain to pass on what libzmq has read, even if relay_drain is over."""
+
+HELD_S = 1.0
+"""Seconds for what was held to go out, even in a stop: to sign it may take longer."""
 
 STATUS_EVERY_S = 0.25
 """Seconds between two statuses within a hold or a drain."""
@@ -96,20 +100,8 @@ class Status:
     """Why the relay has ended without having been asked to."""
 
 
-class Orders:
-    """What a relay is to do next.  The main thread writes; the relay's thread only reads."""
-
-    def __init__(self, hold_until: float) -> None:
-        self.hold_until = hold_until
-        """End of the hold (monotonic)."""
-        self.stop_by = math.inf
-        """Latest end of the hold of a relay that is to stop (monotonic); infinite before."""
-        self.stops_at_once = False
-        """Whether to stop without waiting for publishers and consumers."""
-
-
 class Relay:
-    """One SUB at the inbound sockets of ``bindings``, one PUB at the outbound ones.
+    """One SUB at the inbound sockets of ``bindings``, one PUB at the outbound ones, and ``proxy``.
 
     ``post`` is called on the thread of :meth:`run` with every :class:`Status`; it must not block.
     ``capture``, if there is one, takes each message before it is forwarded.
@@ -120,6 +112,7 @@ class Relay:
         settings: Settings,
         bindings: Bindings,
         orders: Orders,
+        proxy: Proxy,
         post: Callable[[Status], None],
         capture: Capture | None,
     ) -> None:
@@ -128,8 +121,7 @@ class Relay:
         self._publishers = Accepting(bindings.inbound)
         self._orders = orders
         self._post = post
-        self._sockets = Sockets(settings, capture)
-        self.proxy = self._sockets.proxy
+        self._sockets = Sockets(settings, proxy, capture)
         self.events = self._sockets.events
         self._status = Status(Phase.OPEN, time.monotonic(), Traffic())
         self._drain_until: float | None = None  # monotonic; set when the drain begins
@@ -196,7 +188,17 @@ class Relay:
                 kept.append(frames)
                 size += sys.getsizeof(frames) + sum(map(sys.getsizeof, frames))
         self._post_status(held=len(kept), hold_overflowed=size > HOLD_LIMIT_BYTES)
-        self._send(kept)
+        self._send(self._in_time(kept))
+
+    def _in_time(self, kept: list[list[bytes]]) -> Iterator[list[bytes]]:
+        """Yield what was held, but not behind :data:`HELD_S` and the time of a stop."""
+        until = time.monotonic() + HELD_S
+        for number, frames in enumerate(kept):
+            self._post_status_if_due()
+            if self._is_late() and time.monotonic() > until:
+                self._post_status(loss=f"{len(kept) - number} that were held came too late")
+                return
+            yield frames
 
     def _hold_left_s(self) -> float:
         """Return the seconds until the hold is over.
@@ -208,12 +210,12 @@ class Relay:
         return min(self._orders.hold_until, self._orders.stop_by) - time.monotonic()
 
     def _forward(self) -> None:
-        """Run libzmq's proxy until its control socket receives ``TERMINATE``."""
+        """Run the proxy until its control socket receives ``TERMINATE``."""
         self._post_status(phase=Phase.FORWARD)
         if math.isinf(self._orders.stop_by):
             self._sockets.forward()
         if math.isinf(self._orders.stop_by):
-            raise Died("libzmq's proxy returned without having been told to")
+            raise Died("the proxy returned without having been told to")
 
     def _drain(self) -> None:
         """Half-close the connections of publishers, and send what they have written.
@@ -237,7 +239,8 @@ class Relay:
         self._drain_until = max(self._drain_until, time.monotonic() + LAST_S)
         self._pass_on(QUIET_MS)
         if sending or self._sockets.receive(0) is not None:
-            self._post_status(loss=self._why_lost(sending, was_late))
+            loss = self._status.loss or self._why_lost(sending, was_late)
+            self._post_status(loss=loss)
 
     def _why_lost(self, sending: int, was_late: bool) -> str:
         if self._orders.stops_at_once:

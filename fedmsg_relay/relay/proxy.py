@@ -11,9 +11,14 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import zmq
+
+from fedmsg_relay.trust.verdict import Expiry, RejectedCounts
+
+Socket = zmq.Socket[bytes]
 
 PAUSE = b"RESUME" if zmq.zmq_version_info() == (4, 3, 5) else b"PAUSE"
 """What makes the proxy pause: libzmq 4.3.5 has both words mixed up, see its pull request 4600."""
@@ -32,7 +37,11 @@ class Traffic(NamedTuple):
 
 
 class Proxy:
-    """Forwards until it receives ``TERMINATE``; no Python runs for a message."""
+    """Forwards until it receives ``TERMINATE``; no Python runs for a message.
+
+    The base of :class:`fedmsg_relay.relay.inspector.Inspector`, which stands in for it where a site
+    wants messages to be validated or signed.
+    """
 
     def __init__(self) -> None:
         self.traffic = Traffic()
@@ -47,17 +56,28 @@ class Proxy:
         self._proxy_control.bind("inproc://control")
         self._control.connect("inproc://control")
 
-    def run(
-        self,
-        sub: zmq.Socket[bytes],
-        pub: zmq.Socket[bytes],
-        capture: zmq.Socket[bytes] | None = None,
-    ) -> None:
+    def run(self, sub: Socket, pub: Socket, capture: Socket | None = None) -> None:
         """Forward from ``sub`` to ``pub``; return after ``TERMINATE``.
 
         Each message is sent to ``capture``, which must not block, before it is forwarded.
         """
         zmq.proxy_steerable(sub, pub, capture, self._proxy_control)
+
+    def outgoing(self, frames: list[bytes], sub: Socket) -> list[bytes] | None:  # noqa: ARG002
+        """Return what is to be sent for a message that was received outside :meth:`run`.
+
+        None if the message is rejected.  For the thread of :meth:`run`, which ``sub`` belongs to.
+        """
+        return frames
+
+    @property
+    def rejected(self) -> RejectedCounts:
+        """How many messages were rejected; for any thread."""
+        return {}
+
+    def expiries(self) -> Iterable[Expiry]:
+        """Return when each of the certificates that messages depend on expires; for any thread."""
+        return ()
 
     def command(self, *words: bytes) -> None:
         """Send ``PAUSE``, ``STATISTICS`` or ``TERMINATE``; never blocks."""

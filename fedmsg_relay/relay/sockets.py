@@ -38,12 +38,12 @@ mark."""
 
 
 class Sockets:
-    """A SUB that subscribes to everything, and a PUB, made from ``settings``.
+    """A SUB that subscribes to everything, and a PUB, made from ``settings``, with ``proxy``.
 
     ``capture`` takes each message before it is forwarded.
     """
 
-    def __init__(self, settings: Settings, capture: Capture | None = None) -> None:
+    def __init__(self, settings: Settings, proxy: Proxy, capture: Capture | None = None) -> None:
         self._capture = capture
         self._frames_in = self._bytes_in = 0  # received outside the proxy
         self._frames_out = self._bytes_out = 0  # sent outside the proxy
@@ -61,7 +61,7 @@ class Sockets:
             "relay_inbound": socket_monitor.open_monitor(self._sub),
             "relay_outbound": socket_monitor.open_monitor(self._pub),
         }
-        self.proxy = Proxy()
+        self.proxy = proxy
         self._inbound: list[str] = []  # ZMQ_LAST_ENDPOINT of each bind of the SUB
         self.listening: dict[int, socket.AddressFamily] = {}
         """The descriptors of libzmq's listeners, and the family of each."""
@@ -107,7 +107,7 @@ class Sockets:
             self._sub.unbind(name)
 
     def forward(self) -> None:
-        """Announce the relay and run libzmq's proxy, until it receives ``TERMINATE``."""
+        """Announce the relay and run the proxy, until it receives ``TERMINATE``."""
         self._sub.subscribe(self._announcement)
         if self._capture is None:
             self.proxy.run(self._sub, self._pub, None)
@@ -142,21 +142,25 @@ class Sockets:
     def send(self, frames: list[bytes]) -> bool:
         """Send a message outside the proxy; return whether every consumer had room for it.
 
-        If paced, waits for room for :data:`SEND_TIMEOUT_MS`.  Then consumers without room miss the
-        message, and sending is no longer paced.
+        What the proxy would not forward is not sent.  If paced, waits for room for
+        :data:`SEND_TIMEOUT_MS`.  Then consumers without room miss the message, and sending is no
+        longer paced.
         """
         had_room = True
+        passed = self.proxy.outgoing(frames, self._sub)
+        self._sub.getsockopt(zmq.EVENTS)  # has libzmq send our subscription to new publishers
+        if passed is None:
+            return had_room
         if self._capture is not None:
-            self._capture.socket.send_multipart(frames)
+            self._capture.socket.send_multipart(passed)
         try:
-            self._pub.send_multipart(frames)
+            self._pub.send_multipart(passed)
         except zmq.Again:  # at the first frame: a high-water mark counts whole messages
             had_room = False
             self._pub.setsockopt(zmq.XPUB_NODROP, 0)
-            self._pub.send_multipart(frames)
-        self._sub.getsockopt(zmq.EVENTS)  # has libzmq send our subscription to new publishers
-        self._frames_out += len(frames)
-        self._bytes_out += sum(map(len, frames))
+            self._pub.send_multipart(passed)
+        self._frames_out += len(passed)
+        self._bytes_out += sum(map(len, passed))
         return had_room
 
     def close(self, linger_ms: int) -> None:

@@ -1,8 +1,9 @@
 """A relay on a thread of its own, as the main thread sees it.
 
 The two threads share three things: the relay's thread posts a :class:`Status`, the main thread
-writes :class:`Orders`, and each has an end of the control sockets of libzmq's proxy.  With a
-journal, two more threads write that: see :mod:`fedmsg_relay.relay.capture`.
+writes :class:`Orders`, and each has an end of the control sockets of the proxy.  The main thread
+also reads how many messages were rejected.  With a journal, two more threads write that: see
+:mod:`fedmsg_relay.relay.capture`.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.net.bindings import Bindings
-from fedmsg_relay.relay.lifecycle import STATUS_MAX_AGE_S, Orders, Phase, Relay, Status
-from fedmsg_relay.relay.proxy import PAUSE, Traffic
+from fedmsg_relay.relay.lifecycle import STATUS_MAX_AGE_S, Phase, Relay, Status
+from fedmsg_relay.relay.orders import Orders
+from fedmsg_relay.relay.proxy import PAUSE, Proxy, Traffic
+from fedmsg_relay.trust.verdict import Expiry, RejectedCounts
 
 if TYPE_CHECKING:
     from fedmsg_relay.relay.capture import Capture, CaptureStatus
 
 ANSWER_MS = 500
-"""Milliseconds for libzmq's proxy to answer ``STATISTICS``.  The proxy answers within microseconds,
-once it has a processor."""
+"""Milliseconds for the proxy to answer ``STATISTICS``.  libzmq's answers within microseconds, ours
+within milliseconds, once it has a processor."""
 
 JOURNAL_S, JOURNAL_POLL_S = 2.0, 0.01
 """Seconds for a disk to take the end of the journal, once the relay has closed; and between two
@@ -43,9 +46,9 @@ class Posted:
 class RelayThread:
     """A relay that accepts at ``bindings`` and has begun to hold; for the main thread.
 
-    The relay's thread calls ``post`` with every status.  The main thread passes each to
-    :meth:`take`; :attr:`status` is the last one taken.  A relay that ``follows`` another relay,
-    which drains, holds until :meth:`end_hold` is called.
+    ``proxy`` forwards.  The relay's thread calls ``post`` with every status.  The main thread
+    passes each to :meth:`take`; :attr:`status` is the last one taken.  A relay that ``follows``
+    another relay, which drains, holds until :meth:`end_hold` is called.
 
     Raises OSError, ZMQError, MemoryError, RuntimeError, or :class:`BindError`.
     """
@@ -54,6 +57,7 @@ class RelayThread:
         self,
         settings: Settings,
         bindings: Bindings,
+        proxy: Proxy,
         post: Callable[[Posted], None],
         follows: bool,
     ) -> None:
@@ -61,11 +65,13 @@ class RelayThread:
         self._settings = settings
         now = time.monotonic()
         self._orders = Orders(math.inf if follows else now + settings.hold_s)
+        self._proxy = proxy
         self._capture = _capture(settings)
         self._relay = Relay(
             settings,
             bindings,
             self._orders,
+            proxy,
             lambda status: post(Posted(self, status)),
             self._capture,
         )
@@ -81,7 +87,6 @@ class RelayThread:
         self.outbound = tuple(bindings.outbound)
         self.events = self._relay.events
         self.gate = self._relay.gate
-        self._proxy = self._relay.proxy
         threading.Thread(target=self._run, name="relay", daemon=True).start()
 
     def _run(self) -> None:
@@ -183,6 +188,15 @@ class RelayThread:
         if self._capture is None or self._capture.is_closed:
             return True
         return time.monotonic() >= self._closed_at + JOURNAL_S
+
+    @property
+    def rejected(self) -> RejectedCounts:
+        """How many messages were rejected until now."""
+        return self._proxy.rejected
+
+    def expiries(self) -> Iterable[Expiry]:
+        """Return when each of the certificates that messages depend on expires."""
+        return self._proxy.expiries()
 
     def end(self) -> None:
         """Free everything after the last of :attr:`events`; the phase is then ``CLOSED``."""

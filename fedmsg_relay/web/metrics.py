@@ -5,7 +5,8 @@ Needs the package prometheus-client.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -74,6 +75,20 @@ class _Metrics(Collector):
             "fedmsg_relay_held_messages_total",
             "Messages kept after the start until consumers were back.",
             report.held,
+        )
+        yield _labelled(
+            CounterMetricFamily,
+            "fedmsg_relay_rejected_total",
+            "Messages that were not forwarded, as the relay validates or signs.",
+            "reason",
+            asdict(report.rejected),
+        )
+        yield _labelled(
+            GaugeMetricFamily,
+            "fedmsg_relay_expires_in_seconds",
+            "Time left of the relay's certificate, of the authority and of the revocation list.",
+            "of",
+            {each.what: each.left_s for each in report.expiries},
         )
         yield _labelled(
             CounterMetricFamily,
@@ -205,7 +220,7 @@ def _labelled(
     name: str,
     documentation: str,
     label: str,
-    values: dict[str, int],
+    values: Mapping[str, float],
 ) -> Metric:
     metric = family(name, documentation, labels=[label])
     for value, number in values.items():

@@ -174,6 +174,8 @@ def _traffic(report: Report) -> str:
         ("bytes", size(report.bytes_in), size(report.bytes_out)),
         ("messages held, in all", count(report.held), ""),
     ]
+    if report.expiries or report.rejected.total:
+        rows.append(("messages rejected", count(report.rejected.total), ""))
     rest = '<p class="note">Counters go on over reloads, and over restarts under systemd.</p>'
     return _table("Traffic", ("", "in", "out"), rows, rest)
 

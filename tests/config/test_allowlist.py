@@ -19,6 +19,7 @@ from fedmsg_relay.config import allowlist, settings
 from fedmsg_relay.errors import ConfigError
 from fedmsg_relay.net import listening, local
 from fedmsg_relay.relay import socket_monitor
+from fedmsg_relay.relay.proxy import Proxy
 from fedmsg_relay.relay.sockets import Sockets
 
 # Where the relay listens, whom it lets in, from where somebody connects, and whether he gets in.
@@ -74,7 +75,7 @@ def sockets(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
         }
     )
     there = local.local_endpoints(read, deadline=0)
-    made = Sockets(read)
+    made = Sockets(read, Proxy())
     try:
         with contextlib.ExitStack() as stack:
             sides = (

@@ -60,6 +60,7 @@ def test_the_defaults() -> None:
         monitoring_mode=0o660,
         http=(),
         http_allow=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        trust=None,
         journal="",
         journal_size=2**30,
         journal_age_s=7 * 86_400.0,

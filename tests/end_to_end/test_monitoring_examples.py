@@ -20,6 +20,7 @@ from typing import Any
 import box
 import pytest
 from harness import Process, Site, free_port, wait_for
+from keys import Authority
 
 PROJECT = Path(__file__).parents[2]
 EXAMPLES = PROJECT / "etc" / "examples"
@@ -166,6 +167,7 @@ def scraped(site: Site) -> set[str]:
 
 
 def test_each_metric_that_is_asked_for_is_exported(site: Site) -> None:
+    site.write(relay_validate=True, **Authority(site.root / "pki").config)
     site.relay()
     variables = [each["query"]["query"] for each in DASHBOARD["templating"]["list"][1:]]
     rules = re.findall(r"expr: (.*(?:\n {10}.*)*)", RULES.read_text())

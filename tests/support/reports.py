@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedmsg_relay.monitoring.stats import PeerReport, Report, SideReport
+from fedmsg_relay.monitoring.totals import Rejected
 
 SIDE = SideReport(
     connected=1,
@@ -30,6 +31,8 @@ REPORT = Report(
     bytes_out=10**9,
     held=0,
     holding=0,
+    rejected=Rejected(),
+    expiries=[],
     behind_bytes=0,
     publishers=SIDE,
     consumers=SIDE,
