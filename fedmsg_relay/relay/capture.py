@@ -192,9 +192,8 @@ class Capture:
         has_ended = False
         while not has_ended:
             poller.register(self._pull, zmq.POLLIN)
-            has_ended = self._ended in dict(
-                poller.poll(COUNT_EVERY_MS if self.lacks_counts else None)
-            )
+            ready = dict(poller.poll(COUNT_EVERY_MS if self.lacks_counts else None))
+            has_ended = self._ended in ready
             poller.unregister(self._pull)
             try:
                 while (has_ended or not self.rests) and self._take_all():
@@ -248,10 +247,7 @@ class Capture:
             recorder.take(records)
 
     def _skip_all(self) -> None:
-        """Discard what is in the queue, and what comes for a while, without a look at it.
-
-        To receive a message takes about as long as to forward it.
-        """
+        """Discard what is in the queue, and what comes for a while, without a look at it."""
         until = time.monotonic() + SKIP_S
         while time.monotonic() < until and not self._ended.poll(0):
             with contextlib.suppress(zmq.ZMQError):  # descriptors are short
