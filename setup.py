@@ -15,6 +15,9 @@ stock = ["fedmsg[crypto_ng]>=1.1.7", "pyOpenSSL<24.3"]
 # Makes the metrics, where a site has relay_http set.
 http = ["prometheus-client>=0.17"]
 
+# The backplane: the client of RabbitMQ, and what reads fedora-messaging's configuration.
+amqp = ["pika>=1.3,<2", "tomli>=1.1; python_version < '3.11'"]
+
 # Makes the completions of shells, while `make install` runs.
 manual = ["shtab>=1.7"]
 
@@ -49,10 +52,12 @@ setup(
     extras_require={
         "stock": stock,
         "http": http,
+        "amqp": amqp,
         "manual": manual,
         "test": [
             *stock,
             *http,
+            *amqp,
             *manual,
             *bench,
             *hub,
@@ -60,6 +65,8 @@ setup(
             *grafana,
             "build",
             "dnspython",
+            "fedora-messaging>=3",
+            "fedmsg-migration-tools",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist",
@@ -67,6 +74,7 @@ setup(
         "bench": [*stock, *bench],
         "lint": [
             *http,
+            *amqp,
             "import-linter>=2.1",
             "mypy>=1.11,<3",
             "ruff~=0.17.0",
@@ -76,6 +84,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fedmsg-relay = fedmsg_relay.__main__:main",
+            "fedmsg-relay-amqp = fedmsg_relay.commands.amqp_start:main",
             "fedmsg-relay-publish = fedmsg_relay.commands.publish_start:main",
             "fedmsg-relay-journal = fedmsg_relay.commands.journal_start:main",
         ]
