@@ -61,7 +61,6 @@ def test(
         yield f"{endpoint.key}: {endpoint.uri}"
     if settings.journal:
         yield f"relay_journal: {settings.journal}"
-    yield "configuration OK"
 
 
 def _warn_of_directory(what: str, path: str, user: pwd.struct_passwd | None) -> None:
