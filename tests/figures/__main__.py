@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import Process, Site
 
-from figures import Failed, bounds, handover, journal, network, pages, script
+from figures import Failed, backplane, bounds, handover, journal, network, pages, script
 
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds.stopped_consumer,
@@ -37,6 +37,9 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     script.one_line,
     script.thousand_scripts,
     pages.pages,
+    backplane.amqp,
+    backplane.broker_hangs,
+    backplane.faults,
 )
 
 
