@@ -43,6 +43,7 @@ lint: $(VENV)/.lint ## ruff, mypy, import-linter, shellcheck
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	sed '1,/^# -- The same/d' init/fedmsg-relay | cat init/fedmsg-relay-amqp - | $(BIN)/shellcheck -
 	$(BIN)/shellcheck init/fedmsg-relay init/install init/uninstall tests/support/box.sh .ci/run
 
 clean: ## remove .venv and what was built

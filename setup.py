@@ -18,6 +18,9 @@ crypto = [*stock, "pyOpenSSL>=24.2", "cryptography>=42"]
 # Makes the metrics, where a site has relay_http set.
 http = ["prometheus-client>=0.17"]
 
+# The backplane: the client of RabbitMQ, and what reads fedora-messaging's configuration.
+amqp = ["pika>=1.3,<2", "tomli>=1.1; python_version < '3.11'"]
+
 # Makes the completions of shells, while `make install` runs.
 manual = ["shtab>=1.7"]
 
@@ -53,10 +56,12 @@ setup(
         "stock": stock,
         "http": http,
         "crypto": crypto,
+        "amqp": amqp,
         "manual": manual,
         "test": [
             *crypto,
             *http,
+            *amqp,
             *manual,
             *bench,
             *hub,
@@ -64,6 +69,8 @@ setup(
             *grafana,
             "build",
             "dnspython",
+            "fedora-messaging>=3",
+            "fedmsg-migration-tools",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist",
@@ -72,6 +79,7 @@ setup(
         "lint": [
             *crypto,
             *http,
+            *amqp,
             "import-linter>=2.1",
             "mypy>=1.11,<3",
             "ruff~=0.17.0",
@@ -81,6 +89,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fedmsg-relay = fedmsg_relay.__main__:main",
+            "fedmsg-relay-amqp = fedmsg_relay.commands.amqp_start:main",
             "fedmsg-relay-publish = fedmsg_relay.commands.publish_start:main",
             "fedmsg-relay-journal = fedmsg_relay.commands.journal_start:main",
         ]

@@ -37,9 +37,9 @@ class AlreadyRunning(RelayError):
 
 
 class Died(RelayError):
-    """The relay's thread ended without having been asked to, or did not end when asked to.
+    """A thread of the program ended without having been asked to, or did not end when asked to.
 
-    Start the relay again.
+    Start the program again.
     """
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import mdoc
 
 from fedmsg_relay import config
-from fedmsg_relay.commands import arguments, journal_options, publish_options
+from fedmsg_relay.commands import amqp_options, journal_options, publish_options, relay_options
 from fedmsg_relay.config import loader
 
 HERE = Path(__file__).parent
@@ -33,10 +33,15 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
-    Command(
-        "fedmsg-relay",
-        8,
-        lambda: loader.parser(arguments.OPTIONS, arguments.DESCRIPTION, "fedmsg-relay"),
+    *(
+        Command(
+            options.name,
+            8,
+            lambda options=options: loader.parser(  # type: ignore[misc]
+                options.table, options.description, options.name
+            ),
+        )
+        for options in (relay_options.OPTIONS, amqp_options.OPTIONS)
     ),
     Command(
         publish_options.NAME,

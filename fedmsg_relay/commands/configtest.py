@@ -67,7 +67,6 @@ def test(
         yield f"{expiry.key}: {expiry.path}, valid until {until} UTC"
     if settings.journal:
         yield f"relay_journal: {settings.journal}"
-    yield "configuration OK"
 
 
 def _warn_of_directory(what: str, path: str, user: pwd.struct_passwd | None) -> None:

@@ -49,21 +49,7 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
             f"{MONITORING}: not set, so the relay publishes no status; set it, for example"
             " to 'ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket', and reload the relay"
         )
-    (address, *_) = settings.monitoring
-    deadline = time.monotonic() + timeout_s
-    first = endpoints.in_time(lambda: targets.first(MONITORING, address, deadline), timeout_s)
-    uri = targets.uri(first) or first.uri
-    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
-        subscriber.setsockopt(zmq.IPV6, 1)
-        subscriber.setsockopt(zmq.LINGER, 0)
-        subscriber.subscribe(b"")
-        try:
-            subscriber.connect(uri)
-        except zmq.ZMQError as error:
-            raise RelayError(f"{MONITORING}: cannot connect to {uri}: {error}") from error
-        if not subscriber.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000))):
-            raise RelayError(f"{MONITORING} {targets.why_silent([uri], timeout_s)}")
-        document = subscriber.recv()
+    uri, document = hear(MONITORING, settings.monitoring[0], timeout_s)
     try:
         report: dict[str, Any] = json.loads(document)[REPORT_KEY]
         list(table(report))
@@ -72,6 +58,27 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
             f"{MONITORING} {uri}: the process that answers is not this relay, or of another version"
         ) from None
     return report
+
+
+def hear(key: str, address: str, timeout_s: float) -> tuple[str, bytes]:
+    """Return the URI of the monitoring socket at ``address``, and what it sends.
+
+    Raises :class:`RelayError`, naming ``key``, if nothing comes within ``timeout_s``.
+    """
+    deadline = time.monotonic() + timeout_s
+    first = endpoints.in_time(lambda: targets.first(key, address, deadline), timeout_s)
+    uri = targets.uri(first) or first.uri
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.setsockopt(zmq.IPV6, 1)
+        subscriber.setsockopt(zmq.LINGER, 0)
+        subscriber.subscribe(b"")
+        try:
+            subscriber.connect(uri)
+        except zmq.ZMQError as error:
+            raise RelayError(f"{key}: cannot connect to {uri}: {error}") from error
+        if not subscriber.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000))):
+            raise RelayError(f"{key} {targets.why_silent([uri], timeout_s)}")
+        return uri, subscriber.recv()
 
 
 def table(report: dict[str, Any], rate: Rate | None = None, width: int = WIDTH) -> Iterator[str]:

@@ -156,8 +156,7 @@ Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; ta
     Forward a message only if a consumer with ``validate_signatures`` would accept it: the topic of
     the envelope is that of the body, the certificate is of the authority, valid and not revoked,
     the signature is right, and ``routing_policy`` permits the topic.  Other messages are dropped,
-    counted by reason, and told in the log, ten a minute at most.  What is valid goes on byte for
-    byte.
+    counted by reason, and logged, ten a minute at most.  What is valid goes on byte for byte.
     Example: ``"relay_validate": True``
 ``relay_sign`` (``"unsigned"`` or ``"all"``; default: nothing)
     Sign messages that are not signed, or all messages, with the key and certificate that

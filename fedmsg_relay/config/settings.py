@@ -38,6 +38,16 @@ OUR_KEYS = (
     "relay_journal_size",
     "relay_journal_age",
     "relay_journal_sync",
+    "relay_amqp",
+    "relay_amqp_config",
+    "relay_amqp_urls",
+    "relay_amqp_exchanges",
+    "relay_amqp_send",
+    "relay_amqp_receive",
+    "relay_amqp_window",
+    "relay_amqp_prefetch",
+    "relay_amqp_heartbeat",
+    "relay_amqp_monitoring",
 )
 MONITORING = "moksha.monitoring.socket"
 HTTP = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")

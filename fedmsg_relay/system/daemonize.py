@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.logfile import LogFile
-from fedmsg_relay.system.naming import NAME
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
@@ -84,10 +83,11 @@ def detach(log: LogFile) -> Outcome | ReportStart:
     return report
 
 
-def stay(log: LogFile | None) -> ReportStart:
+def stay(log: LogFile | None, name: str) -> ReportStart:
     """Stay in the foreground, with standard output and error redirected to ``log`` if given.
 
-    Returns the function that reports the start to the terminal, which it does for failures alone.
+    Returns the function that reports the start to the terminal, which it does for failures alone,
+    as the program ``name``.
     """
     console = os.dup(2)
     if log is not None:
@@ -95,7 +95,7 @@ def stay(log: LogFile | None) -> ReportStart:
 
     def report(status: int, message: str) -> None:
         if status:
-            os.write(console, f"{NAME}: {message}\n".encode())
+            os.write(console, f"{name}: {message}\n".encode())
 
     return report
 

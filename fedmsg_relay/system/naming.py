@@ -18,8 +18,11 @@ NAME = "fedmsg-relay"
 
 PR_SET_NAME = 15  # <linux/prctl.h>
 
+BRIDGE = "fedmsg-amqp"
+"""The name of the bridge ``fedmsg-relay-amqp``, which is longer than a name may be."""
+
 COMMAND = "relay-command"
-"""The name of a process before it is the relay, and of every other command."""
+"""The name of a process before it is one of these, and of every other command."""
 
 FLUSHING = "relay-flushing"
 """The name of a process that is the relay no more, and sends what consumers have not taken yet."""

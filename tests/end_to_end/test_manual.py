@@ -15,12 +15,18 @@ import box
 import pytest
 
 from fedmsg_relay import config
-from fedmsg_relay.commands import arguments, journal_options, publish_options
+from fedmsg_relay.commands import (
+    amqp_options,
+    journal_options,
+    publish_options,
+    relay_options,
+)
 from fedmsg_relay.config import loader, parser, settings
 
 PROJECT = Path(__file__).parents[2]
 FEDMSGS = {
-    "fedmsg-relay": (arguments.OPTIONS, arguments.DESCRIPTION),
+    "fedmsg-relay": (relay_options.OPTIONS.table, relay_options.OPTIONS.description),
+    "fedmsg-relay-amqp": (amqp_options.OPTIONS.table, amqp_options.OPTIONS.description),
     "fedmsg-relay-publish": (publish_options.OPTIONS, publish_options.DESCRIPTION),
 }
 """Commands that have all options of a fedmsg command."""

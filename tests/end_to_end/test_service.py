@@ -405,9 +405,13 @@ class TestInstall:
         staged = networked.check("cd /stage; find . -type f -path './etc/*' | sort").split()
         assert staged == [
             "./etc/default/fedmsg-relay",
+            "./etc/default/fedmsg-relay-amqp",
             "./etc/fedmsg.d/relay.py",
             "./etc/init.d/fedmsg-relay",
+            "./etc/init.d/fedmsg-relay-amqp",
             "./etc/logrotate.d/fedmsg-relay",
+            "./etc/logrotate.d/fedmsg-relay-amqp",
+            "./etc/systemd/system/fedmsg-relay-amqp.service",
             "./etc/systemd/system/fedmsg-relay.service",
         ]
         assert networked.run("grep -rIl /stage /stage").stdout == ""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import Process, Site
 
-from figures import Failed, bounds, handover, journal, network, pages, script, signing
+from figures import Failed, backplane, bounds, handover, journal, network, pages, script, signing
 
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds.stopped_consumer,
@@ -38,6 +38,9 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     script.thousand_scripts,
     pages.pages,
     signing.signing,
+    backplane.amqp,
+    backplane.broker_hangs,
+    backplane.faults,
 )
 
 

@@ -37,9 +37,9 @@ BIN = Path(sys.executable).parent
 RELAY = (sys.executable, "-m", "fedmsg_relay")
 
 
-def hastened(*constants: str) -> tuple[str, ...]:
+def hastened(*constants: str, program: str = "relay") -> tuple[str, ...]:
     """In place of RELAY: with some constants shorter, as ``web.metrics.REQUEST_S=1``."""
-    return sys.executable, str(Path(__file__).with_name("hastened.py")), *constants, "--"
+    return sys.executable, str(Path(__file__).with_name("hastened.py")), program, *constants, "--"
 
 
 def set_up() -> None:
@@ -262,7 +262,7 @@ class Process:
         if not self._is_seen and status not in (0, -signal.SIGKILL):
             return f"{self.command} ended with {status}: {self.output}"
         is_relay = any(
-            Path(part).name in ("fedmsg-relay", "fedmsg_relay", "hastened.py")
+            Path(part).name in ("fedmsg-relay", "fedmsg-relay-amqp", "fedmsg_relay", "hastened.py")
             for part in self.command
         )
         if is_relay and any(trace in self.output for trace in TRACES):

@@ -1,16 +1,15 @@
-"""The real relay, with some of its constants shorter, so that a test need not wait for so long.
+"""A real program, with some of its constants shorter, so that a test need not wait for so long.
 
-    hastened.py MODULE.NAME=SECONDS... -- [OPTION...]
+    hastened.py PROGRAM MODULE.NAME=SECONDS... -- [OPTION...]
 
-The modules are those of the package; what is no number of theirs is an error.
+The programs are the modules of commands that have a ``main``; the modules are those of the package;
+what is no number of theirs is an error.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-
-from fedmsg_relay.commands import relay
 
 
 def hasten(constant: str) -> None:
@@ -25,7 +24,8 @@ def hasten(constant: str) -> None:
 
 if __name__ == "__main__":
     separator = sys.argv.index("--")
-    for constant in sys.argv[1:separator]:
+    program = importlib.import_module(f"fedmsg_relay.commands.{sys.argv[1]}")
+    for constant in sys.argv[2:separator]:
         hasten(constant)
     del sys.argv[1 : separator + 1]
-    sys.exit(relay.main())
+    sys.exit(program.main())

@@ -1,0 +1,156 @@
+"""The queue of this relay at the broker -> :class:`fedmsg_relay.amqp.delivering.Delivered`.
+
+Over a connection of its own: a broker that blocks publishers must not stop acknowledgements.
+Whether messages are delivered is looked at, not only whether there is a connection: a queue that
+has messages and delivers none is found out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fedmsg_relay.amqp.delivering import Delivered
+from fedmsg_relay.amqp.session import Session
+from fedmsg_relay.amqp.settings import Settings
+
+NO_QUEUE = 404
+"""NOT_FOUND: the queue does not exist."""
+
+LOOK_EVERY_S = 5.0
+"""Seconds between two questions to the broker about the queue."""
+
+
+class Consuming:
+    """Consumes while :meth:`start` was called last and not :meth:`stop`.
+
+    Calls ``deliver`` with each message, and ``gone`` when the queue is not there any more: then
+    :meth:`stop` is to be called, and :meth:`start` when the queue has been made again.
+    """
+
+    def __init__(
+        self,
+        loop: Any,
+        settings: Settings,
+        deliver: Callable[[Delivered], None],
+        gone: Callable[[], None],
+    ) -> None:
+        self.queued = 0
+        """Messages that wait in the queue, as of the last look."""
+        self.redelivered = 0
+        """Messages that the broker had delivered before."""
+        self._loop = loop
+        self._settings = settings
+        self._deliver = deliver
+        self._gone = gone
+        self._idle_since = math.inf  # since when messages wait and none is delivered, monotonic
+        self.is_flushed = False
+        """See :meth:`flush`."""
+        self._is_paused = False
+        self._taken = 0  # deliveries over this channel
+        self._acked = 0
+        self._looked = 0  # _taken at the last look
+        self.session = Session(
+            "consuming",
+            loop,
+            settings.brokers,
+            self._set_up,
+            self._on_lost,
+            explain=self._explain,
+        )
+        self._channel: Any = None
+
+    @property
+    def starved_s(self) -> float:
+        """Seconds for which messages have waited in the queue while the broker delivered none."""
+        return max(0.0, time.monotonic() - self._idle_since)
+
+    def start(self) -> None:
+        self.session.start()
+
+    def stop(self) -> None:
+        """End the connection; what is not acknowledged the broker delivers again, in order."""
+        self.session.abort()
+
+    def pause(self) -> None:
+        """Deliver nothing more; what was delivered can still be acknowledged."""
+        self._is_paused = True
+
+    def flush(self) -> None:
+        """Have :attr:`is_flushed` become true once the broker has every acknowledgement."""
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            self.is_flushed = True
+            return
+
+        def answer(_: Any) -> None:
+            self.is_flushed = True
+
+        channel.queue_declare(self._settings.queue, passive=True, callback=answer)
+
+    def _set_up(self, channel: Any) -> None:
+        def consume(_: Any) -> None:
+            self._channel = channel
+            self._taken = self._acked = self._looked = 0
+            channel.add_on_cancel_callback(lambda _: self._gone())
+            channel.basic_consume(
+                self._settings.queue,
+                functools.partial(self._on_message, channel),
+                callback=lambda _: self._is_set_up(channel),
+            )
+
+        channel.basic_qos(prefetch_count=self._settings.prefetch, callback=consume)
+
+    def _is_set_up(self, channel: Any) -> None:
+        self.session.is_set_up()
+        self._look(channel)
+
+    def _explain(self, code: int) -> str:
+        if code == NO_QUEUE:
+            self._gone()
+        return ""
+
+    def _on_lost(self, _: int) -> None:
+        self._channel = None
+        self._idle_since = math.inf
+
+    def _on_message(self, channel: Any, _: Any, method: Any, properties: Any, body: bytes) -> None:
+        if self._is_paused:
+            return
+        self._taken += 1
+        self.redelivered += bool(method.redelivered)
+        acknowledge = functools.partial(self._acknowledge, channel, method.delivery_tag)
+        self._deliver(
+            Delivered(
+                lambda: self._loop.add_callback_threadsafe(acknowledge),
+                method.routing_key,
+                properties.message_id,
+                properties.headers,
+                body,
+            )
+        )
+
+    def _acknowledge(self, channel: Any, tag: int) -> None:
+        if channel is self._channel and channel.is_open:
+            channel.basic_ack(tag, multiple=True)
+            self._acked = tag
+
+    def _look(self, channel: Any) -> None:
+        """Ask how many messages wait; the answer also shows that the channel works."""
+        if channel is not self._channel or not channel.is_open:
+            return
+
+        def answer(frame: Any) -> None:
+            self.queued = frame.method.message_count
+            is_starved = self.queued and self._taken == self._looked == self._acked
+            self._looked = self._taken
+            if not is_starved:
+                self._idle_since = math.inf
+            elif self._idle_since == math.inf:
+                self._idle_since = time.monotonic()
+            self._loop.call_later(LOOK_EVERY_S, functools.partial(self._look, channel))
+
+        channel.queue_declare(self._settings.queue, passive=True, callback=answer)

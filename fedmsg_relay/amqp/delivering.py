@@ -1,0 +1,190 @@
+"""What the broker delivers -> the relay's inbound, as an acknowledged script hands it over.
+
+A thread of its own, as a relay that restarts keeps it waiting, which the connections to the broker
+must not notice.  A message is acknowledged to the broker when the relay has it; what the bridge has
+taken and not acknowledged comes again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedmsg_relay.amqp import mapping
+from fedmsg_relay.amqp.rejected import Rejected
+from fedmsg_relay.client.delivery import Delivery
+from fedmsg_relay.client.waiting import Waiting
+from fedmsg_relay.errors import RelayError, RelayUnavailable
+
+log = logging.getLogger("fedmsg.relay")
+
+TELL_AFTER_S = 5.0
+"""How long the relay may be away before the log says so; a reload takes less."""
+
+REFUSALS_MAX = 5
+"""How often the relay may refuse a message before the message is rejected here."""
+
+TOO_LARGE = "relay_max_message_size"
+"""Is in the reason where the relay ends the connection on a message, and nothing else is known."""
+
+AGAIN_S = 1.0
+"""Pause after a refusal."""
+
+BATCH = 100
+"""Messages that are acknowledged to the broker at once at most."""
+
+
+class Delivered(NamedTuple):
+    """A message as the broker has delivered it."""
+
+    acknowledge: Callable[[], None]
+    """Acknowledges this message and all before it to the broker; for any thread."""
+    routing_key: str
+    message_id: str | None
+    headers: Mapping[str, Any] | None
+    body: bytes
+
+
+class Delivering:
+    """Delivers to the relay at ``inbound`` what :meth:`add` is given, but not what is ``origin``'s.
+
+    ``frame_max`` is the relay's ``relay_max_message_size``; ``sign`` returns a message with a
+    signature, or as it was.  Calls ``died`` if it has to end before the process.
+    """
+
+    def __init__(
+        self,
+        inbound: Sequence[str],
+        origin: str,
+        frame_max: float,
+        sign: Callable[[dict[str, Any]], dict[str, Any]],
+        rejected: Rejected,
+        died: Callable[[BaseException], None],
+    ) -> None:
+        self.delivered = 0
+        """Messages that the relay has."""
+        self.acked = 0
+        """Messages acknowledged to the broker."""
+        self.own = 0
+        """Messages that had come from this relay."""
+        self.trouble = ""
+        """Why the relay does not take messages, if so."""
+        self._origin = origin
+        self._frame_max = frame_max
+        self._sign = sign
+        self._rejected = rejected
+        self._died = died
+        self._counter = 0
+        self._queue: queue.SimpleQueue[Delivered] = queue.SimpleQueue()
+        self._since = math.inf  # when what is not acknowledged was taken up, monotonic
+        self._delivery = Delivery(inbound, Waiting(self._tell, TELL_AFTER_S))
+        self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be delivered."""
+        return self._since == math.inf and self._queue.empty()
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds for which the relay has taken nothing of what waits for it."""
+        return max(0.0, time.monotonic() - self._since)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def add(self, message: Delivered) -> None:
+        """Deliver ``message`` behind those before; from any thread."""
+        self._queue.put(message)
+
+    def _run(self) -> None:
+        try:
+            self._take()
+        except BaseException as error:  # noqa: BLE001 (a bridge without this thread must end)
+            self._died(error)
+
+    def _take(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            self._since = time.monotonic()
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < BATCH:
+                    batch.append(self._queue.get_nowait())
+            self._deliver(batch)
+            batch[-1].acknowledge()
+            self.acked += len(batch)
+            self._since = math.inf
+
+    def _deliver(self, batch: Sequence[Delivered]) -> None:
+        """Return when the relay has all of ``batch`` that is for it."""
+        pending = [frames for frames in map(self._frames, batch) if frames is not None]
+        refusals = 0
+        while pending:
+            before = self._delivery.taken
+            try:
+                self._delivery.waiting.begin(math.inf, time.monotonic())
+                for frames in pending:
+                    self._delivery.send(*frames)
+                self._delivery.flush()
+            except RelayUnavailable as error:
+                taken = self._delivery.taken - before
+                self._delivery.close()
+                del pending[:taken]
+                self.delivered += taken
+                self._tell(error.reason)
+                refusals = 0 if taken or TOO_LARGE not in error.reason else refusals + 1
+                if refusals >= REFUSALS_MAX:
+                    refusals = 0
+                    self._rejected.add("broker", error.reason, frames=pending.pop(0))
+                else:
+                    time.sleep(AGAIN_S)
+            else:
+                self.delivered += len(pending)
+                pending = []
+        self.trouble = ""
+
+    def _frames(self, message: Delivered) -> tuple[bytes, bytes] | None:
+        """Return what the relay is to have of a message, if anything."""
+        if mapping.origin(message.headers) == self._origin:
+            self.own += 1
+            return None
+        _, key, message_id, headers, body = message
+        try:
+            if mapping.is_native(headers):
+                self._counter += 1
+                made = self._sign(mapping.enveloped(key, message_id, headers, body, self._counter))
+            else:
+                made = mapping.restored(message_id, headers or {}, body)
+            frames = mapping.frames(key, made)
+        except (mapping.Unmappable, RelayError) as error:
+            self._reject(message, str(error))
+            return None
+        if max(map(len, frames)) > self._frame_max:
+            self._reject(message, f"larger than relay_max_message_size = {self._frame_max}")
+            return None
+        return frames
+
+    def _reject(self, message: Delivered, reason: str) -> None:
+        _, key, message_id, headers, body = message
+        self._rejected.add(
+            "broker",
+            reason,
+            frames=(key.encode(), body),
+            message_id=message_id,
+            headers=dict(headers or {}),
+        )
+
+    def _tell(self, words: str) -> None:
+        """Log what a :class:`Waiting` tells of: a wait, or its end."""
+        if words.startswith("going on"):
+            self.trouble = ""
+            log.info("delivering: %s", words)
+        else:
+            self.trouble = words
+            log.warning("delivering: %s", words)

@@ -1,0 +1,200 @@
+"""The relay's journal -> items for the broker, from the bridge's own position on.
+
+A thread of its own: a disk that hangs stops neither the connections to the broker nor what comes
+from there.  Also saves the position, which is behind confirmed messages alone, at most each 100 ms.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from fedmsg_relay.amqp import mapping
+from fedmsg_relay.amqp.rejected import Rejected
+from fedmsg_relay.amqp.window import Item
+from fedmsg_relay.errors import JournalError
+from fedmsg_relay.journal import reader
+from fedmsg_relay.journal.positions import Bookmark
+from fedmsg_relay.journal.segments import START, Position, Record
+from fedmsg_relay.system.throttle import Throttle
+
+log = logging.getLogger("fedmsg.relay")
+
+BOOKMARK = "amqp"
+"""The name of the reader, for which the journal keeps what is not published."""
+
+SAVE_EVERY_S = 0.1
+"""After a crash, so much is published again at most, and what was not confirmed."""
+
+POLL_S, POLL_MAX_S = 0.005, 0.1
+"""Shortest and longest interval at which the end of the journal is looked at again."""
+
+AGAIN_S, AGAIN_MAX_S = 1.0, 30.0
+"""Shortest and longest pause before a journal that cannot be read is tried again."""
+
+REPORT_S = 60.0
+"""Seconds between two lines about the same trouble."""
+
+
+class Feed:
+    """Reads the journal in ``directory`` for the relay ``origin``, and calls ``post`` with items.
+
+    After each call it waits for :meth:`more`.  ``selects`` tells which topics are to be published.
+    Calls ``died`` if it has to end before :meth:`stop`.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        origin: str,
+        selects: Callable[[str], bool],
+        rejected: Rejected,
+        post: Callable[[list[Item]], None],
+        died: Callable[[BaseException], None],
+    ) -> None:
+        self.trouble = ""
+        """Why the journal cannot be read, if so."""
+        self.unsaved = ""
+        """Why the position cannot be saved, if so."""
+        self.from_broker = 0
+        """Messages that came from the broker, and do not go back there."""
+        self.unselected = 0
+        """Messages whose topics ``relay_amqp_send`` leaves out."""
+        self.missing = 0
+        """Messages that the journal does not have any more, or has damaged."""
+        self.behind_s = 0.0
+        """Age of the newest message read, if there was more to read."""
+        self._directory = directory
+        self._origin = origin
+        self._selects = selects
+        self._rejected = rejected
+        self._post = post
+        self._died = died
+        self._bookmark = Bookmark(directory, BOOKMARK)
+        self._reached: Position | None = None
+        self._saved: Position | None = None
+        self._save_at = 0.0  # monotonic
+        self._poll_s = POLL_S
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._lines = Throttle(REPORT_S)
+        self._losses = Throttle(REPORT_S)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._wanted.set()
+        self._thread.start()
+
+    def more(self) -> None:
+        """Have more items posted; from any thread."""
+        self._wanted.set()
+
+    def reach(self, position: Position) -> None:
+        """Note that everything before ``position`` is confirmed; from any thread."""
+        self._reached = position
+
+    def stop(self, timeout_s: float) -> None:
+        """Save the position for the last time, and end; wait ``timeout_s`` at most for that."""
+        self._stopping.set()
+        self._wanted.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except BaseException as error:  # noqa: BLE001 (a bridge without this thread must end)
+            self._died(error)
+
+    def _read(self) -> None:
+        source: reader.Reader | None = None
+        pause_s = AGAIN_S
+        while not self._stopping.is_set():
+            try:
+                source = source or self._open()
+                self._step(source)
+                self.trouble, pause_s = "", AGAIN_S
+            except (OSError, JournalError) as error:
+                self.trouble = f"relay_journal = {self._directory!r}: cannot read: {error}"
+                self._tell(self.trouble)
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, AGAIN_MAX_S)
+        self._save(at_once=True)
+
+    def _open(self) -> reader.Reader:
+        """Return a reader at the saved position, or at the end if this is the first start."""
+        self._saved = self._bookmark.load()
+        if self._saved is None:
+            end = reader.at_end(self._directory)
+            # Before the first message of all, so that it is known if that goes missing.
+            self._saved = end._replace(sequence=1) if end == START else end
+            self._bookmark.save(self._saved)
+            log.info("publishing begins with the next message: nothing was published before")
+        return reader.Reader(self._directory, self._saved)
+
+    def _step(self, source: reader.Reader) -> None:
+        """Post the next items and wait until more are wanted, or wait at the end of the journal."""
+        missing, corrupt = source.missing, source.corrupt
+        records = source.read()
+        if source.missing > missing or source.corrupt > corrupt:
+            self._lose(max(source.missing - missing, source.corrupt - corrupt))
+        if not records:
+            self.behind_s = 0.0
+            self._stopping.wait(self._poll_s)
+            self._poll_s = min(2 * self._poll_s, POLL_MAX_S)
+            self._save()
+            return
+        self._poll_s = POLL_S
+        self.behind_s = max(0.0, time.time() - records[-1].time)
+        ends = [record.position for record in records[1:]] + [source.position]
+        self._wanted.clear()
+        self._post([self._item(record, end) for record, end in zip(records, ends)])
+        while not self._wanted.wait(SAVE_EVERY_S):
+            self._save()
+        self._save()
+
+    def _item(self, record: Record, end: Position) -> Item:
+        if mapping.is_marked(record.frames):
+            self.from_broker += 1
+            return Item(None, end)
+        try:
+            message = mapping.to_amqp(record.frames, self._origin, record.time)
+        except mapping.Unmappable as error:
+            self._rejected.add("journal", str(error), frames=record.frames)
+            return Item(None, end)
+        if not self._selects(message.routing_key):
+            self.unselected += 1
+            return Item(None, end)
+        return Item(message, end)
+
+    def _save(self, at_once: bool = False) -> None:
+        reached, now = self._reached, time.monotonic()
+        if reached is None or reached == self._saved or (now < self._save_at and not at_once):
+            return
+        self._save_at = now + SAVE_EVERY_S
+        try:
+            self._bookmark.save(reached)
+        except OSError as error:
+            self._save_at = now + AGAIN_S
+            self.unsaved = (
+                f"relay_journal = {self._directory!r}: cannot save the position: {error};"
+                " after a restart what was published since then comes again"
+            )
+            self._tell(self.unsaved)
+        else:
+            self._saved, self.unsaved = reached, ""
+
+    def _lose(self, messages: int) -> None:
+        self.missing += messages
+        if self._losses.allows():
+            log.error(
+                "publishing: the journal has lost messages before they were published: %d until"
+                " now; relay_journal_size may be too small for how long the broker was away",
+                self.missing,
+            )
+
+    def _tell(self, trouble: str) -> None:
+        if self._lines.allows():
+            log.error("%s", trouble)

@@ -1,0 +1,71 @@
+"""The monitoring socket of a bridge, in the shape of every daemon of fedmsg, with the report in it.
+
+See :mod:`fedmsg_relay.monitoring.moksha`, which is that of the relay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import time
+from collections.abc import Iterable
+
+from fedmsg_relay.amqp.report import Report
+from fedmsg_relay.monitoring.moksha import EVERY_S, PRODUCER, SUBSCRIBERS_MAX
+from fedmsg_relay.monitoring.pubserver import PubServer
+
+REPORT_KEY = "fedmsg_relay_amqp"
+CONSUMER = "AmqpConsumer"
+
+
+class MonitoringSocket:
+    """A PUB at ``listeners``, which :meth:`close` leaves open."""
+
+    def __init__(self, listeners: Iterable[socket.socket]) -> None:
+        self._server = PubServer(list(listeners), SUBSCRIBERS_MAX)
+        self._before = (0, 0)  # confirmed and delivered at the last report
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll for :meth:`attend`."""
+        return self._server.fileno()
+
+    def attend(self) -> bool:
+        """Serve the connections; return whether a peer has subscribed, which is to get a report."""
+        return self._server.attend()
+
+    def publish(self, report: Report) -> None:
+        """Send a report to every subscriber."""
+        confirmed, delivered = self._before
+        self._before = report.confirmed, report.delivered
+        consumer = {
+            "name": CONSUMER,
+            "module": "fedmsg_relay",
+            "topic": "*",
+            "initialized": not report.troubles,
+            "exceptions": 0,
+            "jsonify": False,
+            "backlog": report.queued + report.unconfirmed,
+            "headcount_in": report.delivered - delivered,
+            "headcount_out": report.confirmed - confirmed,
+            "times": [],
+        }
+        producer = {
+            "name": PRODUCER,
+            "module": "fedmsg_relay.amqp",
+            "initialized": True,
+            "exceptions": 0,
+            "frequency": EVERY_S,
+            "now": False,
+            "last_ran": time.time(),
+        }
+        document = {
+            "consumers": [consumer],
+            "producers": [producer],
+            REPORT_KEY: dataclasses.asdict(report),
+        }
+        self._server.send(json.dumps(document).encode())
+
+    def close(self) -> None:
+        """Close every connection, and drop unsent bytes."""
+        self._server.close()

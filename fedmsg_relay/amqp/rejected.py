@@ -1,0 +1,74 @@
+"""Messages that cannot cross: each is a file of JSON, for a person to look at, and is counted.
+
+The directory is bounded: what does not fit any more is counted and not kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from fedmsg_relay.system.throttle import Throttle
+
+log = logging.getLogger("fedmsg.relay")
+
+FILES_MAX = 1000
+BYTES_MAX = 256 * 2**20
+"""What all files may have."""
+
+DIRECTORY_MODE, FILE_MODE = 0o750, 0o640
+
+REPORT_S = 60.0
+"""Seconds between two lines of the log."""
+
+
+class Rejected:
+    """The directory ``path``, which is made when it is needed.  Any thread may call it."""
+
+    def __init__(self, path: str) -> None:
+        self.count = 0
+        """Messages since the start."""
+        self.last = ""
+        """What was wrong with the last one."""
+        self._path = path
+        self._numbers = itertools.count(1)
+        self._lines = Throttle(REPORT_S)
+
+    def add(self, source: str, reason: str, *, frames: Iterable[bytes], **details: Any) -> None:
+        """Keep a message from ``source`` that was rejected for ``reason``; never fails."""
+        self.count += 1
+        self.last = f"{source}: {reason}"
+        kept = "kept in"
+        try:
+            self._keep({"source": source, "reason": reason, **details}, list(frames))
+        except OSError as error:
+            kept = f"and lost, as it cannot be kept ({error.strerror}) in"
+        if self._lines.allows():
+            log.error("a message was rejected, %s %s: %s", kept, self._path, self.last)
+
+    def _keep(self, record: dict[str, Any], frames: list[bytes]) -> None:
+        record["time"] = time.time()
+        record["frames"] = [base64.b64encode(frame).decode() for frame in frames]
+        content = json.dumps(record, default=str, indent=1).encode()
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._path, DIRECTORY_MODE)
+        with os.scandir(self._path) as entries:
+            sizes = [entry.stat().st_size for entry in entries]
+        if len(sizes) >= FILES_MAX or sum(sizes) + len(content) > BYTES_MAX:
+            raise OSError(0, f"there are {len(sizes)} files already")
+        name = os.path.join(self._path, f"{time.time_ns()}-{next(self._numbers)}.json")
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        try:
+            with open(fd, "wb") as file:
+                file.write(content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise

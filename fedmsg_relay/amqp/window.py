@@ -1,0 +1,165 @@
+"""The window of publishing: which messages of the journal are sent, answered and to be sent again.
+
+Knows no broker and no clock but for how long the first message has waited.  Order is the journal's:
+a place in it is reached when everything before is confirmed, and what was not confirmed is sent
+again in order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fedmsg_relay.amqp.mapping import Outgoing
+
+BYTES_MAX = 64 * 2**20
+"""Bytes sent and not confirmed, however few messages that are."""
+
+
+class Item(NamedTuple):
+    """A message of the journal, and the place behind it."""
+
+    message: Outgoing | None
+    """None if there is nothing to publish."""
+    position: Any
+
+
+@dataclass
+class _Entry:
+    """An item on its way."""
+
+    item: Item
+    at: float
+    """When it came, monotonic."""
+    is_done: bool
+    """Whether it is confirmed, or there is nothing to publish."""
+
+    @property
+    def size(self) -> int:
+        return len(self.item.message.body) if self.item.message is not None else 0
+
+
+class Window:
+    """At most ``limit`` messages that are sent and not confirmed, and as many that wait."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: deque[_Entry] = deque()  # never sent
+        self._sent: deque[_Entry] = deque()  # in order; the first is not confirmed
+        self._sent_bytes = 0
+        self._again: deque[_Entry] = deque()  # of those sent, what is to be sent again
+        self._unanswered: OrderedDict[int, _Entry] = OrderedDict()  # by the number of the sending
+        self._sendings = 0  # over the present channel
+        self._careful = 0  # messages to be sent one at a time, as one of them is not taken
+
+    def add(self, items: Iterable[Item]) -> None:
+        """Take in what the journal has next."""
+        now = time.monotonic()
+        self._waiting.extend(_Entry(item, now, item.message is None) for item in items)
+
+    def drop_waiting(self) -> None:
+        """Forget what was never sent."""
+        self._waiting.clear()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more is wanted from the journal."""
+        return len(self._waiting) < self._limit
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages sent and not confirmed."""
+        return sum(not entry.is_done for entry in self._sent)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the broker has answered for all that was sent over this channel."""
+        return not self._unanswered
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds for which the first message that is not confirmed has waited."""
+        first = next(iter(self._sent), None) or next(iter(self._waiting), None)
+        return time.monotonic() - first.at if first is not None else 0.0
+
+    def suspect(self) -> Outgoing | None:
+        """Find the message for which the broker has ended the channel, before :meth:`restart`.
+
+        Returns that message if it was the only one without an answer, and sends it no more.  Else
+        returns None, and those without an answer are sent one at a time from then on.
+        """
+        if len(self._unanswered) != 1:
+            self._careful = len(self._unanswered)
+            return None
+        (entry,) = self._unanswered.values()
+        entry.is_done = True
+        self._careful = 0
+        return entry.item.message
+
+    def restart(self) -> None:
+        """Begin with a new channel: everything that is not confirmed is sent again first."""
+        self._unanswered.clear()
+        self._sendings = 0
+        self.repeat()
+
+    def repeat(self) -> None:
+        """Send again what was sent and is neither confirmed nor unanswered."""
+        waiting = set(map(id, self._unanswered.values()))
+        self._again = deque(
+            entry for entry in self._sent if not entry.is_done and id(entry) not in waiting
+        )
+
+    def next(self) -> Outgoing | None:
+        """Return the message to be sent now; None if there is none, or no room for one."""
+        if len(self._unanswered) >= (1 if self._careful else self._limit):
+            return None
+        if self._again:
+            return self._send(self._again.popleft())
+        while self._waiting and len(self._sent) < 2 * self._limit:
+            entry = self._waiting[0]
+            if self._sent and self._sent_bytes + entry.size > BYTES_MAX:
+                return None
+            self._sent.append(self._waiting.popleft())
+            self._sent_bytes += entry.size
+            if not entry.is_done:
+                return self._send(entry)
+        return None
+
+    def _send(self, entry: _Entry) -> Outgoing | None:
+        self._sendings += 1
+        self._unanswered[self._sendings] = entry
+        return entry.item.message
+
+    def skip(self) -> None:
+        """Let pass what is not to be published, up to the next message that is."""
+        while self._waiting and self._waiting[0].is_done and len(self._sent) < 2 * self._limit:
+            self._sent.append(self._waiting.popleft())
+
+    def answer(self, sending: int, multiple: bool, is_taken: bool) -> int:
+        """Note the broker's answer to a sending, or all up to it; return to how many."""
+        answered = []
+        if multiple:
+            while self._unanswered and next(iter(self._unanswered)) <= sending:
+                answered.append(self._unanswered.popitem(last=False)[1])
+        else:
+            answered.append(self._unanswered.pop(sending))
+        if is_taken:
+            self._careful = max(0, self._careful - len(answered))
+            for entry in answered:
+                entry.is_done = True
+        return len(answered)
+
+    def reached(self) -> Any:
+        """Return the position behind what is confirmed since the last call; None if there is none.
+
+        What is before that position is forgotten.
+        """
+        position = None
+        while self._sent and self._sent[0].is_done:
+            entry = self._sent.popleft()
+            self._sent_bytes -= entry.size
+            position = entry.item.position
+        return position

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rabbit import Rabbit
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+    """A broker for all tests of this process, whatever they do to it: each leaves it running."""
+    root: Path = tmp_path_factory.mktemp("rabbit")
+    with Rabbit(root / "node") as made:
+        yield made

@@ -1,0 +1,174 @@
+"""The keys ``relay_amqp*``, and what they take from fedora-messaging's file."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from authority import Authority
+
+from fedmsg_relay.amqp import settings
+from fedmsg_relay.errors import ConfigError
+
+ALL = {
+    "relay_amqp": "one",
+    "relay_amqp_urls": ["amqp://u:secret@a.example/%2Fpubsub", "amqps://b.example:5000"],
+    "relay_amqp_exchanges": ["amq.topic", "zmq.topic"],
+    "relay_amqp_send": "org.#",
+    "relay_amqp_receive": ["org.fedoraproject.*.git.#"],
+    "relay_amqp_window": 5,
+    "relay_amqp_prefetch": 6,
+    "relay_amqp_heartbeat": 7,
+    "relay_amqp_monitoring": "tcp://127.0.0.1:5",
+}
+
+
+@pytest.fixture(autouse=True)
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """fedora-messaging's file, which is empty."""
+    path = tmp_path / "config.toml"
+    path.touch()
+    monkeypatch.setenv("FEDORA_MESSAGING_CONF", str(path))
+    return path
+
+
+def test_the_defaults_are_fedora_messagings() -> None:
+    made = settings.read({"relay_amqp": "one"})
+    (broker,) = made.brokers
+    assert settings.shown(broker) == "amqp://localhost:5672"
+    assert (made.publish_exchange, made.exchanges) == ("amq.topic", ("amq.topic",))
+    assert (made.window, made.prefetch, broker.heartbeat) == (1000, 200, 10)
+    assert (made.queue, made.lock) == ("fedmsg-relay.one", "fedmsg-relay.one.lock")
+    assert not made.passive_declares
+
+
+def test_every_key_counts() -> None:
+    made = settings.read(ALL)
+    assert [settings.shown(broker) for broker in made.brokers] == [
+        "amqp://a.example:5672//pubsub",
+        "amqps://b.example:5000",
+    ]
+    assert made.send == ("org.#",)
+    assert made.receive == ("org.fedoraproject.*.git.#",)
+    assert made.exchanges == ("amq.topic", "zmq.topic")
+    assert (made.window, made.prefetch, made.brokers[0].heartbeat) == (5, 6, 7)
+    assert made.monitoring == "tcp://127.0.0.1:5"
+
+
+def test_a_site_has_one_place_for_its_broker(shared: Path) -> None:
+    authority = Authority(shared.parent)
+    certificate, key = authority.issue("client")
+    shared.write_text(f"""
+        amqp_url = "amqps://broker.example/%2Fpubsub"
+        publish_exchange = "mine"
+        passive_declares = true
+        callback = "ignored"
+        [client_properties]
+        app = "bus"
+        [tls]
+        ca_cert = "{authority.certificate}"
+        certfile = "{certificate}"
+        keyfile = "{key}"
+    """)
+    made = settings.read({"relay_amqp": "one"})
+    (broker,) = made.brokers
+    assert settings.shown(broker) == "amqps://broker.example:5671//pubsub"
+    assert isinstance(broker.credentials, pika.credentials.ExternalCredentials)
+    assert broker.ssl_options.server_hostname == "broker.example"
+    assert broker.ssl_options.context.verify_mode is ssl.CERT_REQUIRED
+    assert broker.ssl_options.context.check_hostname
+    assert (made.publish_exchange, made.passive_declares) == ("mine", True)
+    assert broker.client_properties["app"] == "bus"
+
+
+def test_a_password_counts_beside_a_certificate(shared: Path) -> None:
+    certificate, key = Authority(shared.parent).issue("client")
+    shared.write_text(
+        f'amqp_url = "amqps://u:p@h"\n[tls]\ncertfile = "{certificate}"\nkeyfile = "{key}"\n'
+    )
+    (broker,) = settings.read({"relay_amqp": "one"}).brokers
+    assert isinstance(broker.credentials, pika.PlainCredentials)
+
+
+def test_a_file_that_nobody_has_named_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEDORA_MESSAGING_CONF")
+    monkeypatch.setattr(settings, "CONFIG_PATH", "/nonexistent/config.toml")
+    assert settings.read({"relay_amqp": "one"}).publish_exchange == "amq.topic"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"relay_amqp": None}, "relay_amqp: not set"),
+        ({"relay_amqp": "Host"}, "relay_amqp = 'Host'"),
+        ({"relay_amqp": "x" * 65}, "relay_amqp = 'xxx"),
+        ({"relay_amqp": 5}, "relay_amqp = 5"),
+        ({"relay_amqp_config": 5}, "relay_amqp_config = 5"),
+        ({"relay_amqp_config": "/nonexistent"}, "/nonexistent: there is no such file"),
+        ({"relay_amqp_config": "/"}, "relay_amqp_config: /: Is a directory"),
+        ({"relay_amqp_urls": []}, r"relay_amqp_urls = \[\]"),
+        ({"relay_amqp_urls": "http://host"}, "relay_amqp_urls: must be amqp://"),
+        ({"relay_amqp_urls": "amqp://host:port"}, "relay_amqp_urls: must be amqp://"),
+        ({"relay_amqp_urls": "amqp://h?heartbeet=5"}, "relay_amqp_urls: must be amqp://"),
+        ({"relay_amqp_exchanges": [5]}, "relay_amqp_exchanges"),
+        ({"relay_amqp_send": "x" * 256}, "relay_amqp_send"),
+        ({"relay_amqp_window": 0}, "relay_amqp_window"),
+        ({"relay_amqp_prefetch": 65_536}, "relay_amqp_prefetch"),
+        ({"relay_amqp_heartbeat": True}, "relay_amqp_heartbeat"),
+        ({"relay_amqp_monitoring": 5}, "relay_amqp_monitoring"),
+    ],
+)
+def test_a_wrong_value_is_named(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as raised:
+        settings.read({**ALL, **changes})
+    assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("not toml", "config.toml: "),
+        ('topic_prefix = "x"', "topic_prefix = 'x'"),
+        ("amqp_url = 5", "amqp_url = 5"),
+        ("passive_declares = 1", "passive_declares = 1"),
+        ('amqp_url = "amqps://h"\n[tls]\nca_cert = "/nonexistent"', "tls.ca_cert = '/nonexistent'"),
+        ('amqp_url = "amqps://h"\n[tls]\nca_cert = 5', "tls.ca_cert = 5"),
+        ('amqp_url = "amqps://h"\n[tls]\ncertfile = "x"', "belong together"),
+        (
+            'amqp_url = "amqps://h"\n[tls]\ncertfile = "/etc/passwd"\nkeyfile = "/etc/passwd"',
+            "tls.certfile = '/etc/passwd'",
+        ),
+    ],
+)
+def test_a_wrong_value_in_fedora_messagings_file_is_named(
+    shared: Path, text: str, reason: str
+) -> None:
+    shared.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        settings.read({"relay_amqp": "one"})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("#", ["a", "a.b", "", "a..b"], []),
+        ("a", ["a"], ["ab", "a.b", "b"]),
+        ("a.*", ["a.b", "a."], ["a", "a.b.c"]),
+        ("a.#", ["a", "a.b", "a.b.c"], ["ab", "b"]),
+        ("#.c", ["c", "b.c", "a.b.c"], ["c.d", "bc"]),
+        ("a.#.c", ["a.c", "a.b.c", "a.b.b.c"], ["a", "a.b"]),
+        ("*.b", ["a.b"], ["b", "a.a.b"]),
+        ("a+", ["a+"], ["aa"]),
+    ],
+)
+def test_patterns_are_those_of_a_topic_exchange(
+    pattern: str, matching: list[str], others: list[str]
+) -> None:
+    matches = settings.matches((pattern, "another"))
+    assert all(map(matches, matching))
+    assert not any(map(matches, others))
+    assert matches("another")

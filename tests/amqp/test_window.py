@@ -1,0 +1,192 @@
+"""What is sent, answered, and sent again: in the journal's order, whatever the broker answers."""
+
+from __future__ import annotations
+
+import random
+
+from fedmsg_relay.amqp import window
+from fedmsg_relay.amqp.mapping import Outgoing
+from fedmsg_relay.amqp.window import Item, Window
+
+
+def item(number: int, is_published: bool = True, size: int = 10) -> Item:
+    message = Outgoing("topic", str(number), {}, b"x" * size) if is_published else None
+    return Item(message, number)
+
+
+def sent(of: Window) -> list[int]:
+    """Send what may be sent; the numbers."""
+    found = []
+    while (message := of.next()) is not None:
+        found.append(int(message.message_id))
+    return found
+
+
+def test_no_more_is_sent_than_the_limit() -> None:
+    tried = Window(3)
+    tried.add(map(item, range(5)))
+    assert sent(tried) == [0, 1, 2]
+    assert tried.unconfirmed == 3
+    assert tried.answer(1, multiple=False, is_taken=True) == 1
+    assert sent(tried) == [3]
+    assert tried.answer(4, multiple=True, is_taken=True) == 3
+    assert sent(tried) == [4]
+
+
+def test_a_position_is_reached_when_all_before_is_confirmed() -> None:
+    tried = Window(5)
+    tried.add(map(item, range(4)))
+    sent(tried)
+    tried.answer(2, multiple=False, is_taken=True)
+    assert tried.reached() is None
+    tried.answer(1, multiple=False, is_taken=True)
+    assert tried.reached() == 1
+    assert tried.reached() is None
+    tried.answer(4, multiple=True, is_taken=True)
+    assert tried.reached() == 3
+    assert tried.unconfirmed == 0
+
+
+def test_what_is_not_published_is_passed_in_its_place() -> None:
+    tried = Window(5)
+    tried.add([item(0, False), item(1), item(2, False), item(3, False)])
+    tried.skip()
+    assert tried.reached() == 0
+    assert sent(tried) == [1]
+    tried.skip()
+    assert tried.reached() is None
+    tried.answer(1, multiple=False, is_taken=True)
+    assert tried.reached() == 3
+
+
+def test_after_a_fault_all_that_is_not_confirmed_is_sent_again_in_order() -> None:
+    tried = Window(4)
+    tried.add(map(item, range(8)))
+    assert sent(tried) == [0, 1, 2, 3]
+    tried.answer(2, multiple=False, is_taken=True)
+    tried.restart()
+    assert sent(tried) == [0, 2, 3, 4]
+    tried.answer(4, multiple=True, is_taken=True)
+    assert tried.reached() == 4
+    assert sent(tried) == [5, 6, 7]
+
+
+def test_what_was_refused_is_sent_again_and_nothing_twice() -> None:
+    tried = Window(4)
+    tried.add(map(item, range(4)))
+    sent(tried)
+    tried.answer(2, multiple=False, is_taken=False)
+    assert not tried.is_answered
+    tried.repeat()
+    tried.answer(1, multiple=False, is_taken=True)
+    tried.answer(3, multiple=False, is_taken=True)
+    assert sent(tried) == [1]
+    tried.answer(5, multiple=True, is_taken=True)  # also 4
+    assert tried.is_answered
+    assert tried.reached() == 3
+
+
+def test_large_messages_are_fewer() -> None:
+    tried = Window(1000)
+    tried.add(item(number, size=window.BYTES_MAX // 2) for number in range(4))
+    assert sent(tried) == [0, 1]
+    tried.answer(1, multiple=False, is_taken=True)
+    tried.reached()
+    assert sent(tried) == [2]
+
+
+def test_one_that_is_larger_than_all_may_have_is_sent_alone() -> None:
+    tried = Window(1000)
+    tried.add(item(number, size=window.BYTES_MAX + 1) for number in range(2))
+    assert sent(tried) == [0]
+    tried.answer(1, multiple=False, is_taken=True)
+    tried.reached()
+    assert sent(tried) == [1]
+
+
+def test_a_message_that_the_broker_does_not_take_is_found() -> None:
+    tried = Window(4)
+    tried.add(map(item, range(6)))
+    sent(tried)
+    tried.answer(1, multiple=False, is_taken=True)
+    assert tried.suspect() is None
+    tried.restart()
+    assert sent(tried) == [1]
+    tried.answer(1, multiple=False, is_taken=True)
+    assert sent(tried) == [2]
+    found = tried.suspect()
+    assert found is not None
+    assert found.message_id == "2"
+    tried.restart()
+    assert sent(tried) == [3, 4, 5]
+    tried.answer(3, multiple=True, is_taken=True)
+    assert tried.reached() == 5
+
+
+def test_and_if_all_are_taken_then_all_is_as_before() -> None:
+    tried = Window(4)
+    tried.add(map(item, range(6)))
+    sent(tried)
+    assert tried.suspect() is None
+    tried.restart()
+    for sending in range(1, 4):
+        assert len(sent(tried)) == 1
+        tried.answer(sending, multiple=False, is_taken=True)
+    assert len(sent(tried)) == 1
+    tried.answer(4, multiple=False, is_taken=True)
+    assert len(sent(tried)) == 2
+
+
+def test_room_is_for_as_much_again() -> None:
+    tried = Window(3)
+    assert tried.has_room
+    tried.add(map(item, range(3)))
+    assert not tried.has_room
+    sent(tried)
+    assert tried.has_room
+    tried.add(map(item, range(3, 5)))
+    tried.drop_waiting()
+    assert sent(tried) == []
+    assert tried.unconfirmed == 3
+
+
+def test_any_course_of_events_ends_with_everything_confirmed_and_positions_in_order() -> None:
+    for seed in range(200):
+        chance = random.Random(seed)
+        tried, numbers, open_sendings = Window(chance.randint(1, 6)), iter(range(60)), []
+        confirmed: set[int] = set()
+        sendings: dict[int, int] = {}
+        count, position = 0, -1
+        published = [chance.random() < 0.8 for _ in range(60)]
+        while position < 59:
+            event = chance.random()
+            if tried.has_room:
+                tried.add([item(n, published[n]) for _, n in zip(range(4), numbers)])
+            if event < 0.05:
+                tried.restart()
+                count, sendings, open_sendings = 0, {}, []
+            elif event < 0.1:
+                tried.repeat()
+            while (message := tried.next()) is not None:
+                count += 1
+                sendings[count] = int(message.message_id)
+                open_sendings.append(count)
+                assert sendings[count] not in confirmed, "sent though it is confirmed"
+            tried.skip()
+            if open_sendings:
+                sending = chance.choice(open_sendings)
+                multiple, is_taken = chance.random() < 0.3, chance.random() < 0.8
+                answered = [n for n in open_sendings if n == sending or (multiple and n < sending)]
+                assert tried.answer(sending, multiple, is_taken) == len(answered)
+                open_sendings = [n for n in open_sendings if n not in answered]
+                if is_taken:
+                    confirmed |= {sendings[n] for n in answered}
+                elif not open_sendings:
+                    tried.repeat()
+            if not open_sendings:
+                tried.repeat()
+            if (reached := tried.reached()) is not None:
+                assert reached > position
+                position = reached
+                assert {n for n in range(position + 1) if published[n]} <= confirmed
+        assert tried.unconfirmed == 0
