@@ -35,6 +35,7 @@ PARSERS["fedmsg-relay-journal"] = journal_options.parser()
 SITE = {
     "relay_inbound": "tcp://127.0.0.1:2003",
     "endpoints": {"relay_outbound": "tcp://127.0.0.1:4001"},
+    "certnames": {"signing_relay": "relay"},
 }
 DEFAULTS = {
     "io_threads": "io_threads",

@@ -230,7 +230,7 @@ class TestAddresses:
         assert refused.returncode == 6
         assert (
             "relay_inbound = ['tcp://haproxy.example.org:9941']: none is an address of this host;"
-            " add one that is"
+            " add an address of this host"
         ) in refused.stderr
         assert "none is an address of this host" in machine.check(f"cat {LOG}")
 
