@@ -126,8 +126,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--json",
         action="store_true",
-        help="A JSON object a line: time, topic, and body, or frames in base64. Also for --stats"
-        " and --verify.",
+        help="A JSON object a line: time, topic, and body, or frames in base64. Also for --stats.",
     )
     add = made.add_argument_group("where").add_argument
     add(

@@ -31,7 +31,8 @@ class LiveSegment:
         self.path = path(directory, first)
         self.first = first
         self.header = header
-        self.size = size
+        self._size_max = size
+        self._allocated = 0
         self.messages = 0
         self.last_number = -1
         self.last_us = header.created_us
@@ -43,6 +44,7 @@ class LiveSegment:
             self._write_at(pack_header(header), 0)
             try:
                 os.posix_fallocate(self._fd, 0, size)
+                self._allocated = size
             except OSError:  # little room, or a file system that cannot: the file grows
                 os.ftruncate(self._fd, DATA_START)
             os.fsync(self._fd)
@@ -57,9 +59,14 @@ class LiveSegment:
     def fileno(self) -> int:
         return self._fd
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file, with what is allocated ahead."""
+        return max(self._allocated, self._end)
+
     def fitting(self, packed: Sequence[bytes]) -> int:
         """Return how many of the records there is room for; always for the first of all."""
-        room = self.size - self._end
+        room = self._size_max - self._end
         if sum(map(len, packed)) <= room:
             return len(packed)
         return bisect_right(list(accumulate(map(len, packed))), room)
@@ -78,7 +85,7 @@ class LiveSegment:
 
     def seal(self) -> None:
         """Give back what is allocated ahead, and close the file.  Raises OSError."""
-        self.size = self._end
+        self._allocated = 0
         try:
             os.ftruncate(self._fd, self._end)
         finally:

@@ -63,7 +63,7 @@ def read(frames: Sequence[bytes]) -> Message | None:
 
 def microseconds(time_s: float) -> int:
     """Return seconds as microseconds, within :data:`TIME_MAX_US`.  Raises ValueError for NaN."""
-    if math.isnan(time_s):
+    if isinstance(time_s, float) and math.isnan(time_s):  # an integer may be too large for isnan()
         raise ValueError("not a number")
     if abs(time_s) * 10**6 > TIME_MAX_US:
         return TIME_MAX_US if time_s > 0 else -TIME_MAX_US

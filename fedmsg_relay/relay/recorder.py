@@ -66,6 +66,7 @@ class Recorder:
         self._error = ""  # why the journal is not written
         self._has_opened = False  # whether that is so though it could be opened
         self._discarded_before = 0  # the count when that began
+        self._told_error = ""  # the last one in the log
         self._retry_s = RETRY_SOON_S
         self._asked_at = math.inf  # when the disk was asked for what it does now (monotonic)
         self._begun_at = -math.inf  # when the last batch was begun (monotonic)
@@ -206,8 +207,6 @@ class Recorder:
 
     def _fail(self, error: Exception) -> None:
         """Go without the journal for a while, or for ever at the end."""
-        if not self._error:
-            self._discarded_before = self.backlog.discarded
         if isinstance(error, JournalError):
             self._error = str(error)
         else:
@@ -220,7 +219,8 @@ class Recorder:
             self.backlog.give_up()
         # A relay that ends closes its journal within moments, which is no trouble.
         is_trouble = self._retry_s == RETRY_S or not isinstance(error, JournalBusy)
-        if is_trouble and self._failures.allows():
+        if is_trouble and (self._failures.allows() or self._error != self._told_error):
+            self._told_error = self._error
             log.warning(
                 "%s; forwarding without it, and trying again each second: %d messages wait, and %d"
                 " are missing in it",
@@ -247,7 +247,9 @@ class Recorder:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        """Note since when the disk has been asked."""
+        """Note since when the disk has been asked, and what was discarded before that."""
+        if not self._error:
+            self._discarded_before = self.backlog.discarded
         self._asked_at = time.monotonic()
         try:
             yield

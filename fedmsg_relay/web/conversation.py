@@ -85,7 +85,7 @@ class Conversation:
         head = b""
         while _BEGINNING.match(head) and len(head) <= HEAD_MAX and not _END.search(head):
             yield client, READ
-            received = client.recv(HEAD_MAX)
+            received = client.recv(HEAD_MAX + 1 - len(head))
             if not received:
                 return
             head += received

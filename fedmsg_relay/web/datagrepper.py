@@ -28,6 +28,12 @@ an ``end`` this long ago means up to now.  See :meth:`answers.Answers.answer` fo
 ROWS = 25
 ROWS_MAX = 100
 
+DIGITS_MAX = 20
+"""Digits of a whole number, with zeros that lead; int() refuses what has thousands."""
+
+SECONDS_MAX = 1e300
+"""No sum of two times is infinite, which JSON does not have."""
+
 AHEAD_S = 60.0
 """How far ahead a publisher's clock may be for what goes up to now.  Messages with a timestamp far
 in the future would else be in the answer to every hub, whenever they came."""
@@ -188,7 +194,7 @@ def _number(given: dict[str, list[str]], name: str) -> float | None:
         value = float(given[name][0])
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= SECONDS_MAX:  # nor is NaN
         what = "seconds" if name == "delta" else "seconds since the epoch"
         raise Wrong(f"{name} = {given[name][0]!r}: must be a number of {what}")
     return value
@@ -196,6 +202,7 @@ def _number(given: dict[str, list[str]], name: str) -> float | None:
 
 def _whole(given: dict[str, list[str]], name: str, default: int, maximum: int) -> int:
     text = given.get(name, [str(default)])[0]
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= maximum:
+    is_number = text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX
+    if not is_number or not 1 <= int(text) <= maximum:
         raise Wrong(f"{name} = {text!r}: must be a whole number from 1 to {maximum}")
     return int(text)

@@ -98,6 +98,9 @@ class Routes:
             why = f"{path} is not for {there}: relay_http_allow says who may read messages"
             raise Refused(HTTPStatus.FORBIDDEN, why)
         _check_method(request)
+        if not (request.query.isascii() and request.query.isprintable()):
+            why = "the question must be ASCII: write every other byte as %XX"
+            raise Refused(HTTPStatus.BAD_REQUEST, why)
         try:
             return self._archive.ask(path, request.query, _begin, request.method != "HEAD")
         except OSError as error:

@@ -205,6 +205,7 @@ BODY = b'{"topic": "a.b.c.d", "msg": {}, "msg_id": "1", "timestamp": 1.5}'
         ([b"topic", deep(150)], True),
         ([b"topic", BODY.replace(b"{}", b"[%s]" % b",".join([b"{}"] * 1000))], True),
         ([b"topic", BODY.replace(b"1.5", b"-1e300")], True),
+        ([b"topic", BODY.replace(b"1.5", b"1" + b"0" * 400)], True),
         ([BODY], False),
         ([b"topic", BODY, b""], False),
         ([b"topic", b""], False),

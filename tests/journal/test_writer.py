@@ -418,6 +418,20 @@ print(json.dumps([[record.sequence, record.frames[0].decode()] for record in rec
 """
 
 
+SMALL = """
+from fedmsg_relay.journal.reader import stats
+with Journal(directory / "journal") as journal:  # of which a segment takes 4 MiB
+    journal.say(*numbered(0, 10))
+    said, found = journal.writer.stats.bytes, stats(directory / "journal").bytes
+print(json.dumps([said, found]))
+"""
+
+
+def test_what_cannot_be_allocated_ahead_does_not_count(tmp_path: Path) -> None:
+    said, found = mounted(tmp_path, SMALL)
+    assert said == found < 10_000
+
+
 def test_a_full_file_system_stops_no_writer_from_opening(tmp_path: Path) -> None:
     assert mounted(tmp_path, FULL) == [[1, "before"], [3, "behind"]]
 

@@ -94,6 +94,11 @@ def publish(site: Site, first: int, last: int) -> None:
     publisher.close()
 
 
+def missing_in_log(relay: Process) -> int:
+    """How many messages are missing, by what the log says whenever the journal is written again."""
+    return sum(map(int, re.findall(r"is written again; (\d+) messages", relay.output)))
+
+
 def numbers(found: list[list[bytes]]) -> list[int]:
     return [int(m[1]) for m in found if m[0] == b"number" and m[1] != b"canary"]
 
@@ -393,6 +398,7 @@ class TestAFileSystem:
         found = journal(site)
         assert (found["error"], found["waiting"]) == ("", 0)
         assert found["captured"] > found["discarded"] > 0
+        assert found["discarded"] == missing_in_log(relay)
         assert relay.output.count("No space left on device") == 1
         assert relay.end() == 0
 
@@ -418,6 +424,11 @@ class TestItsDirectory:
         publish(site, 20, 30)
         found = numbers(written(site))
         assert found[-10:] == list(range(20, 30))
+        assert journal(site)["discarded"] == missing_in_log(relay) > 0
+        shutil.rmtree(site.config["relay_journal"])
+        Path(site.config["relay_journal"]).touch()
+        publish(site, 30, 40)
+        relay.wait_for("Not a directory; forwarding without it")  # another trouble, told at once
         assert relay.end() == 0
 
     def test_that_is_nowhere(self, site: Site) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -255,6 +256,28 @@ def test_a_process_that_is_killed_is_started_again(site: Site) -> None:
         assert ask(site, "/healthz")[0] == 200
         wait_for(lambda: get(site, ALL)[0] == 200, "an answer")
     assert relay.output.count("what answers /raw and /id ended with -9; starting it again") == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        (b"topic=" + b'"' * 8000, 200),
+        (b"topic=" + b'"' * 9000, 414),
+        (b"topic=" + b"\x01" * 4000, 400),
+        (b"topic=\xc3\xa9", 400),
+    ],
+    ids=["long", "too long", "control characters", "not encoded"],
+)
+def test_no_question_ends_the_process(site: Site, query: bytes, status: int) -> None:
+    relay = site.relay()
+    pid = archivist(relay)
+    host = b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    address = "127.0.0.1", site.config["relay_http"]
+    with socket.create_connection(address, DEADLINE_S) as client:
+        client.sendall(b"GET /raw?" + query + host)
+        assert client.recv(100).startswith(b"HTTP/1.1 %d " % status)
+    assert get(site, ALL)[0] == 200
+    assert archivist(relay) == pid
 
 
 def test_a_process_that_hangs_is_ended(site: Site) -> None:
