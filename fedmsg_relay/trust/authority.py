@@ -53,7 +53,10 @@ class Authority:
 
     def __init__(self, authority_pem: str, revoked_pem: str | None) -> None:
         self.certificate = x509.load_pem_x509_certificate(authority_pem.encode())
-        self.revoked = x509.load_pem_x509_crl(revoked_pem.encode()) if revoked_pem else None
+        # An empty list is broken, as one that is just being written: not a site without a list.
+        self.revoked = (
+            x509.load_pem_x509_crl(revoked_pem.encode()) if revoked_pem is not None else None
+        )
         self._known: dict[str, Signer] = {}  # by the certificate as it is in messages
         self._store = crypto.X509Store()
         authority = crypto.X509.from_cryptography(self.certificate)

@@ -163,6 +163,7 @@ def _has_a_list_of_another_authority(authority: Authority) -> None:
 def test_what_is_wrong_is_named_with_file_and_key(
     site: Site, authority: Authority, break_it: Callable[[Authority], object], named: str
 ) -> None:
+        (lambda a: a.crl.write_text(""), "crl_location = '{}/crl.pem': "),
     break_it(authority)
     both(site, authority)
     assert named.format(authority.directory) in refused(site)
@@ -186,6 +187,7 @@ def web(authority: Authority) -> Iterator[http.server.ThreadingHTTPServer]:
         def log_message(self, *_: object) -> None:
             pass
 
+        "empty list",
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(authority.directory / "web.crt", authority.directory / "web.key")
