@@ -64,9 +64,18 @@ def test_the_answer_of_test_says_how_long_each_is_valid(site: Site, authority: A
         ({"certnames": []}, "certnames = []: must be a dictionary"),
         ({"routing_policy": []}, "routing_policy = []: must be a dictionary"),
         ({"ssldir": 1}, "ssldir = 1: must be a string"),
+        (
+            {"routing_policy": {"topic": "relay"}},
+            "routing_policy['topic'] = 'relay': must be a list",
+        ),
+        ({"routing_policy": {"topic": None}}, "routing_policy['topic'] = None: must be a list"),
         ({"crypto_backend": "gpg"}, "crypto_backend = 'gpg': relay_sign signs with x509"),
         ({"crypto_validate_backends": ["pgp"]}, "crypto_validate_backends = ['pgp']: must be"),
         ({"crypto_validate_backends": ["gpg"]}, "crypto_validate_backends = ['gpg']: no consumer"),
+        (
+            {"crypto_validate_backends": [["x509"]]},
+            "crypto_validate_backends = [['x509']]: must be",
+        ),
         ({"ca_cert_location": None}, "ca_cert_location: not set"),
         ({"ca_cert_location": "/none"}, "ca_cert_location = '/none': cannot read it: No such file"),
         ({"crl_location": "/none"}, "crl_location = '/none': cannot read it: No such file"),
