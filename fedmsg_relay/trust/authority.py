@@ -12,13 +12,16 @@ import time
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1
 from OpenSSL import crypto
 
 from fedmsg_relay.trust.verdict import Reason, RejectedError
+
+UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, crypto.Error)
+"""What the libraries raise for PEM that is broken, or of a kind that they do not know."""
 
 KNOWN_MAX = 1000
 """Certificates to remember at most, some kB each."""
@@ -47,8 +50,8 @@ class Signer(NamedTuple):
 class Authority:
     """A certificate authority, with its revocation list if the site has one.
 
-    Raises ValueError for what is not PEM, and for whatever else would have every consumer reject
-    every message: one of the two has expired, or the list is of another authority.
+    Raises one of :data:`UNREADABLE`, and ValueError for whatever else would have every consumer
+    reject every message: one of the two has expired, or the list is of another authority.
     """
 
     def __init__(self, authority_pem: str, revoked_pem: str | None) -> None:
@@ -83,7 +86,7 @@ class Authority:
             return known
         try:
             found = self.check(x509.load_pem_x509_certificate(base64.b64decode(encoded)))
-        except ValueError as error:
+        except UNREADABLE as error:
             raise RejectedError(Reason.CERTIFICATE, f"unreadable: {error}") from error
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()

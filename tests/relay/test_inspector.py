@@ -93,6 +93,7 @@ def test_every_reason(site: Site, authority: Authority) -> None:
     elliptic = (authority.directory / "elliptic.crt").read_bytes()
     cases: list[tuple[str, list[bytes]]] = [
         ("not_fedmsg", [topic]),
+    strange = keys.of_unknown_version(base64.b64decode(body["certificate"]))
         ("not_fedmsg", [topic, good, b"third"]),
         ("not_fedmsg", [topic, b"hello"]),
         ("not_fedmsg", [topic, b"null"]),
@@ -125,6 +126,7 @@ def test_every_reason(site: Site, authority: Authority) -> None:
         ("certificate", foreign.signed("publisher")),
         ("certificate", authority.signed("expired")),
         ("revoked", authority.signed("revoked")),
+        ("certificate", changed(certificate=base64.b64encode(strange).decode())),
         ("not_permitted", authority.signed("publisher", f"{TOPIC}.mine")),
     ]
     expected: dict[str, int] = {}
