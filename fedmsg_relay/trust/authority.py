@@ -23,8 +23,9 @@ from fedmsg_relay.trust.verdict import Reason, RejectedError
 UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, crypto.Error)
 """What the libraries raise for PEM that is broken, or of a kind that they do not know."""
 
-KNOWN_MAX = 1000
-"""Certificates to remember at most, some kB each."""
+KNOWN_MAX, KNOWN_CHARACTERS_MAX = 1000, 20_000
+"""Certificates to remember at most, and how long each may be as it is in messages.  Anybody can pad
+one that the bus has seen, before or within its base64."""
 
 
 class Signer(NamedTuple):
@@ -88,9 +89,10 @@ class Authority:
             found = self.check(x509.load_pem_x509_certificate(base64.b64decode(encoded)))
         except UNREADABLE as error:
             raise RejectedError(Reason.CERTIFICATE, f"unreadable: {error}") from error
-        if len(self._known) >= KNOWN_MAX:
-            self._known.clear()
-        self._known[encoded] = found
+        if len(encoded) <= KNOWN_CHARACTERS_MAX:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[encoded] = found
         return found
 
     def check(self, certificate: x509.Certificate) -> Signer:
