@@ -71,7 +71,7 @@ def read(config: Mapping[str, Any]) -> TrustSettings | None:
         revoked=revoked if has_authority else "",
         refresh_s=values.seconds(config, "crl_cache_expiry", 3600.0),
         gpg_home=_text(config, "gpg_home", os.path.expanduser("~/.gnupg/")),
-        policy=_dictionary(config, "routing_policy"),
+        policy=_policy(config),
         is_nitpicky=bool(config.get("routing_nitpicky", False)),
     )
 
@@ -85,7 +85,7 @@ def _backends(config: Mapping[str, Any]) -> tuple[str, ...]:
             " set it to 'x509', or leave relay_sign out"
         )
     accepted = config.get("crypto_validate_backends") or [GPG if backend == GPG else X509]
-    if not isinstance(accepted, (list, tuple)) or not {*accepted} <= {X509, GPG}:
+    if not isinstance(accepted, (list, tuple)) or not all(each in (X509, GPG) for each in accepted):
         raise ConfigError(
             f"crypto_validate_backends = {accepted!r}: must be a list of '{X509}' and '{GPG}'"
         )
@@ -105,6 +105,17 @@ def _certname(config: Mapping[str, Any]) -> str:
             " that relay_sign signs with"
         )
     return certname
+
+
+def _policy(config: Mapping[str, Any]) -> Mapping[str, Container[str]]:
+    policy = _dictionary(config, "routing_policy")
+    for topic, names in policy.items():
+        # In a string consumers find every name that is a part of it.
+        if not isinstance(names, (list, tuple, set, frozenset)):
+            raise ConfigError(
+                f"routing_policy[{topic!r}] = {names!r}: must be a list of certificates' names"
+            )
+    return policy
 
 
 def _text(config: Mapping[str, Any], key: str, default: str) -> str:

@@ -12,7 +12,7 @@ import time
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1
@@ -20,8 +20,12 @@ from OpenSSL import crypto
 
 from fedmsg_relay.trust.verdict import Reason, RejectedError
 
-KNOWN_MAX = 1000
-"""Certificates to remember at most, some kB each."""
+UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, crypto.Error)
+"""What the libraries raise for PEM that is broken, or of a kind that they do not know."""
+
+KNOWN_MAX, KNOWN_CHARACTERS_MAX = 1000, 20_000
+"""Certificates to remember at most, and how long each may be as it is in messages.  Anybody can pad
+one that the bus has seen, before or within its base64."""
 
 
 class Signer(NamedTuple):
@@ -47,13 +51,16 @@ class Signer(NamedTuple):
 class Authority:
     """A certificate authority, with its revocation list if the site has one.
 
-    Raises ValueError for what is not PEM, and for whatever else would have every consumer reject
-    every message: one of the two has expired, or the list is of another authority.
+    Raises one of :data:`UNREADABLE`, and ValueError for whatever else would have every consumer
+    reject every message: one of the two has expired, or the list is of another authority.
     """
 
     def __init__(self, authority_pem: str, revoked_pem: str | None) -> None:
         self.certificate = x509.load_pem_x509_certificate(authority_pem.encode())
-        self.revoked = x509.load_pem_x509_crl(revoked_pem.encode()) if revoked_pem else None
+        # An empty list is broken, as one that is just being written: not a site without a list.
+        self.revoked = (
+            x509.load_pem_x509_crl(revoked_pem.encode()) if revoked_pem is not None else None
+        )
         self._known: dict[str, Signer] = {}  # by the certificate as it is in messages
         self._store = crypto.X509Store()
         authority = crypto.X509.from_cryptography(self.certificate)
@@ -80,11 +87,12 @@ class Authority:
             return known
         try:
             found = self.check(x509.load_pem_x509_certificate(base64.b64decode(encoded)))
-        except ValueError as error:
+        except UNREADABLE as error:
             raise RejectedError(Reason.CERTIFICATE, f"unreadable: {error}") from error
-        if len(self._known) >= KNOWN_MAX:
-            self._known.clear()
-        self._known[encoded] = found
+        if len(encoded) <= KNOWN_CHARACTERS_MAX:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[encoded] = found
         return found
 
     def check(self, certificate: x509.Certificate) -> Signer:

@@ -66,8 +66,9 @@ class Judge:
         except ValueError as error:
             raise RejectedError(Reason.WRONG_SIGNATURE, str(error)) from error
         if backend == GPG:
-            signed = encoded(body["msg"]) if "msg" in body else b""
-            gpg.verify(self._settings.gpg_home, signature, signed, attend)
+            if "msg" not in body:
+                raise RejectedError(Reason.WRONG_SIGNATURE, "there is no msg, which gpg signs")
+            gpg.verify(self._settings.gpg_home, signature, encoded(body["msg"]), attend)
             return
         signer = self._material.signer(body["certificate"])
         signer.verify(signature, encoded(without_credentials(body)))

@@ -39,15 +39,16 @@ class SigningKey:
         pem = self._read(private)
         try:
             key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:  # TypeError: it has a passphrase
+        except (*authority.UNREADABLE, TypeError) as error:  # TypeError: it has a passphrase
             raise ConfigError(f"{self._named}: {private}: {error}") from error
         try:
             self.certificate = x509.load_pem_x509_certificate(self._read(self.path))
-        except ValueError as error:
+            public_key = self.certificate.public_key()
+        except authority.UNREADABLE as error:
             raise ConfigError(f"{self._named}: {self.path}: {error}") from error
         if not isinstance(key, RSAPrivateKey):
             raise ConfigError(f"{self._named}: {private}: fedmsg signs with RSA alone")
-        if key.public_key() != self.certificate.public_key():
+        if key.public_key() != public_key:
             raise ConfigError(
                 f"{self._named}: {self.path} is not the certificate of the key in {private}"
             )

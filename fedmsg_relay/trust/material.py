@@ -20,7 +20,7 @@ from fedmsg_relay.errors import ConfigError, RelayError
 from fedmsg_relay.net.resolver import Asking
 from fedmsg_relay.system.throttle import Throttle
 from fedmsg_relay.trust import gpg
-from fedmsg_relay.trust.authority import Authority, Signer, begins_at, expires_at
+from fedmsg_relay.trust.authority import UNREADABLE, Authority, Signer, begins_at, expires_at
 from fedmsg_relay.trust.key import SigningKey
 from fedmsg_relay.trust.verdict import Expiry, Reason, RejectedError
 
@@ -159,7 +159,7 @@ def _authority(settings: TrustSettings) -> Authority:
     revoked = _read("crl_location", settings.revoked) if settings.revoked else None
     try:
         return Authority(authority, revoked)
-    except ValueError as error:
+    except UNREADABLE as error:
         both = f"ca_cert_location = {settings.authority!r}"
         if revoked is not None:
             both += f", crl_location = {settings.revoked!r}"
@@ -191,6 +191,6 @@ def _fetch(key: str, url: str) -> str:
             raise TimeoutError(f"no answer within {FETCH_S:g} s")
         answer = asking.answer()
         answer.raise_for_status()
-    except OSError as error:  # as those of requests are
+    except (OSError, ValueError) as error:  # ValueError: what urllib3 says of some addresses
         raise RelayError(f"{key} = {url!r}: cannot read it: {error}") from error
     return answer.text

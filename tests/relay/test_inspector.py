@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from monitored import KEY, status
 from fedmsg_relay.config import trust
 from fedmsg_relay.relay.inspector import Inspector
 from fedmsg_relay.relay.proxy import PAUSE
+from fedmsg_relay.trust.judge import Judge
 from fedmsg_relay.trust.material import Material
+from fedmsg_relay.trust.verdict import RejectedError
 
 MARK = b" \n\t "
 """White space behind the JSON."""
@@ -90,6 +93,7 @@ def test_every_reason(site: Site, authority: Authority) -> None:
     def changed(**fields: Any) -> list[bytes]:
         return [topic, json.dumps({**body, **fields}).encode()]
 
+    strange = keys.of_unknown_version(base64.b64decode(body["certificate"]))
     elliptic = (authority.directory / "elliptic.crt").read_bytes()
     cases: list[tuple[str, list[bytes]]] = [
         ("not_fedmsg", [topic]),
@@ -122,6 +126,7 @@ def test_every_reason(site: Site, authority: Authority) -> None:
         ("wrong_signature", changed(crypto="x" * 100_000)),
         ("certificate", changed(certificate="AAAA")),
         ("certificate", changed(certificate=base64.b64encode(elliptic).decode())),
+        ("certificate", changed(certificate=base64.b64encode(strange).decode())),
         ("certificate", foreign.signed("publisher")),
         ("certificate", authority.signed("expired")),
         ("revoked", authority.signed("revoked")),
@@ -270,13 +275,37 @@ def test_a_revocation_counts_once_the_list_is_read_again(site: Site, authority: 
         return rejected(site).get("revoked", 0) > 0
 
     wait_for(is_rejected, "a rejection")
-    authority.crl.write_text("broken")
+    # Half of a file that is being written.
+    authority.crl.write_text("")
     relay.wait_for("crl_location")
     relay.wait_for("the relay goes on with the one that it has")
+    revoked = rejected(site)["revoked"]
+    publisher.send(*authority.signed("publisher"))
+    wait_for(lambda: rejected(site)["revoked"] > revoked, "a rejection")
     authority.issue("other")
     count = len(subscriber.received)
     publisher.send(*authority.signed("other"))
     subscriber.wait(count + 1)
+
+
+def test_a_certificate_that_is_padded_takes_no_memory(authority: Authority) -> None:
+    """Anybody can pad one that the bus has seen: base64 skips what is not of its alphabet."""
+    read = trust.read({"relay_validate": True, **authority.config})
+    assert read is not None
+    judge = Judge(Material(read))
+    topic, good = authority.signed("publisher")
+    body = json.loads(good)
+    tracemalloc.start()
+    try:
+        for n in range(8):
+            body["certificate"] += " " * 1_000_000
+            padded = [topic, json.dumps({**body, "msg": n}).encode()]
+            with pytest.raises(RejectedError, match="not of this message"):
+                judge.judge(padded, lambda: None)
+        del body, padded
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_capture_socket_is_sent_what_is_forwarded(authority: Authority) -> None:

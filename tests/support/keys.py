@@ -9,6 +9,7 @@ import datetime
 import functools
 import ipaddress
 import json
+import ssl
 import uuid
 import warnings
 from pathlib import Path
@@ -122,6 +123,13 @@ class Authority:
             message(topic, **body), ssldir=str(self.directory), certname=name
         )
         return frames(made)
+
+
+def of_unknown_version(certificate: bytes) -> bytes:
+    """A certificate as of a version of X.509 that does not exist."""
+    der = ssl.PEM_cert_to_DER_cert(certificate.decode())
+    version, unknown = b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05"
+    return ssl.DER_cert_to_PEM_cert(der.replace(version, unknown, 1)).encode()
 
 
 def _name(name: str) -> x509.Name:

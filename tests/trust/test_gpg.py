@@ -49,8 +49,11 @@ class Keyring:
     def signed(self, **fields: Any) -> list[bytes]:
         """The frames of a message as fedmsg for Python 2 signs it; that for 3 cannot."""
         body = {**keys.message(), "crypto": "gpg", **fields}
-        signature = self._gpg("--detach-sign", stdin=keys.encoded(body["msg"]))
-        return keys.frames({**body, "signature": base64.b64encode(signature).decode()})
+        return keys.frames({**body, "signature": self.of(keys.encoded(body["msg"]))})
+
+    def of(self, signed: bytes) -> str:
+        """A signature, as it is in messages."""
+        return base64.b64encode(self._gpg("--detach-sign", stdin=signed)).decode()
 
     def close(self) -> None:
         subprocess.run(
@@ -84,6 +87,9 @@ def test_what_is_signed_by_a_key_of_the_ring_goes_on(site: Site, keyring: Keyrin
     for accepted in (good, large, old):
         assert keys.accepts(site.config, accepted)
         publisher.send(*accepted)
+    # A signature of nothing, as of an empty file that the key's owner has signed.
+    nothing = {name: value for name, value in body.items() if name != "msg"}
+    publisher.send(good[0], json.dumps({**nothing, "signature": keyring.of(b"")}).encode())
     publisher.send(good[0], json.dumps({**body, "msg": "forged"}).encode())
     publisher.send(good[0], json.dumps({**body, "signature": "AAAA"}).encode())
     publisher.send(good[0], json.dumps({**body, "crypto": "x509"}).encode())
@@ -91,7 +97,7 @@ def test_what_is_signed_by_a_key_of_the_ring_goes_on(site: Site, keyring: Keyrin
     publisher.send(*good)
     assert subscriber.wait(4) == [good, large, old, good]
     counted = {reason: count for reason, count in status(site)["rejected"].items() if count}
-    assert counted == {"wrong_signature": 2, "unsigned": 2}
+    assert counted == {"wrong_signature": 3, "unsigned": 2}
     assert relay.end() == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import shutil
 import ssl
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -63,9 +64,18 @@ def test_the_answer_of_test_says_how_long_each_is_valid(site: Site, authority: A
         ({"certnames": {}}, "certnames['signing_relay'] = None: must name"),
         ({"certnames": []}, "certnames = []: must be a dictionary"),
         ({"routing_policy": []}, "routing_policy = []: must be a dictionary"),
+        (
+            {"routing_policy": {"topic": "relay"}},
+            "routing_policy['topic'] = 'relay': must be a list",
+        ),
+        ({"routing_policy": {"topic": None}}, "routing_policy['topic'] = None: must be a list"),
         ({"ssldir": 1}, "ssldir = 1: must be a string"),
         ({"crypto_backend": "gpg"}, "crypto_backend = 'gpg': relay_sign signs with x509"),
         ({"crypto_validate_backends": ["pgp"]}, "crypto_validate_backends = ['pgp']: must be"),
+        (
+            {"crypto_validate_backends": [["x509"]]},
+            "crypto_validate_backends = [['x509']]: must be",
+        ),
         ({"crypto_validate_backends": ["gpg"]}, "crypto_validate_backends = ['gpg']: no consumer"),
         ({"ca_cert_location": None}, "ca_cert_location: not set"),
         ({"ca_cert_location": "/none"}, "ca_cert_location = '/none': cannot read it: No such file"),
@@ -95,6 +105,18 @@ def _has_a_passphrase(authority: Authority) -> None:
             serialization.BestAvailableEncryption(b"secret"),
         )
     )
+
+
+def _is_of_an_unknown_kind(authority: Authority) -> None:
+    """A key that OpenSSL makes and the libraries do not know."""
+    openssl = ["openssl", "genpkey", "-algorithm", "SM2", "-out", "relay.key"]
+    subprocess.run(openssl, cwd=authority.directory, check=True, capture_output=True)
+
+
+def _has_a_certificate_of_an_unknown_kind(authority: Authority) -> None:
+    openssl = ["openssl", "req", "-x509", "-newkey", "SM2", "-nodes", "-subj", "/CN=relay"]
+    openssl += ["-keyout", "other.key", "-out", "relay.crt"]
+    subprocess.run(openssl, cwd=authority.directory, check=True, capture_output=True)
 
 
 def _is_of_another_authority(authority: Authority) -> None:
@@ -133,8 +155,15 @@ def _has_a_list_of_another_authority(authority: Authority) -> None:
             lambda a: a.revoke(a.issue("relay")),
             f"{NAMED}: no consumer would accept {{}}/relay.crt: r",
         ),
+        (_is_of_an_unknown_kind, f"{NAMED}: {{}}/relay.key: "),
+        (_has_a_certificate_of_an_unknown_kind, f"{NAMED}: {{}}/relay.crt: "),
+        (
+            lambda a: a.path.write_bytes(keys.of_unknown_version(a.path.read_bytes())),
+            "ca_cert_location = '{}/ca.crt', crl_location = ",
+        ),
         (lambda a: a.path.write_text("x"), "ca_cert_location = '{}/ca.crt', crl_location = "),
         (lambda a: a.crl.write_text("x"), "crl_location = '{}/crl.pem': "),
+        (lambda a: a.crl.write_text(""), "crl_location = '{}/crl.pem': "),
         (lambda a: a.revoke(lifetime_days=-1), "crl_location = '{}/crl.pem': CRL has expired"),
         (lambda a: Authority(a.directory, lifetime_days=-1), "certificate has expired"),
         (
@@ -153,8 +182,12 @@ def _has_a_list_of_another_authority(authority: Authority) -> None:
         "expired",
         "another authority",
         "revoked",
+        "key of an unknown kind",
+        "certificate of an unknown kind",
+        "authority of an unknown version",
         "broken authority",
         "broken list",
+        "empty list",
         "expired list",
         "expired authority",
         "list of another authority",
@@ -215,6 +248,15 @@ def test_a_web_server_that_hangs_stops_nothing(site: Site, authority: Authority,
     assert refused.returncode == 1, "it may answer the next time"
     assert f"crl_location = '{url}': cannot read it: " in refused.stderr
     assert relay.end() == 0
+
+
+def test_an_address_that_is_none_is_named(site: Site, authority: Authority) -> None:
+    url = f"https://{'x' * 70}.example/"
+    both(site, authority, crl_location=url)
+    refused = site.run(*RELAY, "--test")
+    assert refused.returncode == 1
+    assert f"crl_location = '{url}': cannot read it: " in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_who_only_signs_needs_no_authority(site: Site, authority: Authority) -> None:
