@@ -180,4 +180,40 @@ Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; ta
     accepted; each minute at most.  If that fails, the relay goes on with those that it has, and the
     log says so.
     Example: ``"crl_cache_expiry": 600``
+
+The bridge to RabbitMQ, ``fedmsg-relay-amqp`` (see docs/several-hosts.md), reads the keys above that
+say where the relay of its host is, and these.  The relay reads none of them:
+
+``relay_amqp`` (1 to 64 of ``a-z``, ``0-9``, ``.`` and ``-``; required for the bridge)
+    The name of this relay at the broker, which no other relay there has: the host's, for example.
+    The bridge publishes what ``relay_journal`` has, and hands the relay what others have published.
+    Example: ``"relay_amqp": "host1"``
+``relay_amqp_config`` (path; default ``$FEDORA_MESSAGING_CONF``, else
+``/etc/fedora-messaging/config.toml``)
+    fedora-messaging's configuration, of which the bridge reads ``amqp_url``, ``[tls]``,
+    ``publish_exchange``, ``passive_declares`` and ``client_properties``.  A ``topic_prefix`` is
+    refused, as topics of fedmsg have theirs.
+    Example: ``"relay_amqp_config": "/etc/fedora-messaging/bus.toml"``
+``relay_amqp_urls`` (string or list of strings; default: ``amqp_url``)
+    The brokers of a cluster, tried in turn.  Certificates are those of ``[tls]``.
+    Example: ``"relay_amqp_urls": ["amqps://mq1.example.org", "amqps://mq2.example.org"]``
+``relay_amqp_exchanges`` (string or list of strings; default ``["amq.topic"]``)
+    The topic exchanges to consume from; ``"zmq.topic"`` too beside fedmsg-migration-tools.
+    Example: ``"relay_amqp_exchanges": ["amq.topic", "zmq.topic"]``
+``relay_amqp_send``, ``relay_amqp_receive`` (string or list of strings; default ``["#"]``)
+    The topics to publish and to consume, as patterns of a topic exchange: ``*`` is one word, ``#``
+    any number of words.  A pattern that is taken away from ``relay_amqp_receive`` stays bound to
+    the queue at the broker until it is unbound there.
+    Example: ``"relay_amqp_receive": ["org.fedoraproject.#"]``
+``relay_amqp_window`` (messages, default 1000), ``relay_amqp_prefetch`` (default 200)
+    How many messages may be published and not confirmed, and delivered and not acknowledged.
+    Example: ``"relay_amqp_window": 100``
+``relay_amqp_heartbeat`` (seconds, default 10)
+    A broker that is silent for two to three times as long is given up, and connected to again.
+    Example: ``"relay_amqp_heartbeat": 30``
+``relay_amqp_monitoring`` (address; default
+``"ipc:///var/run/fedmsg/monitoring-fedmsg-relay-amqp.socket"``; ``""``: none)
+    Where the bridge publishes its status, as the relay does at ``moksha.monitoring.socket``, and
+    with the same permissions.  ``fedmsg-relay-amqp --check`` and ``--status`` read it.
+    Example: ``"relay_amqp_monitoring": "tcp://127.0.0.1:9412"``
 """
