@@ -124,7 +124,7 @@ def test_three_examples_that_are_right(name: str) -> None:
 def entries() -> Iterator[tuple[list[str], str]]:
     """The names of the keys and the text of each entry of the manual of the keys."""
     manual = config.__doc__ or ""
-    for entry in re.findall(r"^(``.+(?:\n``.+)?(?:\n    .*|\n(?=\n    ))+)", manual, re.MULTILINE):
+    for entry in re.findall(r"^(``.+(?:\n``.+)*(?:\n    .*|\n(?=\n    ))+)", manual, re.MULTILINE):
         term = re.sub(r"\([^)]*\)", "", entry.partition("\n    ")[0])
         yield re.findall(r"``([a-z][a-z_.]+)(?:``|\[)", term), entry
 
