@@ -33,7 +33,7 @@ from fedmsg_relay.amqp.signing import Sign
 from fedmsg_relay.errors import Died
 from fedmsg_relay.net.bindings import Listeners
 from fedmsg_relay.system import systemd
-from fedmsg_relay.system.logfile import LogFile
+from fedmsg_relay.system.logfile import LogFile, reopen_at_sighup
 from fedmsg_relay.system.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
@@ -198,7 +198,7 @@ class Bridge:
     def _on_wakeup(self, *_: Any) -> None:
         for event in self._wakeup.events():
             if event is signal.SIGHUP:
-                self._reopen_log()
+                reopen_at_sighup(self._log_file)
             elif event is signal.SIGUSR1:
                 log.info("SIGUSR1: %s", self.report().totals)
             elif isinstance(event, signal.Signals):
@@ -218,14 +218,6 @@ class Bridge:
     def _on_totals(self) -> None:
         log.info("%s", self.report().totals)
         self._loop.call_later(TOTALS_EVERY_S, self._on_totals)
-
-    def _reopen_log(self) -> None:
-        try:
-            if self._log_file is not None:
-                self._log_file.reopen()
-                log.info("SIGHUP: log reopened")
-        except OSError as error:
-            log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)
 
     # -- the stop --------------------------------------------------------------------------------
 

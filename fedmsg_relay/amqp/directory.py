@@ -7,10 +7,10 @@ amqp/rejected/   messages that could not cross, see rejected.py
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 
 from fedmsg_relay.errors import AlreadyRunning, RelayError
+from fedmsg_relay.system import lockfile
 
 MODE = 0o750
 
@@ -24,7 +24,11 @@ def take(directory: str) -> int:
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, MODE)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = lockfile.lock(path, 0o640)
+    except lockfile.Locked as locked:
+        raise AlreadyRunning(
+            f"another bridge, pid {locked.pid}, works with this journal already ({path})"
+        ) from None
     except FileNotFoundError:
         raise RelayError(
             f"relay_journal = {os.path.dirname(directory)!r}: there is no such directory; the relay"
@@ -35,15 +39,6 @@ def take(directory: str) -> int:
             f"cannot make the directory of the bridge, {directory}: {error.strerror}; make it"
             " writable for this user"
         ) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(fd, 20, 0).decode(errors="replace").strip()
-        os.close(fd)
-        raise AlreadyRunning(
-            f"another bridge, pid {pid}, works with this journal already ({path})"
-        ) from None
     with contextlib.suppress(OSError):  # a full disk has no room for the pid
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        lockfile.write_pid(fd)
     return fd

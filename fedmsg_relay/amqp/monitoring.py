@@ -6,13 +6,11 @@ See :mod:`fedmsg_relay.monitoring.moksha`, which is that of the relay.
 from __future__ import annotations
 
 import dataclasses
-import json
 import socket
-import time
 from collections.abc import Iterable
 
 from fedmsg_relay.amqp.report import Report
-from fedmsg_relay.monitoring.moksha import EVERY_S, PRODUCER, SUBSCRIBERS_MAX
+from fedmsg_relay.monitoring.moksha import SUBSCRIBERS_MAX, document
 from fedmsg_relay.monitoring.pubserver import PubServer
 
 REPORT_KEY = "fedmsg_relay_amqp"
@@ -40,31 +38,13 @@ class MonitoringSocket:
         self._before = report.confirmed, report.delivered
         consumer = {
             "name": CONSUMER,
-            "module": "fedmsg_relay",
-            "topic": "*",
             "initialized": not report.troubles,
-            "exceptions": 0,
-            "jsonify": False,
             "backlog": report.queued + report.unconfirmed,
             "headcount_in": report.delivered - delivered,
             "headcount_out": report.confirmed - confirmed,
-            "times": [],
         }
-        producer = {
-            "name": PRODUCER,
-            "module": "fedmsg_relay.amqp",
-            "initialized": True,
-            "exceptions": 0,
-            "frequency": EVERY_S,
-            "now": False,
-            "last_ran": time.time(),
-        }
-        document = {
-            "consumers": [consumer],
-            "producers": [producer],
-            REPORT_KEY: dataclasses.asdict(report),
-        }
-        self._server.send(json.dumps(document).encode())
+        fields = {REPORT_KEY: dataclasses.asdict(report)}
+        self._server.send(document(consumer, "fedmsg_relay.amqp", fields))
 
     def close(self) -> None:
         """Close every connection, and drop unsent bytes."""

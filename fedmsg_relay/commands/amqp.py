@@ -19,7 +19,7 @@ from fedmsg_relay.amqp.settings import MONITORING, Settings
 from fedmsg_relay.amqp.signing import signer
 from fedmsg_relay.commands import status, targets
 from fedmsg_relay.commands.amqp_options import NAME, OPTIONS
-from fedmsg_relay.commands.program import Program, Site
+from fedmsg_relay.commands.program import CRITICAL, OK, WARNING, Program, Site
 from fedmsg_relay.config import settings
 from fedmsg_relay.daemon.startup import RESOLVER_PATIENCE_S
 from fedmsg_relay.errors import BindError, ConfigError, NoLocalAddress, RelayError
@@ -33,8 +33,6 @@ from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
-
-OK, WARNING, CRITICAL = 0, 1, 2
 
 DISCARDED_S = 3600.0
 """How long --check warns of a message that was discarded."""
@@ -176,16 +174,7 @@ def _listening(made: Settings, site: Site) -> Iterator[Listeners]:
 def _ask(made: Settings, timeout_s: float) -> dict[str, Any]:
     if not made.monitoring:
         raise ConfigError(f"{MONITORING}: not set, so the bridge publishes no status")
-    uri, document = status.hear(MONITORING, made.monitoring, timeout_s)
-    try:
-        report: dict[str, Any] = json.loads(document)[REPORT_KEY]
-        list(_table(report))
-    except (ValueError, TypeError, KeyError):
-        raise RelayError(
-            f"{MONITORING} {uri}: the process that answers is not this bridge, or of another"
-            " version"
-        ) from None
-    return report
+    return status.hear("bridge", MONITORING, made.monitoring, timeout_s, REPORT_KEY, _table)
 
 
 def _table(report: dict[str, Any]) -> Iterator[str]:

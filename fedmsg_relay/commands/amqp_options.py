@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedmsg_relay import __version__
 from fedmsg_relay.commands.arguments import Options, flag, logfile, path, pidfile, value
+from fedmsg_relay.commands.version import version
 
 NAME = "fedmsg-relay-amqp"
 
@@ -56,14 +56,7 @@ OPTIONS = Options(
         flag("--daemon", help="Run in the background; return once the bridge runs."),
         value("--timeout", "SECONDS", "With --check and --status: time to answer. Default: 2."),
         flag("--json", help="With --status: print JSON."),
-        (
-            ["--version"],
-            {
-                "action": "version",
-                "version": f"{NAME} {__version__}",
-                "help": "Show the version, and exit.",
-            },
-        ),
+        version(NAME),
     ],
     {"json": "status"},
 )

@@ -22,13 +22,12 @@ import zmq
 
 from fedmsg_relay.commands import targets
 from fedmsg_relay.commands.probe import Failed, Probe
+from fedmsg_relay.commands.program import CRITICAL, OK, UNKNOWN, WARNING
 from fedmsg_relay.commands.targets import Target
 from fedmsg_relay.config.settings import MONITORING, Settings
 from fedmsg_relay.errors import RelayError
 from fedmsg_relay.monitoring import units
 from fedmsg_relay.net import endpoints
-
-OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3  # the exit statuses of Nagios plugins
 
 LATELY_S = 900.0
 """Seconds for which a discarded message is a warning: nobody looks all the time."""

@@ -7,8 +7,8 @@ import math
 import re
 import time
 
-from fedmsg_relay import __version__
 from fedmsg_relay.commands import timestamps
+from fedmsg_relay.commands.version import version
 from fedmsg_relay.errors import WrongUsage
 
 NAME = "fedmsg-relay-journal"
@@ -84,12 +84,8 @@ def parser() -> argparse.ArgumentParser:
         help=f"With --republish: messages a second at most. Default: {RATE:g}.",
     )
     actions.add_argument("-h", "--help", action="help", help="Show this, and exit.")
-    actions.add_argument(
-        "--version",
-        action="version",
-        version=f"{NAME} {__version__}",
-        help="Show the version, and exit.",
-    )
+    names, kwargs = version(NAME)
+    actions.add_argument(*names, **kwargs)
     add = made.add_argument_group("which messages").add_argument
     add(
         "-S",

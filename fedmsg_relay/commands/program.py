@@ -26,7 +26,7 @@ from fedmsg_relay.system.pidfile import PidFile
 
 log = logging.getLogger("fedmsg.relay")
 
-OK, UNKNOWN = 0, 3  # exit statuses of Nagios plugins
+OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3  # the exit statuses of Nagios plugins
 
 Site = Mapping[str, Any]
 """The global fedmsg config, with the options in it."""

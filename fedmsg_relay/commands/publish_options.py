@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedmsg_relay import __version__
+from fedmsg_relay.commands.version import version
 from fedmsg_relay.config.parser import Option
 
 NAME = "fedmsg-relay-publish"
@@ -78,12 +78,5 @@ OPTIONS: list[Option] = [
         },
     ),
     (["--timeout"], {"help": "Time to try while no relay answers. Default: 2."}),
-    (
-        ["--version"],
-        {
-            "action": "version",
-            "version": f"{NAME} {__version__}",
-            "help": "Show the version, and exit.",
-        },
-    ),
+    version(NAME),
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedmsg_relay import __version__
 from fedmsg_relay.commands.arguments import Options, flag, logfile, path, pidfile, value
+from fedmsg_relay.commands.version import version
 from fedmsg_relay.system.naming import NAME
 
 DESCRIPTION = """\
@@ -66,14 +66,7 @@ OPTIONS = Options(
         value("--io-threads", "N", "Threads of libzmq; the key io_threads. Default: 1."),
         value("--high-water-mark", "N", "The key high_water_mark. Default: 0, no limit."),
         value("--linger", "MS", "The key zmq_linger. Default: 1000."),
-        (
-            ["--version"],
-            {
-                "action": "version",
-                "version": f"{NAME} {__version__}",
-                "help": "Show the version, and exit.",
-            },
-        ),
+        version(NAME),
     ],
     {"roundtrip": "check", "json": "status", "watch": "status"},
 )

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -49,22 +49,35 @@ def ask(settings: Settings, timeout_s: float) -> dict[str, Any]:
             f"{MONITORING}: not set, so the relay publishes no status; set it, for example"
             " to 'ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket', and reload the relay"
         )
-    uri, document = hear(MONITORING, settings.monitoring[0], timeout_s)
+    return hear("relay", MONITORING, settings.monitoring[0], timeout_s, REPORT_KEY, table)
+
+
+def hear(
+    who: str,
+    key: str,
+    address: str,
+    timeout_s: float,
+    report_key: str,
+    table: Callable[[dict[str, Any]], Iterable[str]],
+) -> dict[str, Any]:
+    """Return the report that ``who`` sends at ``address``, and of which ``table`` makes lines.
+
+    Raises :class:`RelayError`, naming ``key``, if nothing comes within ``timeout_s``, or something
+    else.
+    """
+    uri, document = _hear(key, address, timeout_s)
     try:
-        report: dict[str, Any] = json.loads(document)[REPORT_KEY]
+        report: dict[str, Any] = json.loads(document)[report_key]
         list(table(report))
     except (ValueError, TypeError, KeyError):
         raise RelayError(
-            f"{MONITORING} {uri}: the process that answers is not this relay, or of another version"
+            f"{key} {uri}: the process that answers is not this {who}, or of another version"
         ) from None
     return report
 
 
-def hear(key: str, address: str, timeout_s: float) -> tuple[str, bytes]:
-    """Return the URI of the monitoring socket at ``address``, and what it sends.
-
-    Raises :class:`RelayError`, naming ``key``, if nothing comes within ``timeout_s``.
-    """
+def _hear(key: str, address: str, timeout_s: float) -> tuple[str, bytes]:
+    """Return the URI of the monitoring socket at ``address``, and what it sends."""
     deadline = time.monotonic() + timeout_s
     first = endpoints.in_time(lambda: targets.first(key, address, deadline), timeout_s)
     uri = targets.uri(first) or first.uri

@@ -26,7 +26,7 @@ from fedmsg_relay.net.bindings import Bindings, close_listeners
 from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.thread import Posted
 from fedmsg_relay.system import memory, systemd
-from fedmsg_relay.system.logfile import LogFile
+from fedmsg_relay.system.logfile import LogFile, reopen_at_sighup
 from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Timer, Wakeup
 from fedmsg_relay.trust.verdict import Rejection
@@ -102,7 +102,7 @@ class MainLoop:
                 elif isinstance(event, Rejection):
                     log.warning("rejected, %s", event)
                 elif event is signal.SIGHUP:
-                    self._reopen_log()
+                    reopen_at_sighup(self._log_file)
                 elif event is signal.SIGPROF:  # see memory.Bound
                     self._relay.connections.slow_consumers.bound_memory()
                 elif event is signal.SIGUSR1:
@@ -175,14 +175,6 @@ class MainLoop:
         what = "without waiting" if at_once else self._relay.report().connections
         self._relay.stop()
         log.info("%s: stopping; %s", asked_by.name, what)
-
-    def _reopen_log(self) -> None:
-        try:
-            if self._log_file is not None:
-                self._log_file.reopen()
-                log.info("SIGHUP: log reopened")
-        except OSError as error:
-            log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)
 
     # -- as the successor of another relay -------------------------------------------------------
 

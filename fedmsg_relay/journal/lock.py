@@ -1,16 +1,13 @@
-"""The lock of a journal: one process writes it.
-
-The lock is flock(2), which ends with its process; the file has the pid, for people.
-"""
+"""The lock of a journal: one process writes it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 
 from fedmsg_relay.errors import JournalBusy
 from fedmsg_relay.journal.segments import DIRECTORY_MODE, FILE_MODE, LOCK
+from fedmsg_relay.system import lockfile
 
 
 def lock(directory: str) -> int:
@@ -21,18 +18,16 @@ def lock(directory: str) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory)
         os.chmod(directory, DIRECTORY_MODE)
-    fd = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
-            raise JournalBusy(
-                f"cannot write the journal {directory}: process {pid or '(just starting)'}"
-                " writes it; end that, or choose another directory"
-            ) from None
+        fd = lockfile.lock(os.path.join(directory, LOCK), FILE_MODE)
+    except lockfile.Locked as locked:
+        raise JournalBusy(
+            f"cannot write the journal {directory}: process {locked.pid or '(just starting)'}"
+            " writes it; end that, or choose another directory"
+        ) from None
+    try:
         os.fchmod(fd, FILE_MODE)
-        os.pwrite(fd, b"%-8d" % os.getpid(), 0)  # in place: a full disk has room for that
+        lockfile.write_pid(fd)
     except BaseException:
         os.close(fd)
         raise

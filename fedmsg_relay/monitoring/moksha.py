@@ -13,7 +13,8 @@ import json
 import math
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fedmsg_relay.monitoring.pubserver import PubServer
 from fedmsg_relay.monitoring.stats import Report
@@ -78,29 +79,37 @@ class MonitoringSocket:
         self._frames = report.frames_in, report.frames_out
         consumer = {
             "name": CONSUMER,
-            "module": "fedmsg_relay",
-            "topic": "*",
             "initialized": report.is_forwarding,
-            "exceptions": 0,  # a relay that has one does not report any more
-            "jsonify": False,
             "backlog": report.backlog,
             # Messages of two frames since the last report.
             "headcount_in": (report.frames_in - before_in) // 2,
             "headcount_out": (report.frames_out - before_out) // 2,
-            "times": [],
         }
-        producer = {
-            "name": PRODUCER,
-            "module": "fedmsg_relay.moksha",  # a name for readers, and of no module any more
-            "initialized": True,
-            "exceptions": 0,
-            "frequency": EVERY_S,
-            "now": False,
-            "last_ran": time.time(),
-        }
-        document = {
-            "consumers": [consumer],
-            "producers": [producer],
-            REPORT_KEY: dataclasses.asdict(report),
-        }
-        self._server.send(json.dumps(document).encode())
+        # The name of the module is one for readers, and of no module any more.
+        fields = {REPORT_KEY: dataclasses.asdict(report)}
+        self._server.send(document(consumer, "fedmsg_relay.moksha", fields))
+
+
+def document(consumer: Mapping[str, Any], module: str, report: Mapping[str, Any]) -> bytes:
+    """Return the JSON of a daemon that is one consumer, and whose ``module`` sends the reports.
+
+    ``consumer`` has what differs between daemons; ``report`` is what the daemon adds.
+    """
+    always = {
+        "module": "fedmsg_relay",
+        "topic": "*",
+        "exceptions": 0,  # a daemon that has one does not report any more
+        "jsonify": False,
+        "times": [],
+    }
+    producer = {
+        "name": PRODUCER,
+        "module": module,
+        "initialized": True,
+        "exceptions": 0,
+        "frequency": EVERY_S,
+        "now": False,
+        "last_ran": time.time(),
+    }
+    made = {"consumers": [{**always, **consumer}], "producers": [producer], **report}
+    return json.dumps(made).encode()

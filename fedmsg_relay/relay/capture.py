@@ -28,7 +28,8 @@ from fedmsg_relay.journal.records import Packer
 from fedmsg_relay.journal.segments import JournalStats
 from fedmsg_relay.relay.backlog import BACKLOG_MAX, RECORD_OVERHEAD
 from fedmsg_relay.relay.proxy import Traffic
-from fedmsg_relay.relay.recorder import Recorder, block_signals
+from fedmsg_relay.relay.recorder import Recorder
+from fedmsg_relay.system.wakeup import block_signals
 
 log = logging.getLogger("fedmsg.relay")
 

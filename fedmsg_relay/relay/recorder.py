@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from fedmsg_relay.journal.segments import JournalStats
 from fedmsg_relay.journal.writer import Writer
 from fedmsg_relay.relay.backlog import Backlog
 from fedmsg_relay.system.throttle import Throttle
+from fedmsg_relay.system.wakeup import block_signals
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -255,8 +255,3 @@ class Recorder:
             yield
         finally:
             self._asked_at = math.inf
-
-
-def block_signals() -> None:
-    """Leave all signals to the main thread."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

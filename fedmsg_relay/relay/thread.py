@@ -9,7 +9,6 @@ also reads how many messages were rejected.  With a journal, two more threads wr
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from fedmsg_relay.net.bindings import Bindings
 from fedmsg_relay.relay.lifecycle import STATUS_MAX_AGE_S, Phase, Relay, Status
 from fedmsg_relay.relay.orders import Orders
 from fedmsg_relay.relay.proxy import PAUSE, Proxy, Traffic
+from fedmsg_relay.system.wakeup import block_signals
 from fedmsg_relay.trust.verdict import Expiry, RejectedCounts
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ class RelayThread:
         threading.Thread(target=self._run, name="relay", daemon=True).start()
 
     def _run(self) -> None:
-        # The main thread handles signals.  A signal on this thread would have pyzmq restart the
-        # proxy, and with it the counters.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        # A signal on this thread would have pyzmq restart the proxy, and with it the counters.
+        block_signals()
         self._relay.run()
 
     @property

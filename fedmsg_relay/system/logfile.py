@@ -6,10 +6,13 @@ Everything that the process writes goes there, that of libraries and of the inte
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 
 from fedmsg_relay.errors import RelayError
+
+log = logging.getLogger("fedmsg.relay")
 
 LAST_BYTES = 1000
 """How much of the end of a log is read to find its last line."""
@@ -59,3 +62,13 @@ class LogFile:
         # O_NONBLOCK: a FIFO without a reader is then an error, and no wait.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
         return os.open(self.path, flags, 0o640)
+
+
+def reopen_at_sighup(log_file: LogFile | None) -> None:
+    """Reopen a log file, if there is one, and log that, or why the old one stays."""
+    try:
+        if log_file is not None:
+            log_file.reopen()
+            log.info("SIGHUP: log reopened")
+    except OSError as error:
+        log.warning("SIGHUP: cannot reopen the log, writing to the old one: %s", error)

@@ -91,3 +91,8 @@ class Timer:
             return False
         self._begin()
         return True
+
+
+def block_signals() -> None:
+    """Leave all signals to the main thread; for any other thread, as it begins."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
