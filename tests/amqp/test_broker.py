@@ -11,9 +11,9 @@ from typing import Any
 
 import pika
 import pytest
-from authority import Authority
 from backplane import Host, forget, hosts
 from harness import Process, wait_for
+from keys import Authority
 from rabbit import MESSAGE_MAX, Rabbit
 
 PERMISSIONS = (r"^fedmsg-relay\.", *2 * (r"^(fedmsg-relay\.|amq\.topic$)",))
@@ -107,7 +107,7 @@ class TestFedoraMessaging:
         signing = {
             "sign_messages": True,
             "ssldir": str(tmp_path),
-            "ca_cert_location": str(authority.certificate),
+            "ca_cert_location": str(authority.path),
             "crl_location": None,
             "certnames": {f"amqp-bridge.{socket.gethostname().partition('.')[0]}": "bus"},
         }
@@ -250,10 +250,10 @@ class TestRefused:
 
 
 def test_tls_with_client_certificates(tmp_path: Path, rabbit: Rabbit, user: str) -> None:  # noqa: ARG001
-    certificate, key = rabbit.authority.issue("bridge")
+    certificate, key = rabbit.authority.files("bridge")
     with Host(tmp_path / "tls", "tls", f"amqps://localhost:{rabbit.tls_port}") as host:
         (host.root / "config.toml").write_text(
-            f'[tls]\nca_cert = "{rabbit.authority.certificate}"\n'
+            f'[tls]\nca_cert = "{rabbit.authority.path}"\n'
             f'certfile = "{certificate}"\nkeyfile = "{key}"\n'
         )
         host.start_relay()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pika
 import pytest
-from authority import Authority
 from fedora_messaging.message import Message, get_message
+from keys import Authority
 
 from fedmsg_relay.amqp import mapping
 from fedmsg_relay.amqp.mapping import MARK, Unmappable, to_amqp
@@ -115,7 +115,7 @@ def test_a_signature_is_valid_on_the_other_host(tmp_path: Path) -> None:
     options = {
         "ssldir": str(tmp_path),
         "certname": "shell",
-        "ca_cert_location": str(authority.certificate),
+        "ca_cert_location": str(authority.path),
         "crl_location": None,
         "crypto_backend": "x509",
         "crypto_validate_backends": ["x509"],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pika
 import pytest
-from authority import Authority
+from keys import Authority
 
 from fedmsg_relay.amqp import settings
 from fedmsg_relay.errors import ConfigError
@@ -60,7 +60,7 @@ def test_every_key_counts() -> None:
 
 def test_a_site_has_one_place_for_its_broker(shared: Path) -> None:
     authority = Authority(shared.parent)
-    certificate, key = authority.issue("client")
+    certificate, key = authority.files("client")
     shared.write_text(f"""
         amqp_url = "amqps://broker.example/%2Fpubsub"
         publish_exchange = "mine"
@@ -69,7 +69,7 @@ def test_a_site_has_one_place_for_its_broker(shared: Path) -> None:
         [client_properties]
         app = "bus"
         [tls]
-        ca_cert = "{authority.certificate}"
+        ca_cert = "{authority.path}"
         certfile = "{certificate}"
         keyfile = "{key}"
     """)
@@ -85,7 +85,7 @@ def test_a_site_has_one_place_for_its_broker(shared: Path) -> None:
 
 
 def test_a_password_counts_beside_a_certificate(shared: Path) -> None:
-    certificate, key = Authority(shared.parent).issue("client")
+    certificate, key = Authority(shared.parent).files("client")
     shared.write_text(
         f'amqp_url = "amqps://u:p@h"\n[tls]\ncertfile = "{certificate}"\nkeyfile = "{key}"\n'
     )

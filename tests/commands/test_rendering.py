@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,13 +13,7 @@ from fedmsg_relay.journal.segments import START, Record
 AT = 1_796_040_000.123456
 
 
-@pytest.fixture(autouse=True)
-def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("_berlin")
 
 
 def record(*frames: bytes) -> Record:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,13 +11,7 @@ from fedmsg_relay.commands import timestamps
 NOW = 1_796_040_000.25  # 2026-11-30 13:00:00 in Berlin, an hour before that in Greenwich
 
 
-@pytest.fixture(autouse=True)
-def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("_berlin")
 
 
 @pytest.mark.parametrize(

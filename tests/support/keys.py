@@ -26,7 +26,9 @@ with warnings.catch_warnings():  # of pyOpenSSL, that newer versions lack what f
 
 DAY = datetime.timedelta(days=1)
 PEM = serialization.Encoding.PEM
-LOOPBACK = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+LOOPBACK = x509.SubjectAlternativeName(
+    [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+)
 TOPIC = "org.fedoraproject.dev.ops.disk"
 
 
@@ -79,6 +81,11 @@ class Authority:
         (self.directory / f"{name}.crt").write_bytes(certificate.public_bytes(PEM))
         write_key(self.directory / f"{name}.key", made_key)
         return certificate
+
+    def files(self, name: str) -> tuple[Path, Path]:
+        """The files of a new certificate, also for a server on loopback, and of its key."""
+        self.issue(name)
+        return self.directory / f"{name}.crt", self.directory / f"{name}.key"
 
     def _certificate(
         self, name: str, of: Any, lifetime_days: float, constraints: x509.BasicConstraints

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pika
-from authority import Authority
 from box import skip
 from daemons import alive
 from harness import DEADLINE_S, Process, free_port, listens, wait_for
+from keys import Authority
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # tests say themselves what goes wrong
 
@@ -51,11 +51,11 @@ class Rabbit(contextlib.AbstractContextManager["Rabbit"]):
         home = beside.environ["HOME"] if beside else str(root)  # has the cluster's cookie
         distribution = str(free_port())
         self.authority = Authority(root)
-        certificate, key = self.authority.issue("server")
+        certificate, key = self.authority.files("server")
         (root / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
-            f"ssl_options.cacertfile = {self.authority.certificate}\n"
+            f"ssl_options.cacertfile = {self.authority.path}\n"
             f"ssl_options.certfile = {certificate}\n"
             f"ssl_options.keyfile = {key}\n"
             "ssl_options.verify = verify_peer\n"
