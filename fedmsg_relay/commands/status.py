@@ -152,10 +152,10 @@ def _journal(journal: dict[str, Any]) -> Iterator[str]:
     since = ""
     if journal["first_time"] is not None:
         since = f" since {time.strftime('%d %b %H:%M:%S', time.localtime(journal['first_time']))}"
-    yield (
-        f"journal {journal['directory']}: {units.count(journal['messages'])} messages,"
-        f" {units.size(journal['bytes'])}{since}"
-    )
+    has = f"{units.count(journal['messages'])} messages, {units.size(journal['bytes'])}{since}"
+    if not journal["segments"] and journal["error"]:
+        has = "not opened"
+    yield f"journal {journal['directory']}: {has}"
     yield (
         f"        {units.count(journal['waiting'])} messages wait for the disk,"
         f" {units.count(journal['discarded'])} of {units.count(journal['captured'])} discarded"

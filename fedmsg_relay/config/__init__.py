@@ -140,7 +140,8 @@ The relay's own keys:
     The oldest messages are deleted when the journal is larger.
     Example: ``"relay_journal_size": 10 * 2**30``
 ``relay_journal_age`` (seconds, default 7 days; 0: no limit)
-    Messages are deleted when they are older, unless a registered reader has not had them yet.
+    Messages are deleted when they are older, unless a registered reader has not read them yet:
+    ``fedmsg-relay-amqp``, as long as the journal has the file ``readers/amqp``.
     Example: ``"relay_journal_age": 30 * 24 * 3600``
 ``relay_journal_sync`` (default True)
     Whether each batch of messages is on the disk (fdatasync(2)) before the next is written, up to

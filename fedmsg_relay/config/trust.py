@@ -99,7 +99,7 @@ def _backends(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _certname(config: Mapping[str, Any]) -> str:
     certname = _dictionary(config, "certnames").get(SIGNER)
-    if not isinstance(certname, str) or not certname:
+    if not isinstance(certname, str) or not certname or "\0" in certname:
         raise ConfigError(
             f"certnames['{SIGNER}'] = {certname!r}: must name the key and the certificate in ssldir"
             " that relay_sign signs with"
@@ -122,6 +122,8 @@ def _text(config: Mapping[str, Any], key: str, default: str) -> str:
     value = config.get(key, default)
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{key} = {value!r}: must be a string")
+    if value and "\0" in value:
+        raise ConfigError(f"{key} = {value!r}: must not contain a NUL character")
     return value or ""
 
 

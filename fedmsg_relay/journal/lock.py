@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
-from fedmsg_relay.errors import JournalBusy
+from fedmsg_relay.errors import JournalBusy, JournalError
 from fedmsg_relay.journal.segments import DIRECTORY_MODE, FILE_MODE, LOCK
 from fedmsg_relay.system import lockfile
 
@@ -13,11 +12,20 @@ from fedmsg_relay.system import lockfile
 def lock(directory: str) -> int:
     """Lock a journal for this process, and return the descriptor that has the lock.
 
-    Makes the directory if its parent is there.  Raises OSError, and :class:`JournalBusy`.
+    Makes the directory.  Raises OSError, :class:`JournalError` if its parent is missing, and
+    :class:`JournalBusy`.
     """
-    with contextlib.suppress(FileExistsError):
+    try:
         os.mkdir(directory)
         os.chmod(directory, DIRECTORY_MODE)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        parent = os.path.dirname(directory)
+        raise JournalError(
+            f"cannot make the journal {directory}: there is no directory {parent}; make that, and"
+            " let the relay's user write it"
+        ) from None
     try:
         fd = lockfile.lock(os.path.join(directory, LOCK), FILE_MODE)
     except lockfile.Locked as locked:

@@ -43,7 +43,8 @@ class Writer:
     :meth:`append` has written is on disk.
 
     Reads the newest segment, which may take some tenths of a second.  Raises OSError,
-    :class:`JournalBusy` while another process writes the journal, and :class:`JournalNewer`.
+    :class:`JournalError` without a parent, :class:`JournalBusy` while another process writes the
+    journal, and :class:`JournalNewer`.
     """
 
     def __init__(

@@ -99,8 +99,8 @@ class JournalReport:
     """Messages that were to be written: all that were forwarded."""
     discarded: int
     """Those of them that are not in the journal and never will be."""
-    discarded_at: float | None
-    """When this process discarded the last one, in seconds since 1970."""
+    discarded_at: int | None
+    """When the last one was discarded, in seconds since 1970."""
     waiting: int
     """Messages that wait for the disk."""
     waiting_bytes: int
@@ -250,7 +250,7 @@ def _journal(status: CaptureStatus | None, counted: Totals) -> JournalReport | N
         error=status.error,
         captured=counted.captured,
         discarded=counted.discarded,
-        discarded_at=status.discarded_at,
+        discarded_at=counted.discarded_at or None,
         waiting=status.waiting,
         waiting_bytes=status.waiting_bytes,
         **status.kept._asdict(),

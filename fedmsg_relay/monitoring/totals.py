@@ -7,7 +7,7 @@ relay that follows another begins with the totals of that one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from fedmsg_relay.monitoring.connections import Connections
@@ -72,11 +72,14 @@ class Totals:
     """Messages that were to be written to the journal."""
     discarded: int = 0
     """Those of them that are not in the journal."""
+    discarded_at: int = 0
+    """When the last one was discarded, in seconds since 1970; 0 if none was.  The newest counts."""
     publishers: PeerTotals = field(default_factory=PeerTotals)
     consumers: PeerTotals = field(default_factory=PeerTotals)
 
     def __add__(self, other: Totals) -> Totals:
-        return _sum(self, other)
+        newest = max(self.discarded_at, other.discarded_at)
+        return replace(_sum(self, other), discarded_at=newest)
 
     @property
     def traffic(self) -> Traffic:
@@ -119,6 +122,7 @@ def count(relay: RelayThread, connections: Connections) -> Totals:
         rejected=Rejected(**{reason.value: n for reason, n in relay.rejected.items()}),
         captured=journal.captured if journal else 0,
         discarded=journal.discarded if journal else 0,
+        discarded_at=int(journal.discarded_at or 0) if journal else 0,
         publishers=_peer_totals(connections.publishers),
         consumers=_peer_totals(connections.consumers),
     )

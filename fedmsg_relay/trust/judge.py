@@ -33,7 +33,7 @@ class Judge:
     def judge(self, frames: list[bytes], attend: Attend) -> list[bytes]:
         """Return the frames to forward for a message.  Raises :class:`RejectedError`.
 
-        Calls ``attend`` regularly if that takes longer than a millisecond.
+        Calls ``attend`` regularly while gpg verifies a signature, which takes milliseconds.
         """
         topic, body, text = _parse(frames)
         signs = self._settings.signs

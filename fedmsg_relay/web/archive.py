@@ -132,7 +132,7 @@ class Archive:
                 [sys.executable, "-I", "-S", "-c", START, str(package.parent), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
             )
         except OSError as error:
@@ -143,11 +143,12 @@ class Archive:
             while line := self._ours.recv(LINE_MAX):
                 log.warning("relay_journal: %s", line.decode(errors="replace"))
         try:
-            process.wait(END_S)
+            _, errors = process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-        return f"ended with {process.returncode}"
+            _, errors = process.communicate()
+        why = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        return f"ended with {process.returncode}" + (f": {why}" if why else "")
 
 
 class Answer:

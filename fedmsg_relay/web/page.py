@@ -185,9 +185,10 @@ def _journal(report: Report) -> str:
     if journal is None:
         return ""
     oldest = _moment(journal.first_time) if journal.first_time is not None else "–"
+    is_known = journal.segments or not journal.error
     rows = [
-        ("messages", count(journal.messages)),
-        ("size", size(journal.bytes)),
+        ("messages", count(journal.messages) if is_known else "–"),
+        ("size", size(journal.bytes) if is_known else "–"),
         ("oldest", oldest),
         ("wait for the disk", count(journal.waiting)),
         ("discarded, in all", count(journal.discarded)),

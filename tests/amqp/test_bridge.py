@@ -25,7 +25,8 @@ from backplane import (
 )
 from cutting import Wire
 from harness import Subscriber, wait_for
-from rabbit import Rabbit, quiet
+from keys import Authority
+from rabbit import Rabbit, cluster, quiet
 
 COUNT, RATE = 1_500, 500
 
@@ -180,6 +181,70 @@ class TestFaults:
         wait_for(lambda: COUNT - 1 in numbers(there), "the last message")
         first = list(dict.fromkeys(numbers(there)))
         assert first == sorted(first)
+
+
+VALIDATES = """
+import json, sys, fedmsg.config, fedmsg.crypto
+config = fedmsg.config.load_config([], None)
+sys.exit(not all(fedmsg.crypto.validate(json.loads(line), **config) for line in sys.stdin))
+"""
+"""Exits 0 if stock fedmsg accepts each message, one a line."""
+
+
+@pytest.mark.parametrize("which", ["unsigned", "all"])
+def test_two_relays_that_sign(tmp_path: Path, rabbit: Rabbit, which: str) -> None:
+    """Each signs what the bridge has brought, and leaves the bridge's mark behind it."""
+    authority = Authority(tmp_path / "pki")
+    authority.issue("relay")
+    signing = {
+        "relay_validate": True,
+        "relay_sign": which,
+        "certnames": {"signing_relay": "relay"},
+        **authority.config,
+    }
+    with hosts(tmp_path, rabbit.url, "one", "two", **signing) as (one, two):
+        consumers = one.subscriber(), two.subscriber()
+        with tap(rabbit) as queue:
+            streams = Stream(one), Stream(two, topic="other")
+            for stream in streams:
+                stream.send(50, RATE)
+                stream.end()
+            for consumer in consumers:
+                consumer.wait(100)
+            wait_for(
+                lambda: all(host.status()["own"] == 50 for host in (one, two)),
+                "what was published to come back",
+            )
+            assert arrived((one, two, *consumers), rabbit, queue, 50) == [0, 0, 0]
+        for host, consumer in zip((one, two), consumers):
+            bodies = [body for _, body in consumer.received]
+            assert len(bodies) == 100
+            assert sum(body.endswith(b" \t \n") for body in bodies) == 50
+            report = host.status()
+            assert (report["confirmed"], report["delivered"]) == (50, 50), report
+            (host.root / "validates.py").write_text(VALIDATES)
+            lines = b"".join(body.strip() + b"\n" for body in bodies).decode()
+            assert host.run("python", "validates.py", input=lines).returncode == 0
+    forget(rabbit, "one", "two")
+
+
+class TestACluster:
+    @pytest.mark.timeout(600)
+    def test_one_node_of_three_is_killed(self, tmp_path: Path) -> None:
+        """The node of both bridges, which has the leader of each queue."""
+        with cluster(tmp_path) as (victim, *rest), ExitStack() as ending:
+            urls = [node.url for node in (victim, *rest)]
+            one, two = ending.enter_context(hosts(tmp_path, urls, "one", "two"))
+            bus = one, two, one.subscriber(), two.subscriber()
+            queue = ending.enter_context(tap(rest[0]))
+            stream = Stream(one)
+            with stream.around(COUNT, RATE):
+                victim.kill()
+            stream.end()
+            again = arrived(bus, rest[0], queue, COUNT)
+            assert max(again) <= 2 * 1000, "more than a window came again"
+            for host in (one, two):
+                wait_for(lambda host=host: host.check()[0] == 0, "all to be well")
 
 
 class TestBounds:

@@ -29,7 +29,7 @@ from backplane import (
 )
 from cutting import Wire
 from harness import Process, Site, wait_for
-from rabbit import Rabbit, quiet
+from rabbit import Rabbit, cluster, quiet
 
 from figures import Failed
 
@@ -204,10 +204,13 @@ def _flood(stream: load.Stream, source: zmtp.Peer, reader: load.Reader) -> float
     return FLOOD_MESSAGES / (time.monotonic() - start)
 
 
+NODE = "one node of three is killed"
+
+
 def faults(site: Site, relay: Process) -> Iterator[str]:
     """Two relays, two bridges, one broker, and a fault in the middle of a stream"""
     relay.end()
-    failed = []
+    failed: list[str] = []
     with Rabbit(site.root / "rabbit") as rabbit:
         for what in (
             "the broker is stopped",
@@ -218,38 +221,52 @@ def faults(site: Site, relay: Process) -> Iterator[str]:
             "the second bridge is killed",
             "the first relay is killed",
             "the second relay is killed",
+            "poison messages",
+            "a third relay joins and leaves",
         ):
-            try:
-                lost, again = _fault(site.root / what.replace(" ", "-"), rabbit, what)
-            except AssertionError as error:
-                failed.append(what)
-                yield f"{what}: {error}"
-            else:
-                yield (
-                    f"{what}: lost {lost}; came again {again[0]} at the first outbound, {again[1]}"
-                    f" at the second, {again[2]} at the broker"
-                )
-                if lost and "relay" not in what:
-                    failed.append(what)
+            yield _outcome(site, [rabbit], what, failed)
+    (site.root / "cluster").mkdir()
+    with cluster(site.root / "cluster") as nodes:
+        yield _outcome(site, nodes, NODE, failed)
     if failed:
         raise Failed(f"{', '.join(failed)}: none may be lost")
 
 
-def _fault(root: Path, rabbit: Rabbit, what: str) -> tuple[int, list[int]]:
-    """Send a stream with a fault in the middle; how many are lost anywhere, and came again."""
+def _outcome(site: Site, nodes: list[Rabbit], what: str, failed: list[str]) -> str:
+    """Return the line about a fault; one that must not happen is added to ``failed``."""
+    try:
+        lost, again = _fault(site.root / what.replace(" ", "-"), nodes, what)
+    except AssertionError as error:
+        failed.append(what)
+        return f"{what}: {error}"
+    if lost and "relay is killed" not in what:
+        failed.append(what)
+    return (
+        f"{what}: lost {lost}; came again {again[0]} at the first outbound, {again[1]} at the"
+        f" second, {again[2]} at the broker"
+    )
+
+
+def _fault(root: Path, nodes: list[Rabbit], what: str) -> tuple[int, list[int]]:
+    """Send a stream with a fault in the middle; how many are lost anywhere, and came again.
+
+    The fault is that of the first node.
+    """
     root.mkdir()
-    with Wire(rabbit.port) as wire, tap(rabbit) as queue, contextlib.ExitStack() as ending:
+    rabbit, survivor = nodes[0], nodes[-1]
+    with Wire(rabbit.port) as wire, tap(survivor) as queue, contextlib.ExitStack() as ending:
         via_wire = {"relay_amqp_heartbeat": 4, "relay_hold": 1.5}
-        url = f"amqp://127.0.0.1:{wire.port}"
-        (one,) = ending.enter_context(hosts(root, url, "one", **via_wire))
-        (two,) = ending.enter_context(hosts(root, rabbit.url, "two", relay_hold=1.5))
+        others = [node.url for node in nodes[1:]]
+        urls = [f"amqp://127.0.0.1:{wire.port}", *others]
+        (one,) = ending.enter_context(hosts(root, urls, "one", **via_wire))
+        (two,) = ending.enter_context(hosts(root, [rabbit.url, *others], "two", relay_hold=1.5))
         consumers = one.subscriber(), two.subscriber()
         stream = Stream(one)
         with stream.around(FAULT_MESSAGES, FAULT_RATE), _having(what, rabbit, wire, one, two):
             pass
         stream.end()
         everything = set(range(FAULT_MESSAGES))
-        with rabbit.channel() as channel:
+        with survivor.channel() as channel:
             found: list[int] = []
 
             def counts() -> int:
@@ -263,7 +280,7 @@ def _fault(root: Path, rabbit: Rabbit, what: str) -> tuple[int, list[int]]:
             duplicates(each, FAULT_MESSAGES, "") if not lost else len(each) - len(set(each))
             for each in seen
         ]
-    forget(rabbit, "one", "two")
+    forget(survivor, "one", "two")
     return lost, again
 
 
@@ -278,10 +295,20 @@ def _having(what: str, rabbit: Rabbit, wire: Wire, one: Host, two: Host) -> Iter
     if what in of_broker:
         with of_broker[what]:
             time.sleep(3)
+    elif what == NODE:
+        rabbit.kill()
     elif what == "the connection is cut":
         wire.cut()
         one.bridge.wait_for("heartbeat")
         wire.mend()
+    elif what == "poison messages":
+        with rabbit.channel() as channel:
+            channel.basic_publish("amq.topic", "poison", b"\xff")
+        one.publisher().send(b"poison", b"\xff")
+    elif what == "a third relay joins and leaves":
+        with hosts(one.root.parent, rabbit.url, "three"):
+            time.sleep(1)
+        forget(rabbit, "three")
     else:
         host = one if "first" in what else two
         if "bridge" in what:

@@ -303,6 +303,8 @@ class TestADiskThatHangs:
         publish(site, 20, 30)
         assert numbers(written(site))[-10:] == list(range(20, 30))
         assert journal(site)["discarded"] >= 10, "those that the first relay had to leave"
+        done = site.run(*RELAY, "--check")
+        assert (done.returncode, "messages are missing in the journal" in done.stdout) == (1, True)
 
 
 IN_A_SMALL_FILE_SYSTEM = """
@@ -432,11 +434,14 @@ class TestItsDirectory:
         assert relay.end() == 0
 
     def test_that_is_nowhere(self, site: Site) -> None:
-        site.write(relay_journal=f"{site.root}/above/journal")
+        site.write(relay_journal=f"{site.root}/above/journal", relay_http=free_port())
         relay = site.relay()
-        relay.wait_for("No such file or directory; forwarding without it")
+        parent = site.root / "above"
+        relay.wait_for(f"there is no directory {parent}; make that, and let the relay's user write")
+        table = site.run(*RELAY, "--status").stdout
+        assert f"journal {parent}/journal: not opened\n" in table
         publish(site, 0, 10)
-        (site.root / "above").mkdir()
+        parent.mkdir()
         relay.wait_for("is written again; 0 messages are missing in it")
         assert numbers(written(site)) == list(range(10))
         assert relay.end() == 0

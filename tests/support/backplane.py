@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import BIN, Process, Site, Subscriber, hastened, wait_for
-from rabbit import Rabbit
+from rabbit import Rabbit, drained
 
 PATIENCE_S = 90.0
 """For what is lost until the bridge has connected again, and the broker is there again."""
@@ -25,7 +25,7 @@ BRIDGE = hastened("amqp.session.AGAIN_MAX_S=2", "amqp.consuming.LOOK_EVERY_S=1",
 class Host(Site):
     """A host of the bus, with the name ``name`` at the broker."""
 
-    def __init__(self, root: Path, name: str, url: str, **config: Any) -> None:
+    def __init__(self, root: Path, name: str, url: str | list[str], **config: Any) -> None:
         root.mkdir()
         (root / "config.toml").touch()
         self.name = name
@@ -62,7 +62,7 @@ class Host(Site):
 
 
 @contextlib.contextmanager
-def hosts(root: Path, url: str, *names: str, **config: Any) -> Iterator[list[Host]]:
+def hosts(root: Path, url: str | list[str], *names: str, **config: Any) -> Iterator[list[Host]]:
     """Hosts that run, relay and bridge."""
     with contextlib.ExitStack() as ending:
         made = [ending.enter_context(Host(root / name, name, url, **config)) for name in names]
@@ -149,19 +149,19 @@ def numbers(subscriber: Subscriber) -> list[int]:
 
 def at_broker(channel: Any, queue: str) -> list[int]:
     """The numbers of a stream that a queue at the broker has; the queue is emptied."""
-    found = []
-    while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
-        if got[0].routing_key.endswith("stream"):
-            found.append(int(json.loads(got[2])["log"]))
-    return found
+    return [
+        int(json.loads(body)["log"])
+        for method, _, body in drained(channel, queue)
+        if method.routing_key.endswith("stream")
+    ]
 
 
 @contextlib.contextmanager
 def tap(rabbit: Rabbit) -> Iterator[str]:
-    """A durable queue at the broker that gets everything."""
+    """A queue at the broker that gets everything, and is on every node of its cluster."""
     name = f"tap{time.monotonic_ns()}"
     with rabbit.channel() as channel:
-        channel.queue_declare(name, durable=True)
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
         channel.queue_bind(name, "amq.topic", "#")
     yield name
     with rabbit.channel() as channel:

@@ -189,6 +189,19 @@ class Rabbit(contextlib.AbstractContextManager["Rabbit"]):
                 process.close()
 
 
+@contextlib.contextmanager
+def cluster(root: Path) -> Iterator[list[Rabbit]]:
+    """A cluster of three nodes."""
+    with contextlib.ExitStack() as ending:
+        first = ending.enter_context(Rabbit(root / "node1"))
+        nodes = [first]
+        for number in (2, 3):
+            node = ending.enter_context(Rabbit(root / f"node{number}", beside=first))
+            node.join(first)
+            nodes.append(node)
+        yield nodes
+
+
 def drained(channel: Any, queue: str) -> list[tuple[Any, Any, bytes]]:
     """All messages of a queue: method, properties and body."""
     found = []

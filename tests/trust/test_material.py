@@ -70,6 +70,8 @@ def test_the_answer_of_test_says_how_long_each_is_valid(site: Site, authority: A
         ),
         ({"routing_policy": {"topic": None}}, "routing_policy['topic'] = None: must be a list"),
         ({"ssldir": 1}, "ssldir = 1: must be a string"),
+        ({"ssldir": "/\0"}, "ssldir = '/\\x00': must not contain a NUL character"),
+        ({"certnames": {"signing_relay": "\0"}}, "certnames['signing_relay'] = '\\x00': must name"),
         ({"crypto_backend": "gpg"}, "crypto_backend = 'gpg': relay_sign signs with x509"),
         ({"crypto_validate_backends": ["pgp"]}, "crypto_validate_backends = ['pgp']: must be"),
         (

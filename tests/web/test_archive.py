@@ -19,6 +19,8 @@ import load
 import pytest
 from harness import DEADLINE_S, Process, Site, free_port, hastened, listens, wait_for
 
+from fedmsg_relay.web import archive
+
 TOPICS = ("org.fedoraproject.dev.git.receive", "org.fedoraproject.dev.wiki.edit")
 ALL = "/raw?order=asc&rows_per_page=100"
 
@@ -256,6 +258,15 @@ def test_a_process_that_is_killed_is_started_again(site: Site) -> None:
         assert ask(site, "/healthz")[0] == 200
         wait_for(lambda: get(site, ALL)[0] == 200, "an answer")
     assert relay.output.count("what answers /raw and /id ended with -9; starting it again") == 1
+
+
+def test_the_log_has_the_reason_why_the_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(archive, "START", "raise ImportError('no module named here')")
+    with contextlib.closing(archive.Archive(str(tmp_path), lambda: (b"", 0))):
+        line = "ended with 1: ImportError: no module named here; starting it again"
+        wait_for(lambda: line in caplog.text, "the reason")
 
 
 @pytest.mark.parametrize(
