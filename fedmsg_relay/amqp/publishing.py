@@ -1,7 +1,9 @@
 """The messages of the journal -> the broker, each until the broker has confirmed it.
 
 Order is the journal's.  What is not confirmed is kept here, in order, and published again with the
-same ids when the connection has ended, or the broker has refused it (nack).  A place in the journal
+same ids when the connection has ended.  What the broker refuses (nack) is published again over
+another channel of the connection: one that was opened while a quorum queue had no leader may refuse
+messages forever (RabbitMQ 3.10, after the node of the leader was killed).  A place in the journal
 counts as reached when everything before it is confirmed.
 
 Before anything is published, this bridge has the lock of its name (:attr:`Settings.lock`), and its
@@ -10,6 +12,7 @@ queue exists, so that the broker keeps for this relay what others publish from n
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,6 +30,9 @@ log = logging.getLogger("fedmsg.relay")
 
 NACKED_PAUSE_S = 1.0
 """Pause before what the broker has refused is published again."""
+
+LOCK_EVERY_S = 5.0
+"""Seconds between two declarations of the lock, which a cluster may lose with one of its nodes."""
 
 ABOUT_CONTENT = (311, 406, 501, 502)
 """Codes that the broker has for a message which it will not take, such as one that is too large."""
@@ -148,6 +154,7 @@ class Publishing:
 
         def go() -> None:
             self._channel = channel
+            self._keep_lock(channel)
             self._is_refused = False
             self._window.restart()
             self.session.is_set_up()
@@ -155,6 +162,16 @@ class Publishing:
             self._pump()
 
         lock()
+
+    def _keep_lock(self, channel: Any) -> None:
+        """Declare the lock from time to time; if another bridge has it, that ends the channel."""
+        if channel is not self._channel or not channel.is_open:
+            return
+
+        def again(_: Any) -> None:
+            self._loop.call_later(LOCK_EVERY_S, functools.partial(self._keep_lock, channel))
+
+        channel.queue_declare(self._settings.lock, exclusive=True, callback=again)
 
     def _on_lost(self, code: int) -> None:
         was_open, self._channel = self._channel is not None, None
@@ -225,7 +242,9 @@ class Publishing:
             self.nacked += count
             self._refuse()
         if self._is_refused and self._window.is_answered:
-            self._repeat_later()
+            self._loop.call_later(
+                NACKED_PAUSE_S, functools.partial(self._publish_again, self._channel)
+            )
         self._pump()
 
     def _refuse(self) -> None:
@@ -237,16 +256,10 @@ class Publishing:
                 self.nacked,
             )
 
-    def _repeat_later(self) -> None:
-        channel = self._channel
-
-        def repeat() -> None:
-            if self._channel is channel and self._is_refused:
-                self._is_refused = False
-                self._window.repeat()
-                self._pump()
-
-        self._loop.call_later(NACKED_PAUSE_S, repeat)
+    def _publish_again(self, refusing: Any) -> None:
+        """Publish what ``refusing``, a channel, has refused over another one."""
+        if self._channel is refusing:
+            self.session.renew()
 
     def _on_returned(self, *_: Any) -> None:
         self.returned += 1

@@ -73,10 +73,10 @@ class Session:
         self._tried = -1  # connections begun, which tells the broker
         self._pause_s = AGAIN_S
         self._is_wanted = False
-        self._has_channel = False
         self._opened_at = math.inf
         self._reason = ""  # why this end gives up the connection
         self._connection: Any = None
+        self._channel: Any = None
         self._timer: Any = None
         self._reminder = Throttle(REMIND_S)
         self._told = ""  # the last reason in the log
@@ -130,10 +130,16 @@ class Session:
 
     def is_set_up(self) -> None:
         """Note that the channel does what it is for."""
-        self._opened_at = time.monotonic()
-        self._change(OPEN)
-        self._told = ""
-        log.info("%s: connected to %s", self.what, self.broker)
+        if not self.is_open:
+            self._opened_at = time.monotonic()
+            self._change(OPEN)
+            self._told = ""
+            log.info("%s: connected to %s", self.what, self.broker)
+
+    def renew(self) -> None:
+        """Replace the channel by a new one of the same connection, and do not call ``lost``."""
+        if self._channel is not None:
+            self._connection.channel(on_open_callback=self._on_channel)
 
     def fail(self, reason: str) -> None:
         """Give up the connection for ``reason``, and make another one after the pause."""
@@ -170,10 +176,14 @@ class Session:
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_end)
-        self._has_channel = True
+        replaced, self._channel = self._channel, channel
+        if replaced is not None and replaced.is_open:
+            replaced.close()
         self._set_up(channel)
 
-    def _on_channel_end(self, _: Any, error: Any) -> None:
+    def _on_channel_end(self, channel: Any, error: Any) -> None:
+        if channel is not self._channel:
+            return
         is_brokers = isinstance(error, BROKERS)
         self._lose(error.reply_code if is_brokers else 0)
         if isinstance(error, pika.exceptions.ChannelClosedByBroker):
@@ -202,8 +212,8 @@ class Session:
         self._timer = self._loop.call_later(pause_s, self._connect)
 
     def _lose(self, code: int) -> None:
-        if self._has_channel:
-            self._has_channel = False
+        if self._channel is not None:
+            self._channel = None
             self._change(CONNECTING if self._is_wanted else STOPPED)
             self._lost(code)
 

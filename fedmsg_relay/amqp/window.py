@@ -103,14 +103,7 @@ class Window:
         """Begin with a new channel: everything that is not confirmed is sent again first."""
         self._unanswered.clear()
         self._sendings = 0
-        self.repeat()
-
-    def repeat(self) -> None:
-        """Send again what was sent and is neither confirmed nor unanswered."""
-        waiting = set(map(id, self._unanswered.values()))
-        self._again = deque(
-            entry for entry in self._sent if not entry.is_done and id(entry) not in waiting
-        )
+        self._again = deque(entry for entry in self._sent if not entry.is_done)
 
     def next(self) -> Outgoing | None:
         """Return the message to be sent now; None if there is none, or no room for one."""

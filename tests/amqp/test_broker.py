@@ -249,6 +249,39 @@ class TestRefused:
         subscriber.wait(1)
 
 
+def test_a_full_queue_that_refuses_messages(host: Host, rabbit: Rabbit) -> None:
+    """They are published again until there is room, and the relay receives others meanwhile."""
+    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    with rabbit.channel() as channel:
+        channel.queue_declare("full", arguments=arguments)
+        channel.queue_bind("full", "amq.topic", "#.logger.log")
+    subscriber = host.subscriber()
+    for _ in range(3):
+        assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
+    host.bridge.wait_for("publishing: the broker refuses messages")
+    publish(rabbit, b"5", message_id="2026-1")
+    subscriber.wait(4)
+    refused = host.status()["nacked"]
+    wait_for(lambda: host.status()["nacked"] > refused, "another attempt")
+    wait_for(lambda: "confirmed nothing for" in host.check()[1], "--check to say so", 60)
+    with rabbit.channel() as channel:
+        channel.queue_delete("full")
+    wait_for(lambda: host.status()["confirmed"] == 3, "all messages")
+    assert host.check()[0] == 0
+    assert host.bridge.output.count(": connected to ") == 2, "no connection was closed"
+
+
+def test_a_lock_that_is_lost_is_made_again(host: Host, rabbit: Rabbit) -> None:
+    """As when the node of a cluster is killed that had it."""
+    lock = f'rabbit_misc:r(<<"/">>, queue, <<"fedmsg-relay.{host.name}.lock">>)'
+    lookup = f"rabbit_amqqueue:lookup({lock})"
+    rabbit.ctl("eval", f'{{ok, Q}} = {lookup}, rabbit_amqqueue:delete(Q, false, false, <<"us">>).')
+    wait_for(lambda: "{ok," in rabbit.ctl("eval", f"{lookup}."), "the lock")
+    assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
+    wait_for(lambda: host.status()["confirmed"] == 1, "the message")
+    assert host.bridge.output.count(": connected to ") == 2, "no connection was closed"
+
+
 def test_tls_with_client_certificates(tmp_path: Path, rabbit: Rabbit, user: str) -> None:  # noqa: ARG001
     certificate, key = rabbit.authority.files("bridge")
     with Host(tmp_path / "tls", "tls", f"amqps://localhost:{rabbit.tls_port}") as host:

@@ -19,7 +19,12 @@ from rabbit import Rabbit, drained
 PATIENCE_S = 90.0
 """For what is lost until the bridge has connected again, and the broker is there again."""
 
-BRIDGE = hastened("amqp.session.AGAIN_MAX_S=2", "amqp.consuming.LOOK_EVERY_S=1", program="amqp")
+BRIDGE = hastened(
+    "amqp.session.AGAIN_MAX_S=2",
+    "amqp.consuming.LOOK_EVERY_S=1",
+    "amqp.publishing.LOCK_EVERY_S=1",
+    program="amqp",
+)
 
 
 class Host(Site):

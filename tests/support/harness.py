@@ -83,8 +83,9 @@ def end_all_but(spared: set[int]) -> list[str]:
         for pid in orphans:
             with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
-                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                    running.append(command.decode(errors="replace").replace("\0", " ").strip())
+                    if _runs(pid):  # and is not one whose threads are about to end
+                        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                        running.append(command.decode(errors="replace").replace("\0", " ").strip())
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
     return running
