@@ -242,9 +242,8 @@ class Publishing:
             self.nacked += count
             self._refuse()
         if self._is_refused and self._window.is_answered:
-            self._loop.call_later(
-                NACKED_PAUSE_S, functools.partial(self._publish_again, self._channel)
-            )
+            renew = functools.partial(self.session.renew, self._channel)
+            self._loop.call_later(NACKED_PAUSE_S, renew)
         self._pump()
 
     def _refuse(self) -> None:
@@ -255,11 +254,6 @@ class Publishing:
                 " is full with overflow reject-publish; they are published again",
                 self.nacked,
             )
-
-    def _publish_again(self, refusing: Any) -> None:
-        """Publish what ``refusing``, a channel, has refused over another one."""
-        if self._channel is refusing:
-            self.session.renew()
 
     def _on_returned(self, *_: Any) -> None:
         self.returned += 1

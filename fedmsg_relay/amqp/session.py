@@ -136,9 +136,12 @@ class Session:
             self._told = ""
             log.info("%s: connected to %s", self.what, self.broker)
 
-    def renew(self) -> None:
-        """Replace the channel by a new one of the same connection, and do not call ``lost``."""
-        if self._channel is not None:
+    def renew(self, channel: Any) -> None:
+        """Replace ``channel``, if it is in use, by a new one of the same connection.
+
+        Calls ``set_up`` and not ``lost``.
+        """
+        if channel is self._channel is not None:
             self._connection.channel(on_open_callback=self._on_channel)
 
     def fail(self, reason: str) -> None:

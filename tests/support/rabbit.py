@@ -187,6 +187,16 @@ class Rabbit(contextlib.AbstractContextManager["Rabbit"]):
         for process in (self._parent, self._epmd):
             if process is not None:
                 process.close()
+        wait_for(lambda: not self._is_left(), "the end of the node's helpers")
+
+    def _is_left(self) -> bool:
+        """Whether a process of the node runs, such as those that Erlang has for names."""
+        mark = f"RABBITMQ_NODENAME={self.node}".encode()
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in environ.read_bytes().split(b"\0"):
+                    return True
+        return False
 
 
 @contextlib.contextmanager
