@@ -144,10 +144,10 @@ The relay's own keys:
     ``fedmsg-relay-amqp``, as long as the journal has the file ``readers/amqp``.
     Example: ``"relay_journal_age": 30 * 24 * 3600``
 ``relay_journal_sync`` (default True)
-    Whether each batch of messages is on the disk (fdatasync(2)) before the next is written, up to
-    20 times a second while messages come.  A power failure then costs the last batches only.
-    Without it, it costs what the kernel had not written, some 30 seconds; a crash of the relay
-    alone costs the same in both cases, what came in during the last tenth of a second.
+    Whether messages are on the disk (fdatasync(2)) 50 ms after they came, with up to 20 flushes a
+    second while messages come.  A power failure then costs what came in during the last 100 ms.
+    Without it, a power failure costs what the kernel had not written, some 30 seconds.  A crash of
+    the relay alone costs the same in both cases, what came in during the last 20 ms.
     Example: ``"relay_journal_sync": False``
 
 Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; takes ``pip install

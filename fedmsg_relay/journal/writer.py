@@ -39,8 +39,9 @@ class Writer:
 
     ``marker`` is that of the packer whose records are appended.  The segments have at most
     ``size_max`` bytes together, with their indexes.  Segments of which all messages are older than
-    ``age_max_s`` are removed, unless a registered reader has not passed them.  With ``sync``, what
-    :meth:`append` has written is on disk.
+    ``age_max_s`` are removed, unless a registered reader has not passed them.  What :meth:`append`
+    has written outlives this process; with ``sync``, what was written before :meth:`sync` outlives
+    a power failure.
 
     Reads the newest segment, which may take some tenths of a second.  Raises OSError,
     :class:`JournalError` without a parent, :class:`JournalBusy` while another process writes the
@@ -72,7 +73,8 @@ class Writer:
         self.cut = 0
         """Bytes of a torn tail that were cut off."""
         self.appended = 0
-        """Messages that this writer has written, and with ``sync`` knows on disk."""
+        """Messages that this writer has written, but for those that it could not sync."""
+        self._unsynced = 0  # messages of the live segment
         self.too_large = 0
         """Messages that were not written, as each is larger than the journal may be."""
         self._lock = lock(self._directory)
@@ -108,6 +110,21 @@ class Writer:
         if time.monotonic() >= self._retain_at:
             self.retain()
 
+    def sync(self) -> None:
+        """Have on disk what was written, if this writer syncs at all.
+
+        Raises OSError: then all that was written since the last call counts as lost.
+        """
+        if self._sync and self._live and self._unsynced:
+            try:
+                self._live.sync()
+            except OSError:
+                # The kernel may have dropped what it could not write: a second call says nothing.
+                self.appended -= self._unsynced
+                self._seal()
+                raise
+            self._unsynced = 0
+
     def retain(self) -> None:
         """Remove segments that are too old; to be called now and then where no messages come.
 
@@ -116,6 +133,7 @@ class Writer:
         self._retain_at = time.monotonic() + min(RETAIN_EVERY_S, self._segment_age_s)
         now = time.time()
         if self._live and self._live.header.created_us < (now - self._segment_age_s) * 1_000_000:
+            self.sync()
             self._seal()
         following = self._following()
         expired = self._retention.expired(following, now)
@@ -130,16 +148,15 @@ class Writer:
         self._note_stats()
 
     def close(self) -> None:
-        """Sync the journal, give back what is allocated ahead, and release the lock.
+        """Sync the journal in any case, give back what is allocated ahead, and release the lock.
 
         Raises OSError; the lock is released all the same.
         """
         try:
+            self._sync = True
+            self.sync()
             if self._live:
-                try:
-                    self._live.sync()
-                finally:
-                    self._seal()
+                self._seal()
         finally:
             os.close(self._lock)
 
@@ -184,6 +201,7 @@ class Writer:
     def _rotate(self, record: bytes) -> None:
         """Begin the segment of which ``record`` is to be the first."""
         if self._live:
+            self.sync()
             self._seal()
         size = max(self._segment_max, DATA_START + len(record))
         self._retention.make_room(size, self._following())
@@ -206,26 +224,19 @@ class Writer:
         before = live.messages
         try:
             live.write(packed)
-        except OSError:
-            self.appended += live.messages - before
-            raise
         finally:
-            self._messages += live.messages - before
+            written = live.messages - before
+            self.appended += written
+            self._unsynced += written
+            self._messages += written
             if live.messages:
                 self._last_us = live.last_us
                 self.next_sequence = self._base + live.last_number + 1
-        if self._sync:
-            try:
-                live.sync()
-            except OSError:
-                # The kernel may have dropped what it could not write: a second call says nothing.
-                self._seal()
-                raise
-        self.appended += len(packed)
 
     def _seal(self) -> None:
         live, self._live = self._live, None
         assert live
+        self._unsynced = 0
         try:
             live.seal()
         finally:

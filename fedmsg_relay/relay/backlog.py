@@ -49,7 +49,8 @@ class Backlog:
     def batch(self, limit: int) -> list[bytes]:
         """Return records to write, the oldest first, until they have ``limit`` bytes.
 
-        With a limit of 0 that is a single record.  To be followed by :meth:`written`.
+        With a limit of 0 that is a single record.  To be followed by :meth:`written`, for one batch
+        or several.
         """
         batch: list[bytes] = []
         taken = 0
@@ -62,11 +63,11 @@ class Backlog:
             taken += size(records)
         return batch
 
-    def written(self, batch: list[bytes], lost: int) -> None:
-        """Take a batch for written, but for ``lost`` messages of it."""
+    def written(self, messages: int, taken: int, lost: int) -> None:
+        """Take messages that have ``taken`` bytes for written, but for ``lost`` of them."""
         with self._changing:
-            self.messages -= len(batch)
-            self.bytes -= size(batch)
+            self.messages -= messages
+            self.bytes -= taken
             self._count(lost)
 
     def discard(self, messages: int) -> None:

@@ -17,18 +17,21 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import JournalBusy, JournalError
 from fedmsg_relay.journal.segments import JournalStats
 from fedmsg_relay.journal.writer import Writer
-from fedmsg_relay.relay.backlog import Backlog
+from fedmsg_relay.relay.backlog import Backlog, size
 from fedmsg_relay.system.throttle import Throttle
 from fedmsg_relay.system.wakeup import block_signals
 
 log = logging.getLogger("fedmsg.relay")
 
-BATCH_S = 0.05
-"""Seconds from the begin of one batch to that of the next, unless :data:`BATCH_BYTES` wait.  There
-is a sync for each."""
+WRITE_S = 0.01
+"""Seconds from the begin of one write to that of the next, unless :data:`WRITE_BYTES` wait.  What
+came after the last one is lost with the process."""
 
-BATCH_BYTES = 4 * 2**20
-"""Bytes of records from which on a batch is written without waiting."""
+SYNC_S = 0.05
+"""Seconds from one sync to the next.  What came after the last one may be lost with the power."""
+
+WRITE_BYTES = 4 * 2**20
+"""Bytes of records from which on they are written without waiting."""
 
 RETRY_S, RETRY_SOON_S = 1.0, 0.05
 """Seconds between two attempts to write the journal: in the long run, and at first, as the relay
@@ -53,7 +56,7 @@ class Recorder:
     def __init__(self, settings: Settings, marker: bytes) -> None:
         self.backlog = Backlog()
         self.kept = JournalStats(0, 0, 0, None, None, {})
-        """What the journal has, as of the last batch."""
+        """What the journal has, as of the last sync."""
         self.closed = threading.Event()
         """Set when the journal is closed, after :meth:`end`."""
         self._settings = settings
@@ -69,7 +72,9 @@ class Recorder:
         self._told_error = ""  # the last one in the log
         self._retry_s = RETRY_SOON_S
         self._asked_at = math.inf  # when the disk was asked for what it does now (monotonic)
-        self._begun_at = -math.inf  # when the last batch was begun (monotonic)
+        self._begun_at = self._synced_at = -math.inf  # the last write and sync (monotonic)
+        self._unsynced = self._unsynced_bytes = 0  # messages, taken from the backlog since
+        self._appended = self._too_large = 0  # of the writer, when it was last looked at
         self._failures, self._losses, self._overruns = (Throttle(LOG_EVERY_S) for _ in range(3))
 
     def start(self) -> None:
@@ -124,23 +129,24 @@ class Recorder:
                 if self._writer is None:
                     self._open()
                 self._wait_for_records()
-                self._write()
+                if self.backlog:
+                    self._write()
             except Exception as error:  # noqa: BLE001 (the next message may fare better)
                 self._fail(error)
-        with contextlib.suppress(OSError):  # all is written, if perhaps not synced
-            self._close()
+        self._close()
         self.closed.set()
 
     def _open(self) -> None:
         settings = self._settings
         with self._asking():
-            self._writer = writer = Writer(
+            writer = Writer(
                 settings.journal,
                 self._marker,
                 size_max=settings.journal_size,
                 age_max_s=settings.journal_age_s,
                 sync=settings.journal_sync,
             )
+        self._writer, self._appended, self._too_large = writer, 0, 0
         self.kept = writer.stats
         if writer.cut:
             log.warning(
@@ -154,15 +160,18 @@ class Recorder:
             self._mend()
 
     def _wait_for_records(self) -> None:
-        """Wait until records are there and the next batch is due, or for the end."""
+        """Wait until records are there and the next write is due, or for the end."""
         while True:
             self._wake.clear()
             if self.backlog or self._ended.is_set():
                 break
-            if not self._wake.wait(RETAIN_EVERY_S):
+            if self._unsynced:
+                if not self._wake.wait(max(0.0, self._synced_at + SYNC_S - time.monotonic())):
+                    self._sync()
+            elif not self._wake.wait(RETAIN_EVERY_S):
                 self._retain()
-        pause_s = self._begun_at + BATCH_S - time.monotonic()
-        if pause_s > 0 and self.backlog.bytes < BATCH_BYTES:
+        pause_s = self._begun_at + WRITE_S - time.monotonic()
+        if pause_s > 0 and self.backlog.bytes - self._unsynced_bytes < WRITE_BYTES:
             self._ended.wait(pause_s)
 
     def _retain(self) -> None:
@@ -173,27 +182,41 @@ class Recorder:
 
     def _write(self) -> None:
         """Write a batch; after a failure a single message, so that all others have a chance."""
-        writer = self._writer
-        assert writer
-        batch = self.backlog.batch(0 if self._error else BATCH_BYTES)
+        assert self._writer
+        batch = self.backlog.batch(0 if self._error else WRITE_BYTES)
         self._begun_at = time.monotonic()
-        before = writer.appended
-        try:
-            with self._asking():
-                writer.append(batch)
-        finally:
-            lost = len(batch) - (writer.appended - before)
-            self.backlog.written(batch, lost)
-        self._note(writer.stats, lost)
-        if batch:
-            self._mend()
+        self._unsynced += len(batch)
+        self._unsynced_bytes += size(batch)
+        with self._asking():
+            self._writer.append(batch)
+        if self._error or self._begun_at >= self._synced_at + SYNC_S:
+            self._sync()
 
-    def _note(self, kept: JournalStats, lost: int) -> None:
-        """Take the journal's figures after a batch, and log what they say of losses."""
-        before, self.kept = self.kept, kept
+    def _sync(self) -> None:
+        """Have on disk what was written, and count it as written."""
+        assert self._writer
+        with self._asking():
+            self._writer.sync()
+        self._synced_at = time.monotonic()
+        self._count(self._writer)
+        self._mend()
+
+    def _count(self, writer: Writer) -> None:
+        """Count what was taken from the backlog since the last time, as written or as lost."""
+        lost = self._unsynced - (writer.appended - self._appended)
+        self.backlog.written(self._unsynced, self._unsynced_bytes, lost)
+        self._unsynced = self._unsynced_bytes = 0
+        self._appended = writer.appended
+        self._note(writer)
+
+    def _note(self, writer: Writer) -> None:
+        """Take the journal's figures, and log what they say of losses."""
+        before, kept = self.kept, writer.stats
+        self.kept = kept
         limit = f"relay_journal_size = {self._settings.journal_size}"
-        if lost and self._losses.allows():
+        if writer.too_large > self._too_large and self._losses.allows():
             log.warning("%s: messages larger than %s are missing in it", self._name, limit)
+        self._too_large = writer.too_large
         for reader, messages in kept.overrun.items():
             if messages > before.overrun.get(reader, 0) and self._overruns.allows():
                 log.warning(
@@ -213,8 +236,7 @@ class Recorder:
             reason = error.strerror if isinstance(error, OSError) else None
             self._error = f"cannot write {self._name}: {reason or repr(error)}"
         self._has_opened = self._writer is not None
-        with contextlib.suppress(OSError):
-            self._close()
+        self._close()
         if self._ended.is_set():
             self.backlog.give_up()
         # A relay that ends closes its journal within moments, which is no trouble.
@@ -239,11 +261,12 @@ class Recorder:
             self._error, self._retry_s = "", RETRY_SOON_S
 
     def _close(self) -> None:
-        """Close the journal, if it is open.  Raises OSError."""
+        """Close the journal, if it is open, and count what that could not sync."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with self._asking():
+            with contextlib.suppress(OSError), self._asking():
                 writer.close()
+            self._count(writer)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:

@@ -265,9 +265,9 @@ class TestPlace:
             assert frames(tmp_path / "elsewhere") == [[b"before"]]
 
     def test_a_parent_that_is_missing_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError) as raised:
-            Journal(tmp_path / "missing" / "journal")
-        assert raised.value.filename == str(tmp_path / "missing" / "journal")
+        missing = tmp_path / "missing"
+        with pytest.raises(JournalError, match=f"there is no directory {missing}; make that"):
+            Journal(missing / "journal")
 
     def test_a_file_in_its_place_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "journal").touch()

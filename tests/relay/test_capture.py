@@ -541,6 +541,32 @@ class TestAKill:
             self.kill(site, reader, chance.random() / 4)
         assert reader.corrupt == 0
 
+    def test_what_is_written_and_not_synced_is_there(self, site: Site) -> None:
+        """The kernel has it: a process that dies takes less with it than a power failure."""
+        (site.root / "unsynced.py").write_text(
+            "import sys\n"
+            "from fedmsg_relay.commands import relay\n"
+            "from fedmsg_relay.relay import recorder\n"
+            "recorder.SYNC_S = 600\n"
+            "sys.exit(relay.main())\n"
+        )
+        relay = site.start(sys.executable, "unsynced.py")
+        relay.wait_for("forwarding;")
+        for first in (0, 10, 20):
+            publish(site, first, first + 10)
+        reader = Reader(site.config["relay_journal"])
+        found: list[list[bytes]] = []
+
+        def is_complete() -> bool:
+            found.extend(record.frames for record in reader.read())
+            return numbers(found) == list(range(30))
+
+        wait_for(is_complete, "the messages in the journal")
+        assert journal(site)["waiting"] > 0, "all is synced"
+        relay.kill(signal.SIGKILL)
+        relay.wait()
+        assert numbers(messages(site.config["relay_journal"])) == list(range(30))
+
     def kill(self, site: Site, reader: Reader, after_s: float) -> None:
         relay = site.relay()
         subscriber, publisher = site.subscriber(), site.publisher()

@@ -146,9 +146,9 @@ def alarmed(rabbit: Rabbit) -> Iterator[None]:
 def numbers(subscriber: Subscriber) -> list[int]:
     """The numbers of a stream that a consumer has received."""
     return [
-        int(message["msg"]["log"])
-        for _, body in list(subscriber.received)
-        if (message := json.loads(body))["topic"].endswith("stream")
+        int(json.loads(body)["msg"]["log"])
+        for topic, body in list(subscriber.received)
+        if topic.endswith(b"stream")
     ]
 
 

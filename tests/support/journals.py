@@ -36,6 +36,7 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
     def say(self, *messages: Sequence[bytes], time_us: int | None = None) -> None:
         """Append messages, each with its frames, in one batch."""
         self.writer.append([self.packer.pack(frames, time_us) for frames in messages])
+        self.writer.sync()
 
     def __exit__(self, *_: object) -> None:
         self.writer.close()

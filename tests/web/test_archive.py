@@ -134,7 +134,7 @@ def test_pages(site: Site) -> None:
 BATCHES_ARE_RARE = """
 import sys
 from fedmsg_relay.relay import recorder
-recorder.BATCH_S = 1.0
+recorder.WRITE_S = 1.0
 from fedmsg_relay.commands.relay import main
 sys.exit(main())
 """
