@@ -112,5 +112,5 @@ def shortage(error: Exception) -> RelayError:
     what = str(error)
     if not isinstance(error, OSError) and type(error).__name__ != "ZMQError":
         _, line, function, _ = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__} in {function}(), line {line}: {what or 'no more is known'}"
-    return RelayError(f"cannot go on: {what}; `ulimit -a` shows what may be short")
+        what = f"{type(error).__name__} in {function}(), line {line}: {what or 'no details'}"
+    return RelayError(f"cannot continue: {what}; `ulimit -a` shows the limits")

@@ -27,12 +27,12 @@ def take(directory: str) -> int:
         fd = lockfile.lock(path, 0o640)
     except lockfile.Locked as locked:
         raise AlreadyRunning(
-            f"another bridge, pid {locked.pid}, works with this journal already ({path})"
+            f"another bridge, pid {locked.pid}, already uses this journal ({path})"
         ) from None
     except FileNotFoundError:
         raise RelayError(
             f"relay_journal = {os.path.dirname(directory)!r}: there is no such directory; the relay"
-            " makes it when it runs: start that first"
+            " makes it at a start: start the relay first"
         ) from None
     except OSError as error:
         raise RelayError(

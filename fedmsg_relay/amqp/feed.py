@@ -131,7 +131,7 @@ class Feed:
             # Before the first message of all, so that it is known if that goes missing.
             self._saved = end._replace(sequence=1) if end == START else end
             self._bookmark.save(self._saved)
-            log.info("publishing begins with the next message: nothing was published before")
+            log.info("publishing starts with the next message, as this is the first start")
         return reader.Reader(self._directory, self._saved)
 
     def _step(self, source: reader.Reader) -> None:
@@ -180,7 +180,7 @@ class Feed:
             self._save_at = now + AGAIN_S
             self.unsaved = (
                 f"relay_journal = {self._directory!r}: cannot save the position: {error};"
-                " after a restart what was published since then comes again"
+                " after a restart the bridge publishes the messages since the saved position again"
             )
             self._tell(self.unsaved)
         else:
@@ -190,8 +190,8 @@ class Feed:
         self.missing += messages
         if self._losses.allows():
             log.error(
-                "publishing: the journal has lost messages before they were published: %d until"
-                " now; relay_journal_size may be too small for how long the broker was away",
+                "publishing: the journal has lost messages before they were published: %d so"
+                " far; relay_journal_size may be too small for the broker's outage",
                 self.missing,
             )
 

@@ -82,10 +82,10 @@ def to_amqp(frames: list[bytes], origin: str, arrived: float) -> Outgoing:
     if not isinstance(message, dict):
         raise Unmappable("the body is JSON, but not a dictionary")
     if "msg" not in message:
-        raise Unmappable("no msg in it")
+        raise Unmappable("the body has no msg")
     message_id = message.pop("msg_id", None)
     if not isinstance(message_id, str) or not message_id:
-        raise Unmappable("no msg_id in it")
+        raise Unmappable("the body has no msg_id")
     body = message.pop("msg")
     if not isinstance(body, dict) or body.keys() == {WRAPPED}:
         body = {WRAPPED: body}
@@ -98,8 +98,7 @@ def to_amqp(frames: list[bytes], origin: str, arrived: float) -> Outgoing:
     size = sum(len(name) + len(str(value)) for name, value in headers.items())
     if size > HEADERS_MAX_BYTES:
         raise Unmappable(
-            f"{size} bytes beside its msg are more than the {HEADERS_MAX_BYTES} that headers may"
-            " have"
+            f"{size} bytes beside msg exceed the {HEADERS_MAX_BYTES} that headers may have"
         )
     return Outgoing(
         topic,

@@ -178,7 +178,7 @@ class Publishing:
         if was_open and code in ABOUT_CONTENT and (message := self._window.suspect()) is not None:
             self._rejected.add(
                 "journal",
-                f"the broker has ended the channel on it with {code}",
+                f"the broker closed the channel at this message with code {code}",
                 frames=(message.routing_key.encode(), message.body),
                 message_id=message.message_id,
                 headers=message.headers,
@@ -190,9 +190,8 @@ class Publishing:
         if code != LOCKED:
             return ""
         return (
-            f"another bridge has the name relay_amqp = {self._settings.name!r}, or the broker does"
-            " not know yet that this one's connection before has ended; give each relay a name of"
-            " its own"
+            f"another bridge has the name relay_amqp = {self._settings.name!r}, or the broker"
+            " still has the previous connection of this bridge; give each relay its own name"
         )
 
     # -- messages --------------------------------------------------------------------------------
@@ -250,8 +249,8 @@ class Publishing:
         self._is_refused = True
         if self._lines.allows():
             log.warning(
-                "publishing: the broker refuses messages (%d until now), as one does whose queue"
-                " is full with overflow reject-publish; they are published again",
+                "publishing: the broker refuses messages (%d so far), as at a full queue with"
+                " overflow reject-publish; the bridge publishes them again",
                 self.nacked,
             )
 

@@ -49,7 +49,7 @@ class Rejected:
         try:
             self._keep({"source": source, "reason": reason, **details}, list(frames))
         except OSError as error:
-            kept = f"and lost, as it cannot be kept ({error.strerror}) in"
+            kept = f"and lost, as the file cannot be written ({error.strerror}) in"
         if self._lines.allows():
             log.error("a message was rejected, %s %s: %s", kept, self._path, self.last)
 

@@ -223,12 +223,12 @@ class Session:
     def _on_blocked(self, _: Any, method: Any) -> None:
         if self.state == OPEN:
             self._change(BLOCKED)
-        log.warning("%s: %s takes no messages: %s", self.what, self.broker, method.method.reason)
+        log.warning("%s: %s accepts no messages: %s", self.what, self.broker, method.method.reason)
 
     def _on_unblocked(self, *_: Any) -> None:
         if self.state == BLOCKED:
             self._change(OPEN)
-        log.info("%s: %s takes messages again", self.what, self.broker)
+        log.info("%s: %s accepts messages again", self.what, self.broker)
         self._unblocked()
 
     def _change(self, state: str) -> None:

@@ -29,8 +29,8 @@ def signer(site: Mapping[str, Any]) -> Sign:
         found = next((certificates[name] for name in names if name in certificates), None)
         if found is None:
             raise ConfigError(
-                f"certnames: neither {names[0]!r} nor {names[1]!r}, one of which signs what comes"
-                " from the broker without a signature (sign_messages)"
+                f"certnames: neither {names[0]!r} nor {names[1]!r} is set; sign_messages needs one"
+                " of them to sign unsigned messages from the broker"
             )
         options["certname"] = found
     import fedmsg.crypto
@@ -39,8 +39,8 @@ def signer(site: Mapping[str, Any]) -> Sign:
         signed: dict[str, Any] = fedmsg.crypto.sign(message, **options)
         if signed is None:
             raise ConfigError(
-                "sign_messages: fedmsg could not sign the message, and says no more; it needs the"
-                " packages of fedmsg[crypto_ng] and pyOpenSSL older than 24.3"
+                "sign_messages: fedmsg did not sign the message, and gave no reason; install"
+                " fedmsg[crypto_ng] and a pyOpenSSL older than 24.3"
             )
         return signed
 

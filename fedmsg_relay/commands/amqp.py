@@ -106,7 +106,7 @@ class AmqpBridge(Program):
         if ago_s is not None and ago_s < DISCARDED_S:
             return WARNING, (
                 f"WARNING - {report['rejected']} messages rejected, {report['missing']} missing,"
-                f" the last {units.duration(ago_s)} ago; the log says why | {figures}"
+                f" the last {units.duration(ago_s)} ago; see the log for the reasons | {figures}"
             )
         return OK, (
             f"OK - {report['confirmed']} messages published, {report['delivered']} delivered"
@@ -124,7 +124,7 @@ def _read(site: Site) -> tuple[Settings, Place, Callable[[dict[str, Any]], dict[
     relay, made = settings.read(site), amqp_settings.read(site)
     if not relay.journal:
         raise ConfigError(
-            "relay_journal: not set, and what is published comes from the relay's journal; set it,"
+            "relay_journal: not set, but the bridge publishes from the relay's journal; set it,"
             " for example to '/var/lib/fedmsg-relay/journal', and reload the relay"
         )
     required = dataclasses.replace(relay, monitoring=(), http=())
@@ -144,7 +144,7 @@ def _held(pidfile: PidFile | None) -> Iterator[None]:
     if pidfile is not None:
         pidfile.take()
         if pidfile.crashed is not None:
-            log.warning("the bridge that ran before (pid %d) ended in a crash", pidfile.crashed)
+            log.warning("the previous bridge (pid %d) crashed", pidfile.crashed)
     try:
         yield
     finally:
@@ -164,7 +164,7 @@ def _listening(made: Settings, site: Site) -> Iterator[Listeners]:
     except ConfigError:
         raise
     except (BindError, RelayError) as error:
-        log.warning("%s; going without it", error)
+        log.warning("%s; the bridge runs without a monitoring socket", error)
     try:
         yield listeners
     finally:
@@ -203,6 +203,7 @@ def _doubled(site: Site) -> Iterator[str]:
     _, outbound = settings.outbound(site)
     if len(outbound) > 1:
         yield (
-            f"{settings.OUTBOUND} names {len(outbound)} addresses: if they are of several relays"
-            " at this broker, a consumer that connects to all of them gets every message as often"
+            f"{settings.OUTBOUND} names {len(outbound)} addresses: if they belong to several"
+            " relays at this broker, a consumer that connects to all of them receives every message"
+            " several times"
         )

@@ -8,8 +8,8 @@ from fedmsg_relay.commands.version import version
 NAME = "fedmsg-relay-amqp"
 
 DESCRIPTION = """\
-Publish what the relay of this host forwards to RabbitMQ, and deliver to the relay what others have
-published there.
+Publish to RabbitMQ what the relay of this host forwards, and deliver to the relay what other relays
+and programs have published there.
 
 The key relay_amqp of the global fedmsg config gives the relay its name; the broker's address is in
 fedora-messaging's config; fedmsg-relay.conf(5) describes every key. The relay must have a journal.
@@ -19,7 +19,7 @@ Examples:
   fedmsg-relay-amqp --test
       Check the configuration, and show what it means.
   fedmsg-relay-amqp --status
-      Show both connections, and what has passed.
+      Show both connections and the counters.
   fedmsg-relay-amqp --check --timeout 10
       Ask whether messages pass, as a plugin of Nagios.
 
@@ -28,7 +28,7 @@ Exit status:
   1    could not start, died, or does not answer --status; with --check:
        WARNING, as a message was discarded within the last hour
   2    wrong usage; with --check: CRITICAL, as messages do not pass
-  3    with --check: UNKNOWN, as it cannot ask
+  3    with --check: UNKNOWN, as the bridge cannot be asked
   6    not configured; stderr names the key, or the file and the line
 """
 

@@ -125,9 +125,9 @@ class Options:
         for given in paths:
             if given and os.path.realpath(given) in reserved:
                 raise WrongUsage(
-                    f"{given} is the service's, which runs as {USER} and not as root: type"
-                    f" `service {self.name} start` (or restart), or choose --pidfile and --logfile"
-                    " for one of your own"
+                    f"{given} belongs to the service, which runs as {USER}, not as root: type"
+                    f" `service {self.name} start` (or restart), or name other files with"
+                    " --pidfile and --logfile"
                 )
 
 

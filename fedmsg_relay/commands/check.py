@@ -46,8 +46,8 @@ def check(
     """
     if roundtrip and settings.trust and settings.trust.validates and not settings.trust.signs:
         return UNKNOWN, (
-            "UNKNOWN - relay_validate = True: the message of --roundtrip is not signed, and the"
-            " relay would drop it; ask without --roundtrip"
+            "UNKNOWN - relay_validate = True: the message of --roundtrip is not signed, so the"
+            " relay would discard it; use --check without --roundtrip"
         )
     deadline = time.monotonic() + timeout_s
     with contextlib.closing(Probe(deadline)) as checking:
@@ -73,7 +73,7 @@ def check(
 
 def _trouble(settings: Settings, timeout_s: float) -> str:
     """Return what is wrong with journal or certificates, or why that is not known; else empty."""
-    what = "the journal" if settings.journal else "what expires"
+    what = "the journal" if settings.journal else "the expiry of certificates"
     if not settings.monitoring:
         return f"the journal cannot be checked: set {MONITORING} and reload the relay"
     from fedmsg_relay.commands import status  # not imported where there is neither
@@ -91,15 +91,15 @@ def _trouble(settings: Settings, timeout_s: float) -> str:
 def _journal_trouble(report: Mapping[str, Any]) -> str:
     journal = report.get("journal")
     if journal is None:
-        return "without a journal, but the config has one; reload it to apply the change"
+        return "the relay has no journal, but the config has one; reload it to apply the change"
     if journal["error"]:
         return str(journal["error"])
     ago_s = math.inf if journal["discarded_at"] is None else time.time() - journal["discarded_at"]
     if ago_s < LATELY_S:
         return (
             f"{units.count(journal['discarded'])} messages are missing in the journal"
-            f" {journal['directory']}, the last of {units.duration(max(0.0, ago_s))} ago; the log"
-            " says why"
+            f" {journal['directory']}, the last {units.duration(max(0.0, ago_s))} ago; see the log"
+            " for the reason"
         )
     return ""
 

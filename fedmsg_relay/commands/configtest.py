@@ -47,7 +47,7 @@ def test(
     try:
         check(local.monitoring)
     except BindError as error:
-        log.warning("%s; the relay would go without it", error)
+        log.warning("%s; the relay would run without a monitoring socket", error)
     if settings.journal:
         # The relay makes the directory itself, if that above it is there.
         inside = os.path.isdir(settings.journal)

@@ -150,7 +150,7 @@ class _Losses:
             )
         if corrupt := self._reading.corrupt - self._corrupt:
             self._corrupt += corrupt
-            _say(f"{_places(corrupt)} skipped; --verify says where")
+            _say(f"{_places(corrupt)} skipped; --verify names each")
         return 1 if self._corrupt else 0
 
 
@@ -167,9 +167,10 @@ def _republish(reading: Reading, site: dict[str, Any], options: argparse.Namespa
     except RelayUnavailable as error:
         first = republishing.first_untaken
         return _say(
-            f"{_messages(republishing.taken)} republished; not sent: that of"
-            f" {rendering.clock(first)} and all that follow: {error.reason}; to go on: the same"
-            f" with --since=@{first:.6f} --until=@{min(until, reading.selection.until):.6f}",
+            f"{_messages(republishing.taken)} republished; not sent: the message of"
+            f" {rendering.clock(first)} and all that follow: {error.reason}; to continue, repeat"
+            f" the command with --since=@{first:.6f}"
+            f" --until=@{min(until, reading.selection.until):.6f}",
             error.status,
         )
     except KeyboardInterrupt:
@@ -195,7 +196,7 @@ def _verify(directory: str) -> int:
         for place in reading.damaged:
             damaged += 1
             name = segments.path(directory, place.segment)
-            output.write(f"{name}: {place.size} bytes at offset {place.offset} are no record")
+            output.write(f"{name}: {place.size} bytes at offset {place.offset} are damaged")
         output.flush()
         if not records:
             break

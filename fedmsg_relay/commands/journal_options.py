@@ -15,21 +15,21 @@ NAME = "fedmsg-relay-journal"
 
 DESCRIPTION = """\
 Show the messages that the relay has written to its journal: all of them, or those that the options
-select. Reads beside the relay, and without it.
+select. Works whether a relay runs or not.
 """
 
 EPILOG = """\
 Examples:
   fedmsg-relay-journal --since today --topic org.fedoraproject.prod.git
-      Show the messages of today whose topic begins so.
+      Show the messages of today whose topic begins with this text.
   fedmsg-relay-journal --follow --json
-      Show each message as it comes, as a JSON object a line.
+      Show each message as it comes, as a JSON object per line.
   fedmsg-relay-journal --since 12:00 --until 12:30 --republish
       Publish the messages of half an hour again.
 
 Exit status:
-  0    done; whether a message was selected does not matter
-  1    cannot read the journal, or not all of it: what is damaged was skipped
+  0    done, even if no message was selected
+  1    cannot read the journal, or damaged places were skipped
   2    wrong usage, or an option's bad value
   6    not configured; stderr names the key, or the file and the line
   65   with --republish: the rest is republished, but a message exceeds
@@ -71,11 +71,11 @@ def parser() -> argparse.ArgumentParser:
     actions = made.add_argument_group("what to do, instead of showing messages")
     add = actions.add_mutually_exclusive_group().add_argument
     add("--verify", action="store_true", help="Read all, and name each damaged place.")
-    add("--stats", action="store_true", help="Show how much there is, and of when.")
+    add("--stats", action="store_true", help="Show the journal's size and time range.")
     add(
         "--republish",
         action="store_true",
-        help="Publish what is selected again, with the same bytes, through the relay.",
+        help="Publish the selected messages again, with the same bytes, through the relay.",
     )
     actions.add_argument(
         "--rate",
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"With --republish: messages a second at most. Default: {RATE:g}.",
     )
-    actions.add_argument("-h", "--help", action="help", help="Show this, and exit.")
+    actions.add_argument("-h", "--help", action="help", help="Show this help, and exit.")
     names, kwargs = version(NAME)
     actions.add_argument(*names, **kwargs)
     add = made.add_argument_group("which messages").add_argument
@@ -91,16 +91,16 @@ def parser() -> argparse.ArgumentParser:
         "-S",
         "--since",
         metavar="TIME",
-        help="Messages that came at this time or later: '2026-11-30', '2026-11-30 12:00:00',"
+        help="Messages that arrived at this time or later: '2026-11-30', '2026-11-30 12:00:00',"
         " '12:00', '@1796040000', '-1h', 'today', 'yesterday'.",
     )
-    add("-U", "--until", metavar="TIME", help="Messages that came at this time or before.")
+    add("-U", "--until", metavar="TIME", help="Messages that arrived at this time or before.")
     add(
         "--topic",
         action="append",
         default=[],
-        help="Messages whose topic begins so or, with * ? or [, matches so as a whole. May be"
-        " given several times.",
+        help="Messages whose topic begins with TOPIC or, with * ? or [, matches TOPIC as a whole."
+        " May be given several times.",
     )
     add(
         "--msg-id",
@@ -115,14 +115,14 @@ def parser() -> argparse.ArgumentParser:
         "-f",
         "--follow",
         action="store_true",
-        help="Go on with messages as they come; begins with the last ten, or as --lines and"
-        " --since say.",
+        help="Show new messages as they come, after the last ten or those of --lines and --since.",
     )
     add("-r", "--reverse", action="store_true", help="Newest first.")
     add(
         "--json",
         action="store_true",
-        help="A JSON object a line: time, topic, and body, or frames in base64. Also for --stats.",
+        help="Print a JSON object per line: time, topic, and body, or frames in base64. Also for"
+        " --stats.",
     )
     add = made.add_argument_group("where").add_argument
     add(
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--config-filename",
         metavar="FILE",
-        help="The one file of the fedmsg config. Default: all that fedmsg reads.",
+        help="Read this one file of the fedmsg config, and no other.",
     )
     return made
 
@@ -148,9 +148,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     for option, others in APART.items():
         for other in others:
             if getattr(options, option) and getattr(options, other) not in (None, False, []):
-                raise WrongUsage(f"--{option} does not go with --{other.replace('_', '-')}")
+                raise WrongUsage(f"--{option} cannot be combined with --{other.replace('_', '-')}")
     if options.rate is not None and not options.republish:
-        raise WrongUsage("--rate goes with --republish")
+        raise WrongUsage("--rate requires --republish")
     now = time.time()
     options.since = _time("since", options.since, now, -math.inf)
     options.until = _time("until", options.until, now, math.inf)

@@ -54,8 +54,8 @@ class Probe:
         while not is_subscribed or announcement is None:
             if not self._left_ms() or not publisher.poll(self._left_ms()):
                 raise Failed(
-                    f"relay_inbound {uri}: the relay holds what comes in and does not forward yet,"
-                    " or it is another relay"
+                    f"relay_inbound {uri}: the relay holds messages and does not forward yet,"
+                    " or another relay listens there"
                     if is_subscribed
                     else f"relay_inbound {targets.why_silent([uri], self._waited_s())}"
                 )
@@ -124,7 +124,7 @@ class Probe:
                 return
             if not self._left_ms():
                 raise Failed(
-                    f"a message to relay_inbound {uri} did not come out at relay_outbound"
+                    f"a message to relay_inbound {uri} did not arrive at relay_outbound"
                     f" {self._outbound}"
                 )
 
@@ -147,7 +147,7 @@ class Probe:
     def _advance(self, consumer: connection.Connection, until: float) -> list[connection.Frame]:
         """Wait, and return the frames received.  Raises TimeoutError at ``until``, or OSError."""
         if time.monotonic() >= until:
-            raise TimeoutError("it does not answer")
+            raise TimeoutError("no answer")
         poller = select.poll()
         poller.register(consumer, consumer.events)
         connection.wait(poller, until)

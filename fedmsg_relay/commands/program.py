@@ -92,7 +92,7 @@ class Program(ABC):
         except Exception as error:  # noqa: BLE001 (as in _serve)
             return self._finish(1, str(shortage(error)))
         except KeyboardInterrupt:
-            became = "; the daemon's log says what became of it"
+            became = "; see the daemon's log for the result of the start"
             return self._finish(1, f"interrupted{became if options and options.daemon else ''}")
 
     def _run(self, options: argparse.Namespace | None) -> int:
@@ -144,10 +144,10 @@ class Program(ABC):
         for line in files.warnings():
             print(f"{self.name}: {line}", file=sys.stderr)
         if sum((site["test"], site["check"], site["status"])) > 1:
-            raise WrongUsage("--test, --check and --status are three different things: choose one")
+            raise WrongUsage("--test, --check and --status cannot be combined: choose one")
         for option, action in self.options.only_with.items():
             if site[option] and not site[action]:
-                raise WrongUsage(f"--{option} goes with --{action}")
+                raise WrongUsage(f"--{option} requires --{action}")
         return site
 
     def _finish(self, status: int, message: str) -> int:
@@ -239,7 +239,7 @@ def _configure_log(site: Site) -> str:
     try:
         logwriter.configure(site)
     except ConfigError as error:
-        wrong = f"{error}; logging to standard error instead: correct it, and reload the relay"
+        wrong = f"{error}; logging to standard error instead: correct the key, and reload the relay"
         log.error("%s", wrong)
         return wrong
     return ""

@@ -131,9 +131,9 @@ def _message(site: Mapping[str, Any], text: str) -> Any:
         at = f"column {error.colno}"
         if "\n" in text:
             at = f"line {error.lineno} {at}"
-        raise _NotJson(f"it is not JSON ({error.msg} at {at})") from None
+        raise _NotJson(f"not JSON ({error.msg} at {at})") from None
     except (ValueError, RecursionError) as error:
-        raise _NotJson(f"it is not JSON that can be read ({error})") from None
+        raise _NotJson(f"not readable as JSON ({error})") from None
 
 
 def _batches(site: Mapping[str, Any]) -> Iterator[_Batch]:

@@ -25,10 +25,10 @@ Exit status:
   0    the relay has taken all of it (with --confirm: all was seen on the bus)
   2    wrong usage, or an option's bad value
   6    not configured; stderr names the key, or the file and the line
-  65   some of the input is not JSON where that was asked for, or is larger
-       than relay_max_message_size; the rest is published
+  65   some of the input is not JSON although --json-input was given, or is
+       larger than relay_max_message_size; the rest is published
   69   not all was published: no relay, or not confirmed, or not signed; stderr
-       names the first message that was not
+       names the first message that was not published
   130  interrupted
 """
 
@@ -45,8 +45,8 @@ OPTIONS: list[Option] = [
         ["--json-input"],
         {
             "action": "store_true",
-            "help": "The message is JSON, or each line is. If the first line alone is not, all of"
-            " standard input is one message.",
+            "help": "The message, or each line, is JSON. If the first line alone is not JSON, all"
+            " of standard input is one message.",
         },
     ),
     (
@@ -55,14 +55,14 @@ OPTIONS: list[Option] = [
     ),
     (
         ["--modname"],
-        {"default": "logger", "metavar": "NAME", "help": "The part before it. Default: logger."},
+        {"default": "logger", "metavar": "NAME", "help": "The part before TOPIC. Default: logger."},
     ),
     (
         ["--cert-prefix"],
         {
             "default": "shell",
             "metavar": "NAME",
-            "help": "The certificate that signs, if any does. Default: shell.",
+            "help": "The certificate to sign with, if messages are signed. Default: shell.",
         },
     ),
     (["--topic-prefix"], {"help": "The key topic_prefix."}),
@@ -74,7 +74,7 @@ OPTIONS: list[Option] = [
         ["--wait"],
         {
             "action": "store_true",
-            "help": "Try forever while no relay answers; say so on stderr after --timeout.",
+            "help": "Try forever while no relay answers; report that on stderr after --timeout.",
         },
     ),
     (["--timeout"], {"help": "Time to try while no relay answers. Default: 2."}),

@@ -11,7 +11,7 @@ Forward every message that scripts publish to relay_inbound to the consumers at 
 
 Both addresses come from the global fedmsg config; fedmsg-relay.conf(5) describes every key. Without
 an option the relay runs in the foreground. SIGTERM and SIGINT stop it, after it has forwarded what
-has come in.
+publishers have sent.
 
 Examples:
   fedmsg-relay --test
@@ -24,9 +24,9 @@ Examples:
 Exit status:
   0    stopped as asked; with --daemon: a relay runs; with --check: OK
   1    could not start, died, or does not answer --status; with --check:
-       WARNING, as the journal lacks messages
+       WARNING, as the journal lacks messages or a certificate has expired
   2    wrong usage; with --check: CRITICAL
-  3    with --check: UNKNOWN, as it cannot ask
+  3    with --check: UNKNOWN, as the relay cannot be asked
   6    not configured; stderr names the key, or the file and the line
 """
 

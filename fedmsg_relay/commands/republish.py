@@ -80,7 +80,7 @@ class Republishing:
             self.too_large += 1
             self._tell(
                 f"message of {rendering.clock(record.time)} not sent: it has a frame of {size}"
-                f" bytes, and relay_max_message_size = {self._frame_max} is what relays take"
+                f" bytes, and relay_max_message_size = {self._frame_max} is the limit"
             )
             return
         self._forget_the_taken()

@@ -71,7 +71,7 @@ def hear(
         list(table(report))
     except (ValueError, TypeError, KeyError):
         raise RelayError(
-            f"{key} {uri}: the process that answers is not this {who}, or of another version"
+            f"{key} {uri}: the process that answers is not a {who} of this version"
         ) from None
     return report
 

@@ -64,7 +64,7 @@ class Target:
         if self.host is not None and all(map(endpoints.is_local, group)):
             raise RelayError(
                 f"relay_outbound {', '.join(endpoint.uri for endpoint in group)}: cannot be reached"
-                " from this host; run this on the relay's host"
+                " from this host; run the command on the relay's host"
             )
         return _uris("relay_outbound", group, self.outbound_allow)
 

@@ -4,21 +4,21 @@ Every key is there since version 1.0.0, unless its entry says otherwise.
 
 The configuration is fedmsg's own: every ``*.py`` file in ``/etc/fedmsg.d``, ``~/.fedmsg.d``,
 ``./fedmsg.d`` and ``$VIRTUAL_ENV/etc/fedmsg.d``, or the one file that ``--config-filename`` names.
-Each file defines a dictionary named ``config``.  The loader is that of every fedmsg command, with
-one exception: ``--check``, ``--status``, ``--test``, ``--help`` and ``--version`` skip a
-``./fedmsg.d`` that is not yours or that others may write to.
+Each file defines a dictionary named ``config``.  The loader is the same for every fedmsg command,
+with one exception: ``--check``, ``--status``, ``--test``, ``--help`` and ``--version`` skip a
+``./fedmsg.d`` that belongs to another user or that other users may write to.
 
-A wrong value is an error that names the key, the value and what would be right; so is an unknown
-key that begins with ``relay_``.
+A wrong value is an error that names the key, the value and the valid values.  An unknown key that
+begins with ``relay_`` is also an error.
 
 Where to listen:
 
 ``relay_inbound`` (string or list of strings; required)
     The addresses that scripts publish to.  The relay binds every address that is local to this
-    host.  It skips the others, and names that do not resolve, with a warning.
+    host.  It skips other addresses, and names that do not resolve, with a warning.
     Example: ``"relay_inbound": ["tcp://127.0.0.1:2003", "tcp://192.0.2.1:2003"]``
 ``endpoints["relay_outbound"]``, else ``relay_outbound`` (string or list of strings; required)
-    The addresses that consumers listen to.  The relay binds the first address that is local and
+    The addresses that consumers connect to.  The relay binds the first address that is local and
     free.
     Example: ``"endpoints": {"relay_outbound": ["tcp://192.0.2.1:4001"]}``
 
@@ -37,98 +37,99 @@ How to forward (keys and defaults are fedmsg's, and apply to both sockets):
     How many messages the relay queues for one peer; further messages for that peer are dropped.
     Example: ``"high_water_mark": 100_000``
 ``zmq_linger`` (milliseconds, default 1000)
-    At a stop, wait at most this long for consumers to take what was sent to them.
+    At a stop, wait at most this long for consumers to take their messages.
     Example: ``"zmq_linger": 2000``
 ``zmq_tcp_keepalive`` (-1, 0 or 1), ``zmq_tcp_keepalive_cnt`` (probes),
 ``zmq_tcp_keepalive_idle``, ``zmq_tcp_keepalive_intvl`` (seconds)
-    TCP keepalive, which finds out that an idle peer has vanished.  The default of each is -1: for
-    publishers keepalive is on (10 probes, 60 s, 30 s); for consumers it is as the operating system
-    has it.
+    TCP keepalive, which detects that an idle peer has vanished.  The default of each is -1: for
+    publishers keepalive is on (10 probes, 60 s, 30 s); for consumers the operating system's
+    settings apply.
     Example: ``"zmq_tcp_keepalive": 1, "zmq_tcp_keepalive_idle": 30``
 ``zmq_reconnect_ivl_max`` (milliseconds, default 1000), ``zmq_reconnect_ivl`` (default 100)
-    How soon consumers reconnect, at the latest; the second counts where the first is 0.  The relay
-    uses them for the default of ``relay_hold`` alone.
+    The longest time until consumers reconnect; the second key applies if the first is 0.  The relay
+    uses both keys only for the default of ``relay_hold``.
     Example: ``"zmq_reconnect_ivl": 100, "zmq_reconnect_ivl_max": 1000``
 ``srv_endpoints``
-    Ignored: the relay asks no name server for them.
+    Ignored: the relay does not look up these services.
     Example: ``"srv_endpoints": ["example.org"]``
 ``zmq_enabled`` (must be true)
-    A site without ZeroMQ has no use for this relay.
+    The relay cannot run without ZeroMQ.
     Example: ``"zmq_enabled": True``
 ``logging`` (a ``logging.config`` dictionary)
     The relay logs as ``fedmsg.relay``.  A line that a handler, filter or formatter fails to write
-    goes to standard error.  So does the whole log if this dictionary cannot be applied.
+    goes to standard error, as does the whole log if this dictionary cannot be applied.
     Example: ``"logging": {"version": 1, "loggers": {"fedmsg.relay": {"level": "DEBUG"}}}``
 ``moksha.monitoring.socket`` (address; default: none)
-    Where the relay publishes its status, as every daemon of fedmsg does: every 5 seconds, and at
-    once to a new subscriber.  ``fedmsg-check`` and ``fedmsg-relay --status`` read it.  If the
-    address cannot be bound, is not resolved within half a second, or fails later, the relay logs
-    that and goes without.
-    While the config is loaded, psutil calls the process ``fedmsg-relay``, for a config that makes
-    the address from the name of the process.
+    Where the relay publishes its status, as every daemon of fedmsg does: every 5 seconds, and
+    immediately to a new subscriber.  ``fedmsg-check`` and ``fedmsg-relay --status`` read the
+    status.  If the address cannot be bound, is not resolved within half a second, or fails later,
+    the relay logs a warning and runs without this socket.
+    While the config is loaded, psutil calls the process ``fedmsg-relay``, for a config that
+    derives the address from the name of the process.
     ``backlog`` in the status counts the messages that are held, or that wait in the kernel for the
-    consumer that is furthest behind, if some have waited for 3 seconds without a break.
+    consumer that is furthest behind, once some have waited for 3 seconds without a break.
     Example: ``"moksha.monitoring.socket": "ipc:///var/run/fedmsg/monitoring-fedmsg-relay.socket"``
 ``moksha.monitoring.socket.mode`` (permissions in octal, ``"770"``; default ``relay_ipc_mode``)
-    Permissions of the socket file, if the address is ``ipc://``.  To subscribe takes the permission
+    Permissions of the socket file, if the address is ``ipc://``.  A subscriber needs the permission
     to write.
     Example: ``"moksha.monitoring.socket.mode": "0666"``
 
 The relay's own keys:
 
 ``relay_hold`` (seconds, default ``zmq_reconnect_ivl_max`` + 0.5)
-    After a start, and after a hand-over once the relay before has drained, keep messages for this
-    long, so that consumers which were disconnected are back before the relay forwards.
+    After a start, and at a hand-over once the previous relay has drained, hold messages for this
+    long, so that consumers which were disconnected can reconnect before the relay forwards.
     Example: ``"relay_hold": 3``
 ``relay_drain`` (seconds, default 5)
-    At a stop, spend at most this long on forwarding what publishers have sent.  A hold is first
-    ended, within the same time.
+    At a stop, spend at most this long on forwarding what publishers have sent, and at
+    most as long before that on a hold in progress.
     Example: ``"relay_drain": 10``
-``relay_inbound_allow``, ``relay_outbound_allow`` (string or list of strings; default: everybody)
+``relay_inbound_allow``, ``relay_outbound_allow`` (string or list of strings; default: every peer)
     The IPv4 and IPv6 addresses and networks from which scripts and consumers may connect.  Any
     other peer is disconnected before the relay reads a byte.  Applies to ``tcp://`` addresses only.
     Example: ``"relay_inbound_allow": ["127.0.0.1", "192.0.2.0/24", "2001:db8::/32"]``
 ``relay_ipc_mode`` (permissions in octal, ``"0660"`` or ``0o660``; default ``0o660``)
-    Permissions of the socket files of ``ipc://`` addresses.  To connect takes the permission to
-    write.
+    Permissions of the socket files of ``ipc://`` addresses.  A peer needs the permission to write.
     Example: ``"relay_ipc_mode": "0666"``
 ``relay_max_message_size`` (bytes, default 16 MiB; 0: no limit)
     A peer that sends a larger frame is disconnected, and that frame is lost.  ``fedmsg_relay`` and
-    ``fedmsg-relay-publish`` refuse to send such a message, and say why.
+    ``fedmsg-relay-publish`` refuse to send such a message, with an error.
     Example: ``"relay_max_message_size": 1_000_000``
 ``relay_stall_timeout`` (seconds, default 30; 0: never)
-    A consumer is disconnected, and its backlog dropped, if it takes nothing for this long though
-    data waits and its host answers: it is stopped or hung.  Does not apply to ``ipc://`` addresses.
+    A consumer is disconnected, and its backlog dropped, if it takes nothing for this long although
+    data waits and its host answers: such a consumer is stopped or hung.  Does not apply to
+    ``ipc://`` addresses.
     Example: ``"relay_stall_timeout": 60``
 ``relay_unreachable_timeout`` (seconds, default 900; 0: never)
     A consumer whose host does not answer keeps its connection and its backlog for this long,
     whatever ``zmq_tcp_keepalive_cnt`` says, and is then disconnected.
     Example: ``"relay_unreachable_timeout": 3600``
 ``relay_memory_max`` (bytes, default 512 MiB, at least 256 MiB; 0: no limit)
-    When the resident memory of the relay is above this, the consumer that is furthest behind is
-    disconnected.  With ``relay_journal`` up to 128 MiB may be messages on their way to the disk.
+    When the resident memory of the relay is above this, the relay disconnects the consumer that is
+    furthest behind.  With ``relay_journal`` messages that wait for the disk may take up to 128 MiB.
     Example: ``"relay_memory_max": 2 * 2**30``
 ``relay_http`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
-    Where the relay shows its status over HTTP to whoever can reach the port.  ``/`` is a page for
-    people, ``/healthz`` is for load balancers, ``/metrics`` for Prometheus, and ``/status.json`` is
-    what ``--status --json`` prints.  ``/metrics`` needs the package prometheus-client.  A request
-    must ask for HOST, a name of this host, ``localhost``, or the numeric address.  If the port
-    cannot be bound, the relay logs that and goes without.
+    Where the relay shows its status over HTTP, to every client that reaches the port.  ``/`` is the
+    status page, ``/healthz`` is for load balancers, ``/metrics`` for Prometheus, and
+    ``/status.json`` is what ``--status --json`` prints.  ``/metrics`` needs the package
+    prometheus-client.  The Host of a request must be HOST, a name of this host, ``localhost``, or
+    the numeric address.  If the port cannot be bound, the relay logs a warning and runs without
+    HTTP.
     Example: ``"relay_http": "192.0.2.1:9411"``
 ``relay_http_allow`` (string or list of strings; default: ``["127.0.0.0/8", "::1"]``)
-    With ``relay_journal``, ``/raw`` and ``/id`` of ``relay_http`` are its messages, as datagrepper
-    serves them, for consumers that were away: see docs/catching-up.md.  They may be read from these
-    addresses and networks; any other client gets status 403.  All else that ``relay_http`` shows is
-    for whoever reaches the port.
+    With ``relay_journal``, ``/raw`` and ``/id`` of ``relay_http`` serve the journal's messages, as
+    datagrepper does, for consumers that missed messages: see docs/catching-up.md.  Clients at these
+    addresses and networks may read them; any other client gets status 403.  The other paths of
+    ``relay_http`` are open to every client.
     Example: ``"relay_http_allow": ["127.0.0.1", "192.0.2.0/24"]``
 ``relay_journal`` (absolute path of a directory; default: none)
     Where the relay keeps a journal: a copy of every message, all frames byte for byte, in the order
-    of forwarding, with the time.  The relay makes the directory, with mode 0750, if the one above
-    it exists.  One relay at a time writes a journal; a second one goes without, and says so.  No
-    disk delays a message: what cannot be written is discarded and counted, the log and ``--check``
-    say so, and the relay tries again each second.  To be checked by ``--check``, the journal needs
-    ``moksha.monitoring.socket``.
-    The systemd unit lets the relay write below ``/var/lib/fedmsg-relay`` alone.  For a directory
+    of forwarding, with the time.  The relay makes the directory, with mode 0750, if its parent
+    exists.  One relay at a time writes a journal; a second relay logs a warning and runs without a
+    journal.  The disk never delays a message: messages that cannot be written are discarded and
+    counted, the log and ``--check`` report them, and the relay tries again each second.  For
+    ``--check`` to test the journal, set ``moksha.monitoring.socket``.
+    The systemd unit lets the relay write only below ``/var/lib/fedmsg-relay``.  For a directory
     elsewhere type ``systemctl edit fedmsg-relay``, add these two lines, and then type
     ``systemctl restart fedmsg-relay``::
 
@@ -145,72 +146,75 @@ The relay's own keys:
     Example: ``"relay_journal_age": 30 * 24 * 3600``
 ``relay_journal_sync`` (default True)
     Whether messages are on the disk (fdatasync(2)) 50 ms after they came, with up to 20 flushes a
-    second while messages come.  A power failure then costs what came in during the last 100 ms.
-    Without it, a power failure costs what the kernel had not written, some 30 seconds.  A crash of
-    the relay alone costs the same in both cases, what came in during the last 20 ms.
+    second while messages come.  If True, a power failure loses the messages of the last 100 ms.
+    If False, a power failure loses what the kernel had not written, some 30 seconds.  In both cases
+    a crash of the relay loses the messages of the last 20 ms.
     Example: ``"relay_journal_sync": False``
 
-Whom to believe, and what to sign (``docs/signing.md`` says how to make keys; takes ``pip install
-'fedmsg-relay[crypto]'``, which ``make install`` brings):
+Validation and signing (``docs/signing.md`` describes how to make keys; needs ``pip install
+'fedmsg-relay[crypto]'``, which ``make install`` includes):
 
 ``relay_validate`` (True or False; default False)
     Forward a message only if a consumer with ``validate_signatures`` would accept it: the topic of
     the envelope is that of the body, the certificate is of the authority, valid and not revoked,
     the signature is right, and ``routing_policy`` permits the topic.  Other messages are dropped,
-    counted by reason, and logged, ten a minute at most.  What is valid goes on byte for byte.
+    counted by reason, and logged, at most ten a minute.  Valid messages are forwarded byte for
+    byte.
     Example: ``"relay_validate": True``
 ``relay_sign`` (``"unsigned"`` or ``"all"``; default: nothing)
     Sign messages that are not signed, or all messages, with the key and certificate that
     ``certnames["signing_relay"]`` names in ``ssldir``, as fedmsg-signing-relay does.  White space
-    behind the JSON stays.  A message that is not fedmsg's (a topic, and a JSON object with the same
-    topic) cannot be signed, and is dropped and counted.
-    With ``relay_validate`` too, a signed message is validated first, and an unsigned one is signed
-    and forwarded: whoever may connect, by ``relay_inbound_allow`` or the permissions of the
-    socket file, then speaks in the name of the relay.  Its certificate, and so the unsigned
-    message, must be permitted by ``routing_policy``.
+    behind the JSON is kept.  A message that is not fedmsg's (a topic, and a JSON object with the
+    same topic) cannot be signed, and is dropped and counted.  With ``relay_validate`` too, a signed
+    message is validated first, and an unsigned message is signed and forwarded: every peer that may
+    connect, by ``relay_inbound_allow`` or the permissions of the socket file, then publishes in the
+    name of the relay.  ``routing_policy`` must permit the relay's certificate for the topic of an
+    unsigned message.
     Example: ``"relay_sign": "unsigned"``
 ``ssldir`` (directory, default ``/etc/pki/fedmsg``), ``certnames`` (dictionary),
 ``ca_cert_location``, ``crl_location`` (paths, or URLs with ``https://``), ``routing_policy``,
 ``routing_nitpicky``, ``crypto_backend``, ``crypto_validate_backends``, ``gpg_home``
-    Those of ``fedmsg.crypto``, with its defaults.  A key, certificate, authority or list that is
+    Keys of ``fedmsg.crypto``, with its defaults.  A key, certificate, authority or list that is
     missing, unreadable or expired is an error at the start.  Keys are read once: reload the relay
-    to change one.  Ahead of an expiry the log warns each day.
+    to apply a change.  Before an expiry the relay logs a warning each day.
     Example: ``"certnames": {"signing_relay": "relay"}``
 ``crl_cache_expiry`` (seconds, default 3600)
-    Read the authority and its revocation list again in this age, and when a certificate is not
-    accepted; each minute at most.  If that fails, the relay goes on with those that it has, and the
-    log says so.
+    Read the authority and its revocation list again at this age, and when a certificate is not
+    accepted; at most once a minute.  If that fails, the relay logs a warning and continues with the
+    previous ones.
     Example: ``"crl_cache_expiry": 600``
 
 The bridge to RabbitMQ, ``fedmsg-relay-amqp`` (see docs/several-hosts.md), reads the keys above that
-say where the relay of its host is, and these.  The relay reads none of them:
+locate the relay of its host, and these.  The relay reads none of these:
 
 ``relay_amqp`` (1 to 64 of ``a-z``, ``0-9``, ``.`` and ``-``; required for the bridge)
-    The name of this relay at the broker, which no other relay there has: the host's, for example.
-    The bridge publishes what ``relay_journal`` has, and hands the relay what others have published.
+    The name of this relay at the broker, different from that of every other relay: for example the
+    host's name.  The bridge publishes the messages of ``relay_journal``, and delivers to the relay
+    what others have published.
     Example: ``"relay_amqp": "host1"``
 ``relay_amqp_config`` (path; default ``$FEDORA_MESSAGING_CONF``, else
 ``/etc/fedora-messaging/config.toml``)
     fedora-messaging's configuration, of which the bridge reads ``amqp_url``, ``[tls]``,
     ``publish_exchange``, ``passive_declares`` and ``client_properties``.  A ``topic_prefix`` is
-    refused, as topics of fedmsg have theirs.
+    refused, as topics of fedmsg include their prefix.
     Example: ``"relay_amqp_config": "/etc/fedora-messaging/bus.toml"``
 ``relay_amqp_urls`` (string or list of strings; default: ``amqp_url``)
     The brokers of a cluster, tried in turn.  Certificates are those of ``[tls]``.
     Example: ``"relay_amqp_urls": ["amqps://mq1.example.org", "amqps://mq2.example.org"]``
 ``relay_amqp_exchanges`` (string or list of strings; default ``["amq.topic"]``)
-    The topic exchanges to consume from; ``"zmq.topic"`` too beside fedmsg-migration-tools.
+    The topic exchanges to consume from; with fedmsg-migration-tools add ``"zmq.topic"``.
     Example: ``"relay_amqp_exchanges": ["amq.topic", "zmq.topic"]``
 ``relay_amqp_send``, ``relay_amqp_receive`` (string or list of strings; default ``["#"]``)
     The topics to publish and to consume, as patterns of a topic exchange: ``*`` is one word, ``#``
-    any number of words.  A pattern that is taken away from ``relay_amqp_receive`` stays bound to
-    the queue at the broker until it is unbound there.
+    any number of words.  A pattern that is removed from ``relay_amqp_receive`` stays bound to
+    the queue until you unbind it at the broker.
     Example: ``"relay_amqp_receive": ["org.fedoraproject.#"]``
 ``relay_amqp_window`` (messages, default 1000), ``relay_amqp_prefetch`` (default 200)
-    How many messages may be published and not confirmed, and delivered and not acknowledged.
+    How many messages may be published but not confirmed, and delivered but not acknowledged.
     Example: ``"relay_amqp_window": 100``
 ``relay_amqp_heartbeat`` (seconds, default 10)
-    A broker that is silent for two to three times as long is given up, and connected to again.
+    If a broker is silent for two to three times as long, the bridge closes the connection and
+    reconnects.
     Example: ``"relay_amqp_heartbeat": 30``
 ``relay_amqp_monitoring`` (address; default
 ``"ipc:///var/run/fedmsg/monitoring-fedmsg-relay-amqp.socket"``; ``""``: none)

@@ -28,7 +28,7 @@ def networks(key: str, value: object) -> tuple[Network, ...]:
     if not isinstance(entries, (list, tuple)) or not entries:
         raise ConfigError(
             f"{key} = {value!r}: must be a list of addresses and networks, and not empty;"
-            " leave it out to let in whoever reaches the port"
+            " remove the key to allow every peer"
         )
     return tuple(_network(key, entry) for entry in entries)
 

@@ -129,8 +129,8 @@ def read(config: Mapping[str, Any]) -> Settings:
             raise ConfigError(f"{key}: no such key; {hint}")
     if not config.get("zmq_enabled", True):
         raise ConfigError(
-            f"zmq_enabled = {config['zmq_enabled']!r}: the relay works with ZeroMQ alone;"
-            " set it to True, or do not run the relay"
+            f"zmq_enabled = {config['zmq_enabled']!r}: the relay needs ZeroMQ; set it to"
+            " True, or do not run the relay"
         )
     inbound_addresses = inbound(config)
     outbound_key, outbound_addresses = outbound(config)
@@ -209,8 +209,7 @@ def _memory_max(value: object) -> int:
     if type(value) is not int or (value != 0 and value < MEMORY_MAX_MIN):
         raise ConfigError(
             f"relay_memory_max = {value!r}: must be 0 (no limit) or a number of bytes, at least"
-            f" {MEMORY_MAX_MIN}: the relay itself, what it holds after a start and a second's"
-            " backlog"
+            f" {MEMORY_MAX_MIN}: for the relay itself, a hold and a second's backlog"
         )
     return value
 

@@ -41,8 +41,8 @@ class Sources:
         if self._named:
             return []
         return [
-            f"{path} is not read, as others than you may write there; name it with"
-            " --config-filename if it is to count"
+            f"{path} is skipped, as other users may write there; to use the file, name it with"
+            " --config-filename"
             for path in self.passed_over
         ]
 

@@ -59,7 +59,7 @@ def read(config: Mapping[str, Any]) -> TrustSettings | None:
     revoked = _text(config, "crl_location", "https://fedoraproject.org/fedmsg/crl.pem")
     if has_authority and not authority:
         raise ConfigError(
-            "ca_cert_location: not set; relay_validate accepts the certificates of that authority"
+            "ca_cert_location: not set; relay_validate needs the certificate of the authority"
         )
     return TrustSettings(
         validates=validates,

@@ -24,7 +24,7 @@ OCTAL = re.compile("(0o?)?[0-7]{3}")
 def addresses(key: str, value: object) -> tuple[str, ...]:
     """Return an address or a list of addresses as a tuple that is not empty."""
     if value is None:
-        raise ConfigError(f"{key}: not set; it belongs in {WHERE}")
+        raise ConfigError(f"{key}: not set; set it in {WHERE}")
     found = (value,) if isinstance(value, str) else value
     if (
         not isinstance(found, (list, tuple))

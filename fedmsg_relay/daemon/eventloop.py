@@ -86,7 +86,9 @@ class MainLoop:
             self._relay.publish(kept_totals.take())
             self._take_place(None)
         else:
-            log.info("taking over from pid %d: holding until it has drained", predecessor.pid)
+            log.info(
+                "taking over from pid %d: holding until that relay has drained", predecessor.pid
+            )
             self._poller.register(predecessor, zmq.POLLIN)
             predecessor.let_drain()
 
@@ -159,7 +161,7 @@ class MainLoop:
 
     def _stop(self, asked_by: signal.Signals) -> None:
         if self._predecessor is not None:
-            raise RelayError(f"{asked_by.name}: the relay that runs goes on; {self._loss()}")
+            raise RelayError(f"{asked_by.name}: the running relay continues; {self._loss()}")
         if self._stops and time.monotonic() <= self._stops[-1] + ECHO_S:
             return
         self._stops.append(time.monotonic())
@@ -252,8 +254,8 @@ class MainLoop:
     def _go_on(self, pid: int) -> None:
         """Go on as the relay, as the successor has ended or been dismissed."""
         self._successor.dismiss()
-        does = "stops" if self._stops else "goes on"
-        log.warning("pid %d, which was to take over, is gone; this relay %s", pid, does)
+        does = "stops" if self._stops else "continues"
+        log.warning("pid %d ended without taking over; this relay %s", pid, does)
         was_handing_over, self._hands_over = self._hands_over, False
         if not was_handing_over:
             self._relay.gate.reopen()

@@ -176,8 +176,8 @@ class Exporters:
             self._close_monitoring()
             close_listeners(self._bindings.monitoring)
             log.error(
-                "%s: closed, as serving it failed: %r; the relay forwards without it until it is"
-                " reloaded",
+                "%s: closed after an error: %r; the relay forwards without a monitoring socket"
+                " until the next reload",
                 MONITORING,
                 error,
             )
@@ -231,4 +231,4 @@ def _going_without(key: str, listeners: Listeners) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ImportError) as error:
         close_listeners(listeners)
-        log.warning("%s: %s; going without it", key, error)
+        log.warning("%s: %s; not served", key, error)

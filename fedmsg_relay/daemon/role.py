@@ -71,7 +71,7 @@ class Role:
             try:
                 self._pidfile.write()
             except RelayError as error:
-                log.warning("%s; the pid there is of a relay that has died", error)
+                log.warning("%s; the file has the pid of a relay that has died", error)
         self._claim()
 
     def _claim(self) -> None:
@@ -87,8 +87,8 @@ class Role:
                 listener = HandoverSocket.open(pidfile.path)
         except OSError as error:
             log.warning(
-                "cannot listen beside the pid file %s: %s; the next relay cannot take over from"
-                " this one, but has to stop it",
+                "cannot listen beside the pid file %s: %s; a later relay cannot take over from"
+                " this one, only stop it",
                 pidfile.path,
                 error.strerror,
             )

@@ -155,13 +155,13 @@ class RunningRelay:
         phase, status = self.phase, posted.status
         if phase is Phase.HOLD:
             log.info(
-                "holding what comes in for %g s, until consumers are back", self._settings.hold_s
+                "holding messages for %g s, so that consumers can reconnect", self._settings.hold_s
             )
         elif phase is Phase.FORWARD:
             if status.hold_overflowed:
                 log.warning(
-                    "held more than %d MiB: forwarding before relay_hold = %g s was over;"
-                    " a consumer that is not back yet misses it",
+                    "held more than %d MiB: forwarding before the end of relay_hold = %g s;"
+                    " a consumer that has not reconnected misses messages",
                     HOLD_LIMIT_BYTES // 2**20,
                     self._settings.hold_s,
                 )
@@ -226,18 +226,18 @@ class RunningRelay:
             raise Died(
                 f"the relay was {self.phase.value} and has not stopped within"
                 f" {self.ends_within_s:g} s, twice relay_drain and zmq_linger: its thread hangs;"
-                " the process was ended, and what the relay had in memory is lost"
+                " the process was ended, and the messages in its memory are lost"
             )
 
     def _log_end(self) -> None:
         """Log the totals, and whether messages may be lost."""
         loss = self._relay.status.loss
         if loss is not None:
-            log.warning("something that publishers had sent may be lost: %s", loss)
+            log.warning("messages from publishers may be lost: %s", loss)
         waited_ms = (min(self._ended_at, time.monotonic()) - self._closed_at) * 1000
         if 0 < self._settings.linger_ms <= waited_ms:
             log.warning(
-                "zmq_linger = %d ms was over before every consumer had taken what was sent to it",
+                "zmq_linger = %d ms ended before every consumer had taken its messages",
                 self._settings.linger_ms,
             )
         log.info("stopped; %s", self.report().forwarded)
@@ -254,7 +254,7 @@ class RunningRelay:
         self._log_end()
         error = self._relay.status.error
         if error is not None:
-            log.error("the relay that was draining died: %r; what it had in memory is lost", error)
+            log.error("the draining relay died: %r; the messages in its memory are lost", error)
 
     def watchdog(self) -> None:
         """Send systemd ``WATCHDOG=1`` if the relay's thread does its work."""

@@ -47,13 +47,13 @@ def checked_endpoints(settings: Settings) -> LocalEndpoints:
     """What a start would bind.  Raises :class:`ConfigError` for what cannot be, or is missing."""
     if not os.path.isdir("/proc/self/fd"):
         raise RelayError(
-            "/proc is not mounted, and the relay finds its sockets there;"
+            "/proc is not mounted, but the relay needs it to find its sockets;"
             " `mount -t proc proc /proc`"
         )
     # Looked for, not imported: an import takes time, and a start should be quick.
     if settings.http and importlib.util.find_spec("prometheus_client") is None:
         log.warning(
-            "relay_http: going without /metrics, as the Python package prometheus-client is not"
+            "relay_http: /metrics is not served, as the Python package prometheus-client is not"
             " installed; install it beside the relay with pip"
         )
     return local_endpoints(settings, time.monotonic() + RESOLVER_PATIENCE_S)
@@ -70,8 +70,8 @@ def checked_material(settings: Settings) -> Material | None:
         from fedmsg_relay.trust.material import Material  # loading it takes a tenth of a second
     except ImportError as error:
         raise ConfigError(
-            f"relay_validate, relay_sign: they need the Python packages cryptography and pyOpenSSL"
-            f" ({error}); `pip install 'fedmsg-relay[crypto]'` brings them"
+            "relay_validate, relay_sign: these keys need the Python packages cryptography and"
+            f" pyOpenSSL ({error}); `pip install 'fedmsg-relay[crypto]'` installs them"
         ) from error
     return Material(settings.trust)
 
@@ -145,12 +145,12 @@ def _bind(
         try:
             predecessor.stop_accepting()
         except Gone as gone:
-            reason = f"the relay that runs (pid {predecessor.pid}) does not hand over: {gone}"
+            reason = f"the running relay (pid {predecessor.pid}) does not hand over: {gone}"
             predecessor.close()
             bindings.close()
         else:
             return bindings, predecessor
-    raise RelayError(f"{reason}; it goes on, and its log may say why")
+    raise RelayError(f"{reason}; the running relay continues, and its log may have the reason")
 
 
 def _bind_alone(local: LocalEndpoints, settings: Settings, pidfile: PidFile | None) -> Bindings:
@@ -164,8 +164,8 @@ def _bind_alone(local: LocalEndpoints, settings: Settings, pidfile: PidFile | No
     systemd.discard(stored)
     if pidfile is not None and pidfile.crashed is not None:
         log.warning(
-            "the relay that ran before (pid %d) ended without stopping;"
-            " what it had in memory is lost",
+            "the previous relay (pid %d) crashed or was killed;"
+            " the messages in its memory are lost",
             pidfile.crashed,
         )
     return bindings

@@ -81,7 +81,7 @@ class Channel:
         """The pid of the other process: of the one that listens, if this one has connected."""
         if uid != os.geteuid():
             self.close()
-            raise Gone(f"process {self.pid} is another user's")
+            raise Gone(f"process {self.pid} belongs to another user")
 
     def fileno(self) -> int:
         return self._connection.fileno()

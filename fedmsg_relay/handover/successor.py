@@ -198,10 +198,10 @@ class Successor:
 def _why_refused(hello: Message) -> str | None:
     """Return why the process that sent ``hello`` cannot take over; None if it can."""
     if hello.fields.get("protocol") != protocol.PROTOCOL:
-        return "the running relay is of another version; stop it first"
+        return "the running relay has another version of the hand-over; stop the relay first"
     if systemd.is_there() and hello.fields.get("cgroup") != systemd.control_group():
         return (
-            f"the running relay (pid {os.getpid()}) is a service of systemd's:"
+            f"the running relay (pid {os.getpid()}) is a systemd service:"
             " use `systemctl reload fedmsg-relay`"
         )
     return None

@@ -60,8 +60,8 @@ processors, they get three times as much."""
 CHUNK_BYTES = 2**18
 """Bytes of records that are passed on at once, at most."""
 
-TOO_SLOW = f"its disk does not keep up, and more than {BACKLOG_MAX // 2**20} MiB wait for it"
-TOO_FAST = "they come faster than they can be taken"
+TOO_SLOW = f"the disk does not keep up, and more than {BACKLOG_MAX // 2**20} MiB wait"
+TOO_FAST = "messages come faster than the relay can record them"
 
 
 @dataclass(frozen=True)

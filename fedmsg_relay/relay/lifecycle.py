@@ -196,7 +196,7 @@ class Relay:
         for number, frames in enumerate(kept):
             self._post_status_if_due()
             if self._is_late() and time.monotonic() > until:
-                self._post_status(loss=f"{len(kept) - number} that were held came too late")
+                self._post_status(loss=f"{len(kept) - number} held messages were not sent in time")
                 return
             yield frames
 
@@ -215,7 +215,7 @@ class Relay:
         if math.isinf(self._orders.stop_by):
             self._sockets.forward()
         if math.isinf(self._orders.stop_by):
-            raise Died("the proxy returned without having been told to")
+            raise Died("the proxy returned without an order to stop")
 
     def _drain(self) -> None:
         """Half-close the connections of publishers, and send what they have written.
@@ -244,10 +244,10 @@ class Relay:
 
     def _why_lost(self, sending: int, was_late: bool) -> str:
         if self._orders.stops_at_once:
-            return "a second signal came before all was passed on"
+            return "a second signal came before all were forwarded"
         if was_late:
-            return f"relay_drain = {self._settings.drain_s:g} s was over before all was passed on"
-        return f"{sending} of them went on sending, and did not hang up in time"
+            return f"relay_drain = {self._settings.drain_s:g} s ended before all were forwarded"
+        return f"{sending} of the publishers continued to send, and did not disconnect in time"
 
     def _pass_on(self, quiet_ms: int, for_s: float = math.inf) -> None:
         """Send what comes in, for ``for_s`` seconds, or until nothing comes for ``quiet_ms``."""

@@ -101,7 +101,7 @@ class Recorder:
         self.backlog.discard(messages)
         if self._losses.allows():
             log.warning(
-                "%s: messages are discarded, and missing in it, %d so far: %s",
+                "%s: messages are discarded, %d so far: %s",
                 self._name,
                 self.backlog.discarded,
                 reason,
@@ -155,7 +155,7 @@ class Recorder:
                 writer.cut,
             )
         if not self._error:
-            log.info("keeping %s, which has %d messages", self._name, self.kept.messages)
+            log.info("writing %s, which has %d messages", self._name, self.kept.messages)
         if not self._has_opened:
             self._mend()
 
@@ -215,13 +215,13 @@ class Recorder:
         self.kept = kept
         limit = f"relay_journal_size = {self._settings.journal_size}"
         if writer.too_large > self._too_large and self._losses.allows():
-            log.warning("%s: messages larger than %s are missing in it", self._name, limit)
+            log.warning("%s: messages larger than %s are not written", self._name, limit)
         self._too_large = writer.too_large
         for reader, messages in kept.overrun.items():
             if messages > before.overrun.get(reader, 0) and self._overruns.allows():
                 log.warning(
-                    "%s: %s is full of what its reader %s has not had: %d messages were deleted"
-                    " before; find out why that is behind, or raise the size",
+                    "%s: %s is full of messages that its reader %s has not read: %d were deleted"
+                    " unread; find out why the reader is behind, or raise the size",
                     self._name,
                     limit,
                     reader,
@@ -244,8 +244,8 @@ class Recorder:
         if is_trouble and (self._failures.allows() or self._error != self._told_error):
             self._told_error = self._error
             log.warning(
-                "%s; forwarding without it, and trying again each second: %d messages wait, and %d"
-                " are missing in it",
+                "%s; forwarding without a journal, and trying again each second: %d messages wait,"
+                " and %d are missing in the journal",
                 self._error,
                 self.backlog.messages,
                 self.backlog.discarded - self._discarded_before,

@@ -108,9 +108,9 @@ class Authority:
             raise RejectedError(Reason.REVOKED, f"serial number {serial:x}", name)
         key = certificate.public_key()
         if not isinstance(key, RSAPublicKey):
-            raise RejectedError(Reason.CERTIFICATE, "its key is not of RSA", name)
+            raise RejectedError(Reason.CERTIFICATE, "the key is not RSA", name)
         if not name:
-            raise RejectedError(Reason.CERTIFICATE, "it has no common name")
+            raise RejectedError(Reason.CERTIFICATE, "no common name")
         return Signer(name, key, min(expires_at(certificate), expires_at(self.certificate)))
 
 

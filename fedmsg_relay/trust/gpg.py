@@ -88,4 +88,4 @@ def _read(process: subprocess.Popen[bytes], attend: Callable[[], None]) -> bytes
 
 
 def _last_line(said: bytes) -> str:
-    return (said.decode(errors="replace").splitlines() or ["no more is known"])[-1]
+    return (said.decode(errors="replace").splitlines() or ["no details"])[-1]

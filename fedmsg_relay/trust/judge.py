@@ -53,7 +53,7 @@ class Judge:
         backend = body.get("crypto", X509 if "certificate" in body else GPG)
         needed = ("signature",) if backend == GPG else CREDENTIALS
         if any(name not in body for name in needed):
-            raise RejectedError(Reason.UNSIGNED, "there is no signature, or no certificate")
+            raise RejectedError(Reason.UNSIGNED, "no signature, or no certificate")
         if backend not in self._settings.backends:
             raise RejectedError(
                 Reason.WRONG_SIGNATURE, f"signatures of {backend!r} are not accepted here"
@@ -67,7 +67,7 @@ class Judge:
             raise RejectedError(Reason.WRONG_SIGNATURE, str(error)) from error
         if backend == GPG:
             if "msg" not in body:
-                raise RejectedError(Reason.WRONG_SIGNATURE, "there is no msg, which gpg signs")
+                raise RejectedError(Reason.WRONG_SIGNATURE, "no msg, which is what gpg signs")
             gpg.verify(self._settings.gpg_home, signature, encoded(body["msg"]), attend)
             return
         signer = self._material.signer(body["certificate"])
@@ -94,7 +94,7 @@ def _parse(frames: list[bytes]) -> tuple[str, dict[str, Any], str]:
     except (ValueError, RecursionError) as error:
         raise RejectedError(Reason.NOT_FEDMSG, str(error)) from error
     if not isinstance(body, dict) or "topic" not in body:
-        raise RejectedError(Reason.NOT_FEDMSG, "the JSON is no object with a topic")
+        raise RejectedError(Reason.NOT_FEDMSG, "the JSON is not an object with a topic")
     if body["topic"] != topic:
         raise RejectedError(Reason.TOPICS_DIFFER, f"the body has {body['topic']!r}")
     return topic, body, text

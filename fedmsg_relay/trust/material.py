@@ -112,7 +112,7 @@ class Material:
             self.authority = _authority(self.settings)
         except RelayError as error:
             if self._failures.allows():
-                log.warning("%s; the relay goes on with the one that it has", error)
+                log.warning("%s; the relay continues with the previous one", error)
 
     def expiries(self) -> Iterator[Expiry]:
         """Yield when each of the certificates and the list expires; for any thread."""

@@ -51,7 +51,7 @@ class Rejection(NamedTuple):
 
     def __str__(self) -> str:
         by = f", certificate {self.signer!r}" if self.signer else ""
-        more = "; those of the next minute are only counted" if self.is_last else ""
+        more = "; further ones are only counted for a minute" if self.is_last else ""
         return f"{self.reason.value}: topic {self.topic!r}{by}: {self.detail}{more}"
 
 

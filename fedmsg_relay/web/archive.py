@@ -105,7 +105,7 @@ class Archive:
             if self._closed.is_set():
                 return
             if self._ends.allows():
-                log.error("relay_journal: what answers /raw and /id %s; starting it again", outcome)
+                log.error("relay_journal: the reader for /raw and /id %s; restarting it", outcome)
             theirs = self._renew()
             if self._closed.wait(AGAIN_S):
                 theirs.close()
@@ -202,7 +202,7 @@ class Answer:
         self.source.close()
 
     def _fail(self, status: HTTPStatus, why: str) -> bytes:
-        content = json.dumps({"error": f"{why}; it is started again: ask again later"}).encode()
+        content = json.dumps({"error": f"{why}; the reader is restarted: try again later"}).encode()
         self._has_ended = True
         return self._respond(status, len(content) + 1, content + b"\n")
 

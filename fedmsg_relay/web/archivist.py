@@ -169,7 +169,7 @@ class Archivist:
             else:
                 pieces = answers.failed(UNAVAILABLE, self._excuse())
         except Damaged as damaged:
-            self._say(f"making an index anew that is damaged: {damaged}")
+            self._say(f"rebuilding a damaged index: {damaged}")
             self._catalogue.forget(damaged.segment)
             request.known = self._begun
             return
@@ -203,7 +203,7 @@ class Archivist:
         if self._error is not None:
             return f"the journal cannot be read: {self._error}"
         known, segments = len(self._catalogue.indexes()), self._catalogue.segments
-        return f"the index has {known} of {segments} segments as yet; ask again later"
+        return f"the index has {known} of {segments} segments so far; try again later"
 
     def _send(self, request: _Request) -> None:
         """Send what fits of an answer."""

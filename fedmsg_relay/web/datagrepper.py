@@ -165,10 +165,10 @@ def _parsed(query: str, known: tuple[str, ...]) -> dict[str, list[str]]:
     try:
         given = parse_qs(query, keep_blank_values=True, max_num_fields=1000)
     except ValueError as error:
-        raise Wrong(f"the question cannot be read: {error}") from error
+        raise Wrong(f"the query cannot be read: {error}") from error
     for name in given:
         if name not in known:
-            raise Wrong(f"{name}: not known here; known are {', '.join(known)}")
+            raise Wrong(f"{name}: unknown argument; known are {', '.join(known)}")
     return given
 
 

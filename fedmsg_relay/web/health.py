@@ -17,7 +17,7 @@ def judge(report: Report) -> tuple[bool, str]:
     if report.state in (Phase.OPEN.value, Phase.HOLD.value):
         if report.took_over:
             return True, f"OK - {report.state}: taking over from another relay process"
-        return False, f"not forwarding - {report.state}: waiting for consumers to come back"
+        return False, f"not forwarding - {report.state}: waiting for consumers to reconnect"
     if report.state == HUNG:
         return False, "not forwarding - hung: libzmq's proxy does not answer"
     return False, f"not forwarding - {report.state}: the relay was asked to stop"

@@ -46,16 +46,16 @@ class _Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         report = self._report
         yield InfoMetricFamily(
-            "fedmsg_relay_build", "The version that runs.", {"version": report.version}
+            "fedmsg_relay_build", "The version of the running relay.", {"version": report.version}
         )
         yield GaugeMetricFamily(
             "fedmsg_relay_forwarding",
-            "1 if messages are passed on; 0 while the relay starts, holds, stops or hangs.",
+            "1 if messages are forwarded; 0 while the relay starts, holds, stops or hangs.",
             report.is_forwarding,
         )
         yield StateSetMetricFamily(
             "fedmsg_relay_state",
-            "The phase of the relay, or that it hangs.",
+            "The phase of the relay, or hung.",
             {state: state == report.state for state in STATES},
         )
         yield GaugeMetricFamily(
@@ -73,20 +73,20 @@ class _Metrics(Collector):
         )
         yield CounterMetricFamily(
             "fedmsg_relay_held_messages_total",
-            "Messages kept after the start until consumers were back.",
+            "Messages held after a start until consumers had reconnected.",
             report.held,
         )
         yield _labelled(
             CounterMetricFamily,
             "fedmsg_relay_rejected_total",
-            "Messages that were not forwarded, as the relay validates or signs.",
+            "Messages that relay_validate or relay_sign rejected.",
             "reason",
             asdict(report.rejected),
         )
         yield _labelled(
             GaugeMetricFamily,
             "fedmsg_relay_expires_in_seconds",
-            "Time left of the relay's certificate, of the authority and of the revocation list.",
+            "Time until the relay's certificate, the authority and the revocation list expire.",
             "of",
             {each.what: each.left_s for each in report.expiries},
         )
@@ -116,25 +116,25 @@ class _Metrics(Collector):
             (
                 CounterMetricFamily,
                 "failed_handshakes_total",
-                "Connections on which the handshake of ZMTP failed.",
+                "Connections whose ZMTP handshake failed.",
                 "handshakes_failed",
             ),
             (
                 CounterMetricFamily,
                 "stalled_connections_total",
-                "Connections ended as the peer took nothing for relay_stall_timeout.",
+                "Connections closed as the peer took nothing for relay_stall_timeout.",
                 "stalled",
             ),
             (
                 CounterMetricFamily,
                 "unreachable_connections_total",
-                "Connections ended as the host was silent for relay_unreachable_timeout.",
+                "Connections closed as the host did not answer for relay_unreachable_timeout.",
                 "unreachable",
             ),
             (
                 CounterMetricFamily,
                 "over_memory_connections_total",
-                "Connections ended as the relay had more memory than relay_memory_max.",
+                "Connections closed as the relay used more memory than relay_memory_max.",
                 "over_memory",
             ),
         ):
@@ -158,7 +158,7 @@ def _journal(journal: JournalReport) -> Iterator[Metric]:
         (
             CounterMetricFamily,
             "messages_total",
-            "Messages forwarded, which were to be written to the journal.",
+            "Messages forwarded while the relay has a journal.",
             journal.captured,
         ),
         (
@@ -170,7 +170,7 @@ def _journal(journal: JournalReport) -> Iterator[Metric]:
         (
             GaugeMetricFamily,
             "journal_writing",
-            "1 if the journal is written; 0 while its disk hangs, fails or belongs to another.",
+            "1 if the journal is written; 0 if its disk hangs or fails or another relay has it.",
             not journal.error,
         ),
         (
@@ -202,12 +202,12 @@ def _journal(journal: JournalReport) -> Iterator[Metric]:
     if journal.first_time is not None:
         yield GaugeMetricFamily(
             "fedmsg_relay_journal_first_time_seconds",
-            "When the oldest message in the journal came, in seconds since 1970.",
+            "When the oldest message in the journal arrived, in seconds since 1970.",
             journal.first_time,
         )
     overrun = CounterMetricFamily(
         "fedmsg_relay_journal_overrun_messages_total",
-        "Messages deleted from the journal before a registered reader had them.",
+        "Messages deleted from the journal before a registered reader had read them.",
         labels=["reader"],
     )
     for reader, messages in journal.overrun.items():

@@ -95,8 +95,8 @@ pid {report.pid}</p>
 <footer>
 <p>As of <time id="at">{time.strftime("%H:%M:%S %Z", time.localtime(at))}</time>.
 libzmq counts frames: a message of fedmsg has two. Going out, a frame is counted once, however many
-consumers there are. Unsent bytes are those in the kernel; libzmq does not tell what more is in the
-relay's memory.</p>
+consumers there are. Unsent bytes are those in the kernel; libzmq does not report what else waits in
+the relay's memory.</p>
 <nav><a href="status.json">status.json</a> <a href="metrics">metrics</a>
 <a href="healthz">healthz</a></nav>
 </footer>
@@ -144,7 +144,7 @@ def _tiles(report: Report) -> str:
         ("consumers", report.consumers.connected, "connected now"),
     ]
     if report.state in (Phase.OPEN.value, Phase.HOLD.value):
-        tiles.append(("held", report.holding, "messages, until consumers are back"))
+        tiles.append(("held", report.holding, "messages, until consumers reconnect"))
     elif report.backlog:
         about = f"messages, an estimate: {size(report.behind_bytes)} wait in the kernel"
         tiles.append(("waiting", report.backlog, f"{about} for the consumer furthest behind"))
@@ -172,11 +172,11 @@ def _traffic(report: Report) -> str:
     rows = [
         ("frames", count(report.frames_in), count(report.frames_out)),
         ("bytes", size(report.bytes_in), size(report.bytes_out)),
-        ("messages held, in all", count(report.held), ""),
+        ("messages held, total", count(report.held), ""),
     ]
     if report.expiries or report.rejected.total:
         rows.append(("messages rejected", count(report.rejected.total), ""))
-    rest = '<p class="note">Counters go on over reloads, and over restarts under systemd.</p>'
+    rest = '<p class="note">Counters continue over reloads, and over restarts under systemd.</p>'
     return _table("Traffic", ("", "in", "out"), rows, rest)
 
 
@@ -191,7 +191,7 @@ def _journal(report: Report) -> str:
         ("size", size(journal.bytes) if is_known else "–"),
         ("oldest", oldest),
         ("wait for the disk", count(journal.waiting)),
-        ("discarded, in all", count(journal.discarded)),
+        ("discarded, total", count(journal.discarded)),
     ]
     note = f"Not written: {journal.error}." if journal.error else f"In {journal.directory}."
     rest = f'<p class="note{" bad" if journal.error else ""}">{escape(note)}</p>'
@@ -207,7 +207,7 @@ def _peers(title: str, side: SideReport, at: float) -> str:
         rest = f'<p class="note">and {count(more)} more; <a href="status.json">status.json</a>'
         rest += f" has up to {count(PEERS_MAX)} of them</p>"
     if not peers and not rest:
-        rest = '<p class="note">nobody is connected</p>'
+        rest = '<p class="note">none connected</p>'
     head = ("address", "unsent", "connected for", "since")
     return _table(title, head, rows, rest, "peers")
 

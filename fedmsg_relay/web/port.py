@@ -52,6 +52,6 @@ def _metrics() -> Metrics | None:
     except ModuleNotFoundError:  # checked_endpoints() has logged a warning
         return None
     except ImportError as error:
-        log.warning("relay_http: going without /metrics: %s", error)
+        log.warning("relay_http: /metrics is not served: %s", error)
         return None
     return render

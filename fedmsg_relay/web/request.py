@@ -115,7 +115,7 @@ def _host(in_line: str | None, in_field: list[str], is_required: bool) -> str | 
         raise Refused(HTTPStatus.BAD_REQUEST, "there must be one Host field")
     for host in [in_line, *in_field]:
         if host is not None and _HOST.fullmatch(host) is None:
-            raise Refused(HTTPStatus.BAD_REQUEST, "the Host is no name or address")
+            raise Refused(HTTPStatus.BAD_REQUEST, "the Host is not a name or an address")
     host = in_line or (in_field[0] if in_field else None)
     found = _HOST.fullmatch(host) if host is not None else None
     return canonical(found["name"]) if found else None

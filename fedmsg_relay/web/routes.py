@@ -92,14 +92,14 @@ class Routes:
         """Ask for messages of the journal."""
         path = request.path.rstrip("/")
         if self._archive is None:
-            why = f"{path} takes a journal, and relay_journal is not set here"
+            why = f"{path} needs a journal, but relay_journal is not set"
             raise Refused(HTTPStatus.NOT_FOUND, why)
         if not allowlist.allows(self._readers, there):
-            why = f"{path} is not for {there}: relay_http_allow says who may read messages"
+            why = f"{path}: relay_http_allow does not include {there}"
             raise Refused(HTTPStatus.FORBIDDEN, why)
         _check_method(request)
         if not (request.query.isascii() and request.query.isprintable()):
-            why = "the question must be ASCII: write every other byte as %XX"
+            why = "the query must be ASCII: write every other byte as %XX"
             raise Refused(HTTPStatus.BAD_REQUEST, why)
         try:
             return self._archive.ask(path, request.query, _begin, request.method != "HEAD")
@@ -109,7 +109,7 @@ class Routes:
     def _respond(self, request: Request) -> Response:
         make = self._paths.get(request.path)
         if make is None:
-            raise Refused(HTTPStatus.NOT_FOUND, f"there is only {', '.join(self._served)}")
+            raise Refused(HTTPStatus.NOT_FOUND, f"the paths here are {', '.join(self._served)}")
         _check_method(request)
         try:
             report = self._newest()
@@ -143,7 +143,7 @@ class Routes:
         if self._metrics is None:
             raise Refused(
                 HTTPStatus.NOT_IMPLEMENTED,
-                "metrics take the Python package prometheus-client, which is not installed beside"
+                "metrics need the Python package prometheus-client, which is not installed beside"
                 " the relay: install it (pip install 'fedmsg-relay[http]'), and reload the relay",
             )
         body, content_type = self._metrics(report, request.accept)
@@ -155,7 +155,7 @@ def _check_method(request: Request) -> None:
         allowed = ", ".join(METHODS)
         raise Refused(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            f"nothing can be changed here; ask with {allowed}",
+            f"this port is read-only; use {allowed}",
             ("Allow", allowed),
         )
 

@@ -117,7 +117,7 @@ class HttpServer:
 
     def _complain(self, what: str, error: Exception) -> None:
         if self._failures.allows():
-            log.error("relay_http: %s: %r; the relay forwards all the same", what, error)
+            log.error("relay_http: %s: %r; the relay still forwards", what, error)
 
     def _leave(self) -> None:
         self._pause(math.inf)

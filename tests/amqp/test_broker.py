@@ -238,7 +238,7 @@ class TestRefused:
         host.write(relay_amqp="other")
         done = host.run("fedmsg-relay-amqp", timeout=60)
         assert done.returncode == 1
-        assert f"another bridge, pid {host.bridge.pid}, works with this journal" in done.stderr
+        assert f"another bridge, pid {host.bridge.pid}, already uses this journal" in done.stderr
 
     def test_a_queue_that_is_deleted_is_made_again(self, host: Host, rabbit: Rabbit) -> None:
         forget(rabbit, "one")

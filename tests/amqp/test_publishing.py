@@ -70,4 +70,4 @@ def test_what_is_rejected_and_cannot_be_kept_is_counted(
     rejected = Rejected(str(tmp_path / "rejected"))
     rejected.add("broker", "a reason", frames=[b"x"])
     assert rejected.count == 1
-    assert "and lost, as it cannot be kept" in caplog.text
+    assert "and lost, as the file cannot be written" in caplog.text

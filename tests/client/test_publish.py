@@ -393,7 +393,7 @@ class TestCommand:
         done = publish(site, "--json-input", input='{"n": 1}\nnot json\n{"n": 3}\n')
         assert (done.returncode, done.stderr) == (
             65,
-            f"{NAME}: line 2 not sent: it is not JSON (Expecting value at column 1)\n",
+            f"{NAME}: line 2 not sent: not JSON (Expecting value at column 1)\n",
         )
         assert bodies(subscriber.wait(2)) == [{"n": 1}, {"n": 3}]
 

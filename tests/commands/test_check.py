@@ -133,7 +133,7 @@ def test_a_relay_that_is_stopped(site: Site) -> None:
 def test_a_relay_that_holds(site: Site) -> None:
     site.write(relay_hold=600)
     site.relay(until="holding")
-    is_critical(site, f"relay_inbound {site.inbound}: the relay holds what comes in")
+    is_critical(site, f"relay_inbound {site.inbound}: the relay holds messages")
 
 
 def test_a_hold_that_ends_in_time_is_waited_for(site: Site) -> None:

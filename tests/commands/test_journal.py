@@ -226,12 +226,12 @@ class TestDamage:
         assert done.returncode == 1
         assert done.stderr == (
             f"{NAME}: 1 message missing among these: discarded by the relay, damaged, or removed\n"
-            f"{NAME}: 1 damaged place skipped; --verify says where\n"
+            f"{NAME}: 1 damaged place skipped; --verify names each\n"
         )
         done = journal(site, "--verify")
         assert done.returncode == 1
         found = re.fullmatch(
-            r"journal/(\d+.journal): (\d+) bytes at offset (\d+) are no record\n", done.stdout
+            r"journal/(\d+.journal): (\d+) bytes at offset (\d+) are damaged\n", done.stdout
         )
         assert found is not None, done
         assert found[1] == segment.name
@@ -344,12 +344,12 @@ class TestRefusals:
         [
             (["--since", "noon"], "--since='noon': must be a time, such as '2026-11-30'"),
             (["--until", "-1x"], "'x' is no unit of time"),
-            (["--follow", "--republish"], "--republish does not go with --follow"),
-            (["--reverse", "--republish"], "--republish does not go with --reverse"),
-            (["--verify", "--topic", "x"], "--verify does not go with --topic"),
-            (["--stats", "--since", "now"], "--stats does not go with --since"),
-            (["--reverse", "--follow"], "--reverse does not go with --follow"),
-            (["--rate", "5"], "--rate goes with --republish"),
+            (["--follow", "--republish"], "--republish cannot be combined with --follow"),
+            (["--reverse", "--republish"], "--republish cannot be combined with --reverse"),
+            (["--verify", "--topic", "x"], "--verify cannot be combined with --topic"),
+            (["--stats", "--since", "now"], "--stats cannot be combined with --since"),
+            (["--reverse", "--follow"], "--reverse cannot be combined with --follow"),
+            (["--rate", "5"], "--rate requires --republish"),
         ],
     )
     def test_wrong_usage(self, site: Site, directory: Path, options: list[str], says: str) -> None:
@@ -397,7 +397,7 @@ class TestConfig:
         site.root.chmod(0o777)
         done = site.run(NAME)
         assert done.returncode == 6
-        assert "is not read, as others than you may write there" in done.stderr
+        assert "is skipped, as other users may write there" in done.stderr
 
     def test_fedmsg_is_not_loaded_where_the_directory_is_named(
         self, site: Site, directory: Path

@@ -115,7 +115,7 @@ def test_what_no_relay_takes_is_told_and_the_rest_republished(site: Site, direct
     assert done.stdout == "2 messages republished\n"
     assert done.stderr == (
         f"{NAME}: message of 1970-01-01 00:16:41.000 not sent: it has a frame of 2000 bytes, and"
-        " relay_max_message_size = 1000 is what relays take\n"
+        " relay_max_message_size = 1000 is the limit\n"
     )
     assert subscriber.wait(2) == [fedmsg(0), fedmsg(2)]
 
@@ -128,8 +128,8 @@ def test_no_relay(site: Site, directory: Path) -> None:
     assert done.returncode == UNAVAILABLE
     assert done.stdout == ""
     assert done.stderr.startswith(
-        f"{NAME}: 0 messages republished; not sent: that of 1970-01-01 00:16:40.000 and all that"
-        f" follow: no relay at {site.inbound} after 1 s (Connection refused); "
+        f"{NAME}: 0 messages republished; not sent: the message of 1970-01-01 00:16:40.000 and"
+        f" all that follow: no relay at {site.inbound} after 1 s (Connection refused); "
     )
     assert len(done.stderr.splitlines()) == 1
 
@@ -145,8 +145,8 @@ def test_a_relay_that_ends_in_the_middle_and_what_to_type_then(site: Site, direc
     relay.end()
     assert republishing.wait() == UNAVAILABLE
     found = re.fullmatch(
-        rf"{NAME}: (\d+) messages republished; not sent: that of .* and all that follow: .*;"
-        r" to go on: the same with (--since=@[\d.]+) (--until=@[\d.]+)\n",
+        rf"{NAME}: (\d+) messages republished; not sent: the message of .* and all that follow:"
+        r" .*; to continue, repeat the command with (--since=@[\d.]+) (--until=@[\d.]+)\n",
         republishing.output,
     )
     assert found is not None, republishing.output

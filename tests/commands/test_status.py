@@ -143,7 +143,7 @@ class TestStatus:
             hub.recv()
             hub.send_json({"consumers": [], "producers": [], **report})
             assert asking.wait() == 1
-            assert "the process that answers is not this relay" in asking.output
+            assert "the process that answers is not a relay" in asking.output
 
 
 @pytest.mark.parametrize("option", ["--status", "--test"])

@@ -144,4 +144,4 @@ def test_without_a_monitoring_socket(site: Site) -> None:
 def test_it_goes_with_status(site: Site) -> None:
     refused = site.refused("--watch")
     assert refused.returncode == 2
-    assert "--watch goes with --status" in refused.stderr
+    assert "--watch requires --status" in refused.stderr

@@ -205,7 +205,7 @@ def test_a_list_of_networks(value: object, found: list[str]) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ([], "k = []: must be a list of addresses and networks, and not empty; leave it out to"),
+        ([], "k = []: must be a list of addresses and networks, and not empty; remove the key to"),
         (None, "k = None: must be a list"),
         ({"10.0.0.1": True}, "k = {'10.0.0.1': True}: must be a list"),
         (["10.0.0.1", "scripts.example.com"], "k: 'scripts.example.com': not an address"),

@@ -136,8 +136,8 @@ def test_wrong_usage_is_status_2(site: Site) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--roundtrip"], "--roundtrip goes with --check"),
-        (["--json"], "--json goes with --status"),
+        (["--roundtrip"], "--roundtrip requires --check"),
+        (["--json"], "--json requires --status"),
         (["--test", "--status"], "--test, --check and --status"),
     ],
     ids=str,
@@ -198,8 +198,8 @@ class TestForeignDirectories:
         assert not marker.exists()
         assert done.returncode != 0, "no address is known"
         assert (
-            f"{site.path} is not read, as others than you may write there; name it with"
-            " --config-filename" in done.stderr
+            f"{site.path} is skipped, as other users may write there; to use the file, name it"
+            " with --config-filename" in done.stderr
         )
 
     def test_a_directory_in_ones_own_may_be_foreign_too(self, site: Site, marker: Path) -> None:
@@ -213,7 +213,7 @@ class TestForeignDirectories:
             done = site.run("fedmsg-relay", "--test", "--config-filename", named)
             assert done.stdout.splitlines()[0] == f"read {named}"
             assert done.stdout.endswith("configuration OK\n")
-            assert "is not read" not in done.stderr
+            assert "is skipped" not in done.stderr
         assert not marker.exists()
 
     def test_ones_own_is_read(self, site: Site, marker: Path) -> None:

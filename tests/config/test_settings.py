@@ -180,7 +180,7 @@ def test_a_wrong_value_is_refused_by_name(key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [False, None, 0])
 def test_a_site_without_zeromq_has_no_use_for_it(value: object) -> None:
-    says = f"zmq_enabled = {value!r}: the relay works with ZeroMQ alone; set it to True, or do not"
+    says = f"zmq_enabled = {value!r}: the relay needs ZeroMQ; set it to True, or do not"
     assert refusal(zmq_enabled=value).startswith(says)
 
 
@@ -196,7 +196,7 @@ def test_a_wrong_relay_outbound_is_named() -> None:
     ids=str,
 )
 def test_a_missing_address_says_where_it_belongs(change: dict[str, Any], key: str) -> None:
-    assert refusal(**change).startswith(f"{key}: not set; it belongs in a file in /etc/fedmsg.d,")
+    assert refusal(**change).startswith(f"{key}: not set; set it in a file in /etc/fedmsg.d,")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_no_configuration_at_all(site: Site) -> None:
     site.path.unlink()
     refused = site.refused()
     assert refused.returncode == 6
-    assert "relay_inbound: not set; it belongs in a file in /etc/fedmsg.d" in refused.stderr
+    assert "relay_inbound: not set; set it in a file in /etc/fedmsg.d" in refused.stderr
 
 
 def test_an_error_in_a_top_level_relay_outbound_says_so(site: Site) -> None:

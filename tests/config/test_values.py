@@ -37,7 +37,7 @@ def test_what_is_no_address(value: object) -> None:
 
 def test_a_missing_address_says_where_it_belongs() -> None:
     says = refusal(lambda config: values.addresses("k", config["k"]), None)
-    assert says.startswith("k: not set; it belongs in a file in /etc/fedmsg.d, ")
+    assert says.startswith("k: not set; set it in a file in /etc/fedmsg.d, ")
 
 
 @pytest.mark.parametrize("value", [3, 4, 7])

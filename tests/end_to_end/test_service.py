@@ -107,7 +107,7 @@ class TestActions:
         machine.check(f"kill -STOP {relay}")
         done = machine.run("service fedmsg-relay stop")
         assert done.returncode == 1
-        waits = f"waits for somebody to continue it (kill -CONT {relay})"
+        waits = f"waits for a signal to continue (kill -CONT {relay})"
         assert done.stdout == (
             f"Waiting up to 4 s: pid {relay} {waits}.\nStopping fedmsg-relay: failed.\n"
         )
@@ -120,8 +120,8 @@ class TestActions:
         relay = pid(machine)
         stopped = machine.check("service fedmsg-relay stop")
         assert stopped == (
-            f"Waiting up to 60 s: pid {relay} waits for what has come in to be passed on, for"
-            " relay_drain.\nStopping fedmsg-relay: done.\n"
+            f"Waiting up to 60 s: pid {relay} waits for received messages to be forwarded,"
+            " for relay_drain.\nStopping fedmsg-relay: done.\n"
         )
 
     def test_configtest(self, machine: box.Box) -> None:
@@ -196,7 +196,7 @@ class TestOthers:
         for action in ("--check", "--test", "--status"):
             command = f"cd /srv/work; runuser -u {user} -- fedmsg-relay {action} --timeout 10"
             said = machine.run(command)
-            assert "/srv/work/fedmsg.d/evil.py is not read" in said.stderr
+            assert "/srv/work/fedmsg.d/evil.py is skipped" in said.stderr
             assert action == "--status" or said.returncode == 0, said
         for action in ("--help", "-h", "--version"):
             machine.check(f"cd /srv/work; runuser -u {user} -- fedmsg-relay {action}")
@@ -214,9 +214,7 @@ class TestOthers:
         done = machine.run("service fedmsg-relay stop")
         assert done.returncode == 1
         assert done.stdout == "Stopping fedmsg-relay: failed.\n"
-        assert (
-            f"pid {relay}, of which {PIDFILE} speaks, is a relay of the user nobody" in done.stderr
-        )
+        assert f"pid {relay} in {PIDFILE} is a relay of the user nobody" in done.stderr
         assert machine.run("service fedmsg-relay status").returncode == 1
         machine.check(f"test -d /proc/{relay}; service fedmsg-relay start")
         machine.check(f"test -d /proc/{relay}; kill {relay}")
@@ -230,7 +228,7 @@ class TestOthers:
         machine.check("service fedmsg-relay start")
         done = machine.run("fedmsg-relay --daemon")
         assert "type `service fedmsg-relay start`" in done.stderr, "where there is a log, too"
-        assert "ERROR] /var/log/fedmsg/fedmsg-relay.log is the service's" in machine.check(
+        assert "ERROR] /var/log/fedmsg/fedmsg-relay.log belongs to the service" in machine.check(
             f"cat {LOG}"
         )
         machine.check("service fedmsg-relay stop")
@@ -246,8 +244,9 @@ class TestOthers:
         )
         machine.check("service fedmsg-relay rotate")
         said = machine.check("service fedmsg-relay restart")
-        assert f"fedmsg-relay, pid {first}, runs as root; it is stopped before the start." in said
-        assert f"the service may not write to {LOG}; it is {LOG}.old now." in said
+        runs = f"fedmsg-relay, pid {first}, runs as root"
+        assert f"{runs}; that process is stopped before the start." in said
+        assert f"the service may not write to {LOG}; the file is now {LOG}.old." in said
         assert machine.check(f"stat -c %U {PIDFILE} {LOG}") == "fedmsg\nfedmsg\n"
         assert machine.check(f"stat -c %U /proc/{pid(machine)}") == "fedmsg\n"
 

@@ -200,7 +200,7 @@ def test_a_new_relay_that_dies_at_the_last_moment_leaves_the_old_one(machine: bo
     )
     first = show(machine, "MainPID")
     assert machine.run("systemctl reload fedmsg-relay").returncode != 0
-    wait_for(lambda: "this relay goes on" in machine.check(f"cat {LOG}"), "the old one")
+    wait_for(lambda: "this relay continues" in machine.check(f"cat {LOG}"), "the old one")
     wait_for(lambda: "forwarding" in show(machine, "StatusText"), "its status")
     assert show(machine, "MainPID") == first
     assert show(machine, "NRestarts") == "0"

@@ -174,7 +174,7 @@ class TestAtEachStep:
         """The old one goes on, and the new one finds that out when it is continued."""
         paused = pair.start("new", step, signal.SIGSTOP, IMPATIENT)
         wait_for(lambda: state(paused) == "T", "the stop")
-        pair.old.wait_for("which was to take over, is gone; this relay goes on")
+        pair.old.wait_for("ended without taking over; this relay continues")
         forwards(pair.site)
         paused.kill(signal.SIGCONT)
         pair.check_that_one_forwards()
@@ -227,7 +227,7 @@ def test_one_that_hangs_while_it_drains_does_not_hold_for_ever(pair: Pair) -> No
     killed = pair.start("new", ("sent", "holding"), signal.SIGKILL, (sys.executable, hanging))
     killed.wait()
     assert pair.old.wait() == 1
-    assert "this relay goes on" in pair.old.output
+    assert "this relay continues" in pair.old.output
     assert "its thread hangs" in pair.old.output
 
 
@@ -244,7 +244,7 @@ def test_one_that_dies_while_it_drains_is_no_secret(pair: Pair) -> None:
     )
     killed = pair.start("new", ("sent", "holding"), signal.SIGKILL, (sys.executable, dying))
     killed.wait()
-    pair.old.wait_for("ERROR] the relay that was draining died: OSError(12, 'in a test'); what")
+    pair.old.wait_for("ERROR] the draining relay died: OSError(12, 'in a test'); the")
     assert pair.check_that_one_forwards() is pair.old
 
 

@@ -144,7 +144,7 @@ def test_a_stop_leaves_them_though_its_successor_died(site: Site) -> None:
         new = site.start(*AT_STEP, "received", "drained", "SIGKILL", *files, "--replace")
         assert new.wait() == -signal.SIGKILL
         assert old.wait() == 0
-    assert "is gone; this relay stops\n" in old.output
+    assert "ended without taking over; this relay stops\n" in old.output
     with open(kept, "rb") as file:
         assert json.loads(os.pread(file.fileno(), 2**16, 0))["frames_in"] == 6
     assert not Path(f"{pidfile}.handover").exists()

@@ -73,6 +73,7 @@ class TestTheSocket:
         second = site.relay("--pidfile", "pid", "--replace")
         assert first.wait() == 0
         assert "going without" not in second.output
+        assert "not served" not in second.output
         assert status(site)["pid"] == second.pid
 
     @pytest.mark.parametrize("revision", zmtp.REVISIONS)

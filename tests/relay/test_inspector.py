@@ -166,7 +166,7 @@ def test_the_log_tells_of_some_rejections_and_all_are_counted(
         publisher.send(b"topic\n", b"hello")
     assert wait_for_rejected(site, 100) == {"not_fedmsg": 100}
     relay.wait_for("rejected, not_fedmsg: topic 'topic\\n': Expecting value", times=10)
-    relay.wait_for("; those of the next minute are only counted")
+    relay.wait_for("; further ones are only counted for a minute")
     assert relay.output.count("rejected, ") == 10
 
 
@@ -278,7 +278,7 @@ def test_a_revocation_counts_once_the_list_is_read_again(site: Site, authority: 
     # Half of a file that is being written.
     authority.crl.write_text("")
     relay.wait_for("crl_location")
-    relay.wait_for("the relay goes on with the one that it has")
+    relay.wait_for("the relay continues with the previous one")
     revoked = rejected(site)["revoked"]
     publisher.send(*authority.signed("publisher"))
     wait_for(lambda: rejected(site)["revoked"] > revoked, "a rejection")
@@ -377,5 +377,5 @@ def test_a_stop_does_not_wait_until_all_that_was_held_is_signed(
         publisher.send(*body)
     subscriber.wait(1)
     assert relay.end(signal.SIGTERM) == 0
-    assert re.search(r"may be lost: \d+ that were held came too late", relay.output)
+    assert re.search(r"may be lost: \d+ held messages were not sent in time", relay.output)
     assert all(keys.accepts(site.config, each) for each in subscriber.received[::1000])

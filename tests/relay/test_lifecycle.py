@@ -45,7 +45,7 @@ class TestHold:
     def test_how_long(self, site: Site) -> None:
         del site.config["relay_hold"]
         site.write(zmq_reconnect_ivl_max=3000)
-        site.relay(until="holding what comes in for 3.5 s")
+        site.relay(until="holding messages for 3.5 s")
 
     def test_it_ends_early_rather_than_fill_the_memory(self, site: Site) -> None:
         site.write(relay_hold=600)
@@ -54,7 +54,7 @@ class TestHold:
         publisher = site.publisher()
         for number in range(70):
             publisher.send(b"%d" % number, bytes(2**20))
-        relay.wait_for("WARNING] held more than 64 MiB: forwarding before relay_hold = 600 s")
+        relay.wait_for("held more than 64 MiB: forwarding before the end of relay_hold = 600 s")
         assert [int(number) for number, _ in subscriber.wait(70)] == list(range(70))
 
     def test_a_stop_waits_for_its_end(self, site: Site) -> None:
@@ -204,7 +204,7 @@ class TestStop:
             assert relay.end() == 0
         assert "may be lost" not in relay.output
 
-    LOST = "something that publishers had sent may be lost: "
+    LOST = "messages from publishers may be lost: "
 
     def test_nothing_is_lost_of_those_whose_messages_were_passed_on(self, site: Site) -> None:
         """Though they are connected still, and do not hang up."""
@@ -225,9 +225,9 @@ class TestStop:
     @pytest.mark.parametrize(
         ("drain_s", "hasten", "says"),
         [
-            (1, False, "relay_drain = 1 s was over before all was passed on"),
-            (0.01, False, "relay_drain = 0.01 s was over before all was passed on"),
-            (600, True, "a second signal came before all was passed on"),
+            (1, False, "relay_drain = 1 s ended before all were forwarded"),
+            (0.01, False, "relay_drain = 0.01 s ended before all were forwarded"),
+            (600, True, "a second signal came before all were forwarded"),
         ],
         ids=["rude", "drain", "hastened"],
     )
@@ -374,7 +374,7 @@ def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> No
     site.write(relay_drain=0.1, zmq_linger=0)
     relay = site.start(sys.executable, "dying.py")
     assert relay.wait() == 1
-    reason = "struck down" if "raise" in death else "without having been told to"
+    reason = "struck down" if "raise" in death else "without an order to stop"
     assert re.search(f"^fedmsg-relay: the relay died: .*{reason}", relay.output, re.MULTILINE)
 
 

@@ -71,14 +71,14 @@ class TestPidFile:
         assert daemon.pidfile.exists()
         assert daemon.start().returncode == 0
         assert daemon.pid != pid
-        ended = "WARNING] the relay that ran before (pid {}) ended without stopping"
+        ended = "WARNING] the previous relay (pid {}) crashed or was killed"
         assert ended.format(pid) in daemon.log
         second = daemon.pid
         daemon.stop()
         daemon.start()
         daemon.start("--replace")
         assert ended.format("") not in daemon.log.replace(str(second), "")
-        assert daemon.log.count("ended without stopping") == 1
+        assert daemon.log.count("crashed or was killed") == 1
 
     def test_a_full_disk_is_said(self, site: Site) -> None:
         refused = site.refused("--pidfile", "/dev/full")

@@ -146,9 +146,9 @@ def test_defaults(questions: Asking) -> None:
         ("end=inf", "end = 'inf': must be a number"),
         ("start=-1e308&end=1e308", "start = '-1e308': must be a number"),
         ("delta=", "delta = '': must be a number of seconds"),
-        ("user=ralph", "user: not known here; known are start, "),
-        ("not_topic=a", "not_topic: not known here"),
-        ("&".join(["topic=a"] * 1001), "the question cannot be read: "),
+        ("user=ralph", "user: unknown argument; known are start, "),
+        ("not_topic=a", "not_topic: unknown argument"),
+        ("&".join(["topic=a"] * 1001), "the query cannot be read: "),
     ],
 )
 def test_what_is_wrong_is_said(questions: Asking, query: str, says: str) -> None:

@@ -118,13 +118,13 @@ def test_a_package_that_is_too_old_ends_no_relay(site: Site) -> None:
     (site.root / "prometheus_client").mkdir()
     (site.root / "prometheus_client" / "__init__.py").touch()
     relay = relay_with_traffic(site)
-    assert re.search("going without /metrics: cannot import name ", relay.output)
+    assert re.search("/metrics is not served: cannot import name ", relay.output)
 
 
 def test_the_package_is_missing(site: Site) -> None:
     relay = site.start(sys.executable, "-c", WITHOUT_CLIENT)
     relay.wait_for("forwarding;")
-    assert "going without /metrics, as the Python package prometheus-client is not" in relay.output
+    assert "/metrics is not served, as the Python package prometheus-client is not" in relay.output
     with pytest.raises(urllib.error.HTTPError, match="501"):
         scrape(site)
     address = f"http://127.0.0.1:{site.config['relay_http']}/healthz"
@@ -134,4 +134,4 @@ def test_the_package_is_missing(site: Site) -> None:
     assert "Traceback" not in relay.output
     tested = site.start(sys.executable, "-c", WITHOUT_CLIENT, "--test")
     assert tested.wait() == 0
-    assert "going without /metrics" in tested.output
+    assert "/metrics is not served" in tested.output

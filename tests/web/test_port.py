@@ -140,7 +140,7 @@ class TestHealth:
     def test_a_hold_after_a_cold_start_is_none(self, site: Site) -> None:
         site.write(relay_hold=600)
         site.relay(until="holding")
-        wait_for_health(site, 503, "not forwarding - holding: waiting for consumers to come back\n")
+        wait_for_health(site, 503, "not forwarding - holding: waiting for consumers to reconnect\n")
 
     def test_over_a_hand_over_it_is_never_bad(self, site: Site) -> None:
         site.write(relay_hold=2)
@@ -161,6 +161,7 @@ class TestHealth:
             over.set()
             looking.join()
         assert "going without" not in second.output
+        assert "not served" not in second.output
         assert {code for code, _ in seen} == {200}
         assert "OK - holding: taking over from another relay process\n" in {
             text for _, text in seen
@@ -276,7 +277,7 @@ def test_where_it_cannot_serve_nobody_waits_for_it(site: Site) -> None:
     (site.root / "broken").touch()
     relay = site.start(sys.executable, "-c", BREAKS, "register")
     relay.wait_for("forwarding;")
-    assert "relay_http: [Errno 28] No space left on device; going without it" in relay.output
+    assert "relay_http: [Errno 28] No space left on device; not served" in relay.output
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", site.config["relay_http"])) == errno.ECONNREFUSED
 

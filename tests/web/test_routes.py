@@ -116,7 +116,7 @@ def test_what_is_served(port: Port, path: str, content_type: str) -> None:
 @pytest.mark.parametrize("path", ["/metrics/", "/index.html", "//", "/..", "/%2e", "/\x01\xff"])
 def test_what_is_not_there(port: Port, path: str) -> None:
     status, _, body = port.ask(path)
-    assert (status, body) == (404, "there is only /, /healthz, /status.json, /metrics\n")
+    assert (status, body) == (404, "the paths here are /, /healthz, /status.json, /metrics\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", "X-Y"])
@@ -225,7 +225,7 @@ def test_the_status_is_the_report(port: Port) -> None:
         ("forwarding", True, 200, "OK - forwarding"),
         ("starting", False, 503, "not forwarding - starting"),
         ("starting", True, 200, "OK - starting: taking over"),
-        ("holding", False, 503, "not forwarding - holding: waiting for consumers to come back"),
+        ("holding", False, 503, "not forwarding - holding: waiting for consumers to reconnect"),
         ("holding", True, 200, "OK - holding: taking over"),
         ("draining", True, 503, "not forwarding - draining"),
         ("flushing", False, 503, "not forwarding - flushing"),
