@@ -91,7 +91,7 @@ def _trouble(settings: Settings, timeout_s: float) -> str:
 def _journal_trouble(report: Mapping[str, Any]) -> str:
     journal = report.get("journal")
     if journal is None:
-        return "the relay has no journal, but the config has one; reload it to apply the change"
+        return "the relay has no journal, but the config has one; reload the relay"
     if journal["error"]:
         return str(journal["error"])
     ago_s = math.inf if journal["discarded_at"] is None else time.time() - journal["discarded_at"]
@@ -116,7 +116,8 @@ def _ask(checking: Probe, target: Target, settings: Settings) -> str:
         if not groups or not target.are_bound(target.inbound, relay.inbound):
             raise Failed(
                 f"relay_inbound {uri}: the relay forwards {_both(*relay)}, but the config says"
-                f" {_both(settings.inbound, settings.outbound)}; reload it to apply the change"
+                f" {_both(settings.inbound, settings.outbound)}; if the config is right, reload the"
+                " relay, and else correct the config"
             )
     checking.outbound(target.outbound_uris(groups[0]))
     return _both(*([endpoint.uri for endpoint in side] for side in (target.inbound, groups[0])))

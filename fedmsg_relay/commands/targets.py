@@ -118,7 +118,7 @@ def _uris(key: str, bound: Sequence[Endpoint], allowed: Sequence[Network] | None
     if not found:
         raise RelayError(
             f"{key} {', '.join(endpoint.uri for endpoint in bound)}: {key}_allow does not"
-            " include an address of this host"
+            " include an address of this host; add one, and reload the relay"
         )
     return found
 
@@ -186,6 +186,8 @@ def _why(uri: str, waited_s: float, timeout_s: float) -> str:
         pass
     except PermissionError as error:
         raise RelayError(f"{uri}: {error.strerror}") from error
+    except (ConnectionRefusedError, FileNotFoundError) as error:
+        return f"{silent}: {error.strerror}: no relay runs there"
     except OSError as error:
         return f"{silent}: {error.strerror or error}"
     return (

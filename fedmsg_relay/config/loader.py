@@ -182,4 +182,7 @@ def _warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def _what(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    said = str(error)
+    if isinstance(error, SyntaxError):  # str() repeats the file and the line
+        said = error.msg + (f": {error.text.strip()}" if error.text else "")
+    return " ".join(f"{type(error).__name__}: {said}".split())

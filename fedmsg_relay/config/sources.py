@@ -18,7 +18,7 @@ class Sources:
 
     With ``only_own`` the files of the working directory are skipped unless this user alone may
     write there, and so are those of a home that is neither this user's nor root's.  ``named`` is
-    the file of ``--config-filename``, which always counts.
+    the file of ``--config-filename``: then no other one counts.
     """
 
     def __init__(self, only_own: bool, named: str | None = None) -> None:
@@ -31,7 +31,7 @@ class Sources:
 
     def may_execute(self, path: str) -> bool:
         """Return whether a config file, or a directory of them, counts; list it if it is a file."""
-        is_trusted = path == self._named or self._may_read(path)
+        is_trusted = path == self._named if self._named else self._may_read(path)
         if not os.path.isdir(path):
             (self.read if is_trusted else self.passed_over).append(path)
         return is_trusted

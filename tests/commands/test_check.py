@@ -117,7 +117,8 @@ def test_one_outbound_address_is_enough(site: Site) -> None:
 
 
 def test_no_relay(site: Site) -> None:
-    is_critical(site, f"relay_inbound {site.inbound}: no answer within 1 s: Connection refused")
+    says = "no answer within 1 s: Connection refused: no relay runs there"
+    is_critical(site, f"relay_inbound {site.inbound}: {says}")
 
 
 def test_a_relay_that_is_stopped(site: Site) -> None:
@@ -155,7 +156,7 @@ def test_a_relay_with_another_outbound(site: Site) -> None:
     site.write(endpoints={"relay_outbound": away})
     says = (
         f"relay_inbound {site.inbound}: the relay forwards {site.inbound} -> {site.outbound},"
-        f" but the config says {site.inbound} -> {away}; reload it to apply the change"
+        f" but the config says {site.inbound} -> {away}; if the config is right, reload"
     )
     is_critical(site, says)
     with zmq.Context() as context, context.socket(zmq.PUB) as another:
@@ -249,7 +250,7 @@ def test_who_is_not_allowed_cannot_say_that_it_is_well(site: Site) -> None:
     site.relay()
     done = check(site)
     assert done.returncode == UNKNOWN
-    says = "relay_inbound_allow does not include an address of this host"
+    says = "relay_inbound_allow does not include an address of this host; add one, and reload"
     assert f"{site.inbound}: {says}" in done.stdout
 
 

@@ -17,7 +17,7 @@ from fedmsg_relay.config import loader
 from fedmsg_relay.errors import ConfigError
 
 BROKEN = {
-    "config = = {}": "site.py:1: SyntaxError",
+    "config = = {}": "site.py:1: SyntaxError: invalid syntax: config = = {}",
     "\nimport nowhere\nconfig = {}": "site.py:2: ModuleNotFoundError",
     "\n\nconfig = {'a': 1 / 0}": "site.py:3: ZeroDivisionError",
     "raise SystemExit(0)": "site.py:1: SystemExit",

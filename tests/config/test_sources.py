@@ -76,6 +76,11 @@ def test_a_named_file_counts(file: Path) -> None:
     assert not sources.may_execute(str(file)), "by that name alone"
 
 
+def test_beside_a_named_file_no_other_counts(file: Path) -> None:
+    assert Sources(only_own=False).may_execute(str(file))
+    assert not Sources(only_own=False, named="site.py").may_execute(str(file))
+
+
 def test_everything_counts_for_a_start(file: Path) -> None:
     file.parent.chmod(0o777)
     assert Sources(only_own=False).may_execute(str(file))
