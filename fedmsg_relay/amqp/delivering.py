@@ -1,8 +1,8 @@
-"""What the broker delivers -> the relay's inbound, as an acknowledged script hands it over.
+"""Messages from the broker -> the relay's inbound, with an acknowledgement for each.
 
-A thread of its own, as a relay that restarts keeps it waiting, which the connections to the broker
-must not notice.  A message is acknowledged to the broker when the relay has it; what the bridge has
-taken and not acknowledged comes again.
+Runs on its own thread, which may wait while the relay restarts without delaying the connections to
+the broker.  A message is acknowledged to the broker when the relay has taken the message; the
+broker delivers unacknowledged messages again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Delivered(NamedTuple):
 
 
 class Delivering:
-    """Delivers to the relay at ``inbound`` what :meth:`add` is given, but not what is ``origin``'s.
+    """Delivers the messages of :meth:`add` to the relay at ``inbound``, except those of ``origin``.
 
     ``frame_max`` is the relay's ``relay_max_message_size``; ``sign`` returns a message with a
     signature, or as it was.  Calls ``died`` if it has to end before the process.

@@ -1,4 +1,4 @@
-"""How long a script waits without progress, and what a person is told meanwhile."""
+"""How long a script waits without progress, and the messages to its user meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Tell = Callable[[str], object]
 
 
 class Waiting:
-    """A deadline that begins anew at each progress, and words for a person after a long wait.
+    """A deadline that restarts at each progress, and a message to the user after a long wait.
 
     Calls ``tell`` after ``tell_after_s`` without progress, and then at the next progress.  All
     times are monotonic.
@@ -32,14 +32,14 @@ class Waiting:
         return time.monotonic() >= self.deadline
 
     def progress(self, words: str) -> None:
-        """Begin anew; tell ``words`` if :meth:`tell_of_it` has told of the wait."""
+        """Restart the deadline; report ``words`` if :meth:`tell_of_it` has reported the wait."""
         self.begin(self.timeout_s, time.monotonic())
         if self._tell is not None and self._has_told:
             self._has_told = False
             self._tell(words)
 
     def tell_of_it(self, words: Callable[[], str]) -> None:
-        """Tell what ``words`` returns, once, if the wait is long enough."""
+        """Report what ``words`` returns, once, if the wait is long enough."""
         if self._tell is not None and time.monotonic() >= self._tells_at:
             self._has_told = True
             self._tell(words())
