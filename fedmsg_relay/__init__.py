@@ -1,6 +1,6 @@
-"""fedmsg-relay: from the scripts that connect and leave to the consumers that connect and stay.
+"""fedmsg-relay: a relay from short-lived scripts to the long-lived consumers of a fedmsg bus.
 
-For scripts: :func:`publish`, :func:`destroy`, and what they raise.
+For scripts: :func:`publish`, :func:`destroy`, and their exceptions.
 """
 
 TYPE_CHECKING = False  # as in typing, the import of which Ctrl-C could interrupt

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit status for it.
+"""Every failure, and its exit status.
 
 Every failure that an administrator can cause or cure is a :class:`RelayError`: one line that says
 what was being done, with which value of which key, and what to do next.  A command prints that line
@@ -11,7 +11,7 @@ import traceback
 
 
 class RelayError(Exception):
-    """A command could not do what it was asked to; the message is one line for its user.
+    """A command failed; the message is one line for its user.
 
     The base of all errors here, and raised itself where none of the others fits.
     """
@@ -33,11 +33,11 @@ class BindError(RelayError):
 
 
 class AlreadyRunning(RelayError):
-    """Another process holds the pid file; stop that, or start with ``--replace``."""
+    """Another process holds the pid file; stop that process, or start with ``--replace``."""
 
 
 class Died(RelayError):
-    """A thread of the program ended without having been asked to, or did not end when asked to.
+    """A thread of the program ended without an order to stop, or did not end after one.
 
     Start the program again.
     """
@@ -53,7 +53,7 @@ class ConfigError(RelayError):
 
 
 class RelayUnavailable(RelayError):
-    """No relay is known to have taken what was published; publish it again later.
+    """No relay is known to have taken the message; publish the message again later.
 
     Constructed with :attr:`reason`.  The status is EX_UNAVAILABLE of <sysexits.h>.
     """
@@ -70,7 +70,7 @@ class RelayUnavailable(RelayError):
 
 
 class MessageTooLarge(RelayUnavailable):
-    """A message was not sent, as no relay would take it: it is larger than the limit.
+    """A message was not sent, as it is larger than the limit of relays.
 
     The status is EX_DATAERR of <sysexits.h>.
     """
@@ -97,11 +97,11 @@ class JournalError(RelayError):
 
 
 class JournalBusy(JournalError):
-    """Another process writes this journal; stop that, or give this one a directory of its own."""
+    """Another process writes this journal; stop that process, or use another directory."""
 
 
 class JournalNewer(JournalError):
-    """A newer version of the relay wrote this journal; use that, or another directory."""
+    """A newer version of the relay wrote this journal; use that version, or another directory."""
 
 
 def shortage(error: Exception) -> RelayError:

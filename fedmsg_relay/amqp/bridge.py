@@ -1,9 +1,9 @@
-"""A bridge between the relay of this host and a broker: the whole of it, and its main loop.
+"""A bridge between the relay of this host and a broker, with its main loop.
 
 The main thread runs pika's loop: both connections, the signals and the monitoring socket.  Two more
 threads may wait, for the disk (:mod:`fedmsg_relay.amqp.feed`) and for the relay
-(:mod:`fedmsg_relay.amqp.delivering`).  The relay knows nothing of a bridge: to it this is a reader
-of its journal and a script.
+(:mod:`fedmsg_relay.amqp.delivering`).  The relay does not know the bridge, which reads the journal
+and publishes as a script does.
 """
 
 from __future__ import annotations

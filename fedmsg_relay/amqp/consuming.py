@@ -1,8 +1,8 @@
 """The queue of this relay at the broker -> :class:`fedmsg_relay.amqp.delivering.Delivered`.
 
-Over a connection of its own: a broker that blocks publishers must not stop acknowledgements.
-Whether messages are delivered is looked at, not only whether there is a connection: a queue that
-has messages and delivers none is found out.
+Uses a separate connection: a broker that blocks publishers must not stop acknowledgements.  Checks
+that messages are delivered, not only that there is a connection: detects a queue that has messages
+and delivers none.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LOOK_EVERY_S = 5.0
 
 
 class Consuming:
-    """Consumes while :meth:`start` was called last and not :meth:`stop`.
+    """Consumes between :meth:`start` and :meth:`stop`.
 
-    Calls ``deliver`` with each message, and ``gone`` when the queue is not there any more: then
+    Calls ``deliver`` with each message, and ``gone`` when the queue does not exist any more: then
     :meth:`stop` is to be called, and :meth:`start` when the queue has been made again.
     """
 
@@ -72,11 +72,11 @@ class Consuming:
         self.session.start()
 
     def stop(self) -> None:
-        """End the connection; what is not acknowledged the broker delivers again, in order."""
+        """End the connection; the broker delivers unacknowledged messages again, in order."""
         self.session.abort()
 
     def pause(self) -> None:
-        """Deliver nothing more; what was delivered can still be acknowledged."""
+        """Stop deliveries; delivered messages can still be acknowledged."""
         self._is_paused = True
 
     def flush(self) -> None:

@@ -1,8 +1,8 @@
-"""What the broker delivers -> the relay's inbound, as an acknowledged script hands it over.
+"""Messages from the broker -> the relay's inbound, with an acknowledgement for each.
 
-A thread of its own, as a relay that restarts keeps it waiting, which the connections to the broker
-must not notice.  A message is acknowledged to the broker when the relay has it; what the bridge has
-taken and not acknowledged comes again.
+Runs on its own thread, which may wait while the relay restarts without delaying the connections to
+the broker.  A message is acknowledged to the broker when the relay has taken the message; the
+broker delivers unacknowledged messages again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Delivered(NamedTuple):
 
 
 class Delivering:
-    """Delivers to the relay at ``inbound`` what :meth:`add` is given, but not what is ``origin``'s.
+    """Delivers the messages of :meth:`add` to the relay at ``inbound``, except those of ``origin``.
 
     ``frame_max`` is the relay's ``relay_max_message_size``; ``sign`` returns a message with a
     signature, or as it was.  Calls ``died`` if it has to end before the process.
@@ -83,7 +83,7 @@ class Delivering:
         self._counter = 0
         self._queue: queue.SimpleQueue[Delivered] = queue.SimpleQueue()
         self._since = math.inf  # when what is not acknowledged was taken up, monotonic
-        self._delivery = Delivery(inbound, Waiting(self._tell, TELL_AFTER_S))
+        self._delivery = Delivery(inbound, Waiting(self._report, TELL_AFTER_S))
         self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
 
     @property
@@ -137,7 +137,7 @@ class Delivering:
                 self._delivery.close()
                 del pending[:taken]
                 self.delivered += taken
-                self._tell(error.reason)
+                self._complain(error.reason)
                 refusals = 0 if taken or TOO_LARGE not in error.reason else refusals + 1
                 if refusals >= REFUSALS_MAX:
                     refusals = 0
@@ -180,11 +180,14 @@ class Delivering:
             headers=dict(headers or {}),
         )
 
-    def _tell(self, words: str) -> None:
-        """Log what a :class:`Waiting` tells of: a wait, or its end."""
-        if words.startswith("going on"):
+    def _report(self, words: str) -> None:
+        """Log that the delivery waits, or the end of a wait."""
+        if self._delivery.waiting.is_reported:
+            self._complain(words)
+        else:
             self.trouble = ""
             log.info("delivering: %s", words)
-        else:
-            self.trouble = words
-            log.warning("delivering: %s", words)
+
+    def _complain(self, words: str) -> None:
+        self.trouble = words
+        log.warning("delivering: %s", words)

@@ -1,7 +1,8 @@
 """The relay's journal -> items for the broker, from the bridge's own position on.
 
-A thread of its own: a disk that hangs stops neither the connections to the broker nor what comes
-from there.  Also saves the position, which is behind confirmed messages alone, at most each 100 ms.
+Runs on its own thread: a disk that hangs stops neither the connections to the broker nor messages
+from the broker.  Also saves the position, which follows only confirmed messages, at most each
+100 ms.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ REPORT_S = 60.0
 class Feed:
     """Reads the journal in ``directory`` for the relay ``origin``, and calls ``post`` with items.
 
-    After each call it waits for :meth:`more`.  ``selects`` tells which topics are to be published.
+    After each call it waits for :meth:`more`.  ``selects`` returns whether to publish a topic.
     Calls ``died`` if it has to end before :meth:`stop`.
     """
 

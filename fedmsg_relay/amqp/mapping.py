@@ -5,10 +5,11 @@ routing key, ``msg`` the body and ``msg_id`` the id.  Every other key of the fed
 signature and the certificate included, travels in one header, :data:`ENVELOPE`; with it another
 bridge restores the very dictionary, so that the text that was signed is the same.
 
-What a bridge hands to its relay ends in :data:`MARK`, white space that neither JSON nor a signature
-sees.  What the relay's journal has that ends so came from the broker, and does not go back there.
+A message that a bridge delivers to its relay ends in :data:`MARK`, white space that JSON and
+signatures ignore.  A message in the relay's journal that ends in MARK came from the broker, and is
+not published there again.
 
-Pure functions; the broker and its client are not known here.
+Pure functions, which use neither the broker nor its client.
 """
 
 from __future__ import annotations

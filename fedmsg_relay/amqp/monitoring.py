@@ -1,6 +1,6 @@
 """The monitoring socket of a bridge, in the shape of every daemon of fedmsg, with the report in it.
 
-See :mod:`fedmsg_relay.monitoring.moksha`, which is that of the relay.
+See :mod:`fedmsg_relay.monitoring.moksha`, the monitoring socket of the relay.
 """
 
 from __future__ import annotations

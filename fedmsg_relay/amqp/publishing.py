@@ -1,13 +1,13 @@
 """The messages of the journal -> the broker, each until the broker has confirmed it.
 
-Order is the journal's.  What is not confirmed is kept here, in order, and published again with the
-same ids when the connection has ended.  What the broker refuses (nack) is published again over
-another channel of the connection: one that was opened while a quorum queue had no leader may refuse
-messages forever (RabbitMQ 3.10, after the node of the leader was killed).  A place in the journal
-counts as reached when everything before it is confirmed.
+Keeps the order of the journal.  Unconfirmed messages are kept here, in order, and published again
+with the same ids when the connection ends.  Messages that the broker refuses (nack) are published
+again over another channel of the connection: a channel that was opened while a quorum queue had no
+leader may refuse messages forever (RabbitMQ 3.10, after the leader's node was killed).  A place in
+the journal counts as reached when everything before it is confirmed.
 
-Before anything is published, this bridge has the lock of its name (:attr:`Settings.lock`), and its
-queue exists, so that the broker keeps for this relay what others publish from now on.
+Before the first message is published, this bridge has the lock of its name (:attr:`Settings.lock`),
+and its queue exists, so that the broker keeps for this relay what others publish from then on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REPORT_S = 60.0
 
 
 class Publishing:
-    """Publishes what :meth:`add` is given.
+    """Publishes the items of :meth:`add`.
 
     ``reached`` is called with a position when all before it is confirmed; ``wants`` when there is
     room for more; ``opened`` and ``closed`` as the lock is had and lost.  A message on which the
@@ -104,9 +104,9 @@ class Publishing:
             self._pump()
 
     def stop(self) -> None:
-        """Publish nothing more that is new; what was published may yet be confirmed.
+        """Publish no new message; the broker may still confirm published messages.
 
-        What comes later must not be published either: it would be before what was not.
+        Later messages must not be published either: they would precede the unpublished ones.
         """
         self._is_stopping = True
         self._window.drop_waiting()

@@ -1,6 +1,6 @@
-"""Messages that cannot cross: each is a file of JSON, for a person to look at, and is counted.
+"""Messages that cannot cross: each is counted, and kept as a JSON file for an administrator.
 
-The directory is bounded: what does not fit any more is counted and not kept.
+The directory is bounded: when it is full, further messages are counted and not kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A connection to one of several brokers, with one channel, made again until :meth:`Session.stop`.
+"""A connection to one of several brokers, with one channel; reconnects until :meth:`Session.stop`.
 
 The brokers are tried in turn; when all have failed there is a pause of 1 s, which doubles up to
-30 s.  Whatever ends a connection or a channel (no broker, no permission, no exchange, a broker that
-is silent for longer than the heartbeat) is one line of the log with the broker's own words, and the
+30 s.  Each end of a connection or a channel (no broker, no permission, no exchange, a broker
+that is silent for longer than the heartbeat) is one log line with the broker's error, and the
 reason in the status until the session is open again.
 
 Runs in the thread of pika's loop alone, and never blocks.
@@ -40,7 +40,7 @@ CONNECTING, OPEN, BLOCKED, STOPPED = "connecting", "open", "blocked", "stopped"
 
 
 class Session:
-    """Keeps a channel for ``what``, a word for people, at one of ``brokers``.
+    """Keeps a channel for ``what``, a word for the log, at one of ``brokers``.
 
     Calls ``set_up`` with each new channel, upon which :meth:`is_set_up` or :meth:`fail` is to be
     called, and ``lost`` when that channel is gone, with the code of the broker that has closed the
@@ -129,7 +129,7 @@ class Session:
             self._timer = None
 
     def is_set_up(self) -> None:
-        """Note that the channel does what it is for."""
+        """Note that the channel is set up."""
         if not self.is_open:
             self._opened_at = time.monotonic()
             self._change(OPEN)

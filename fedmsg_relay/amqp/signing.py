@@ -14,7 +14,7 @@ Sign = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def signer(site: Mapping[str, Any]) -> Sign:
-    """Return what signs as the global fedmsg config ``site`` says; what does nothing if it is off.
+    """Return a function that signs by the global fedmsg config ``site``; a no-op if signing is off.
 
     The certificate is that of ``amqp-bridge.HOST`` in ``certnames``, else that of ``shell.HOST``.
     Raises :class:`ConfigError` if there is neither.

@@ -1,8 +1,8 @@
 """The window of publishing: which messages of the journal are sent, answered and to be sent again.
 
-Knows no broker and no clock but for how long the first message has waited.  Order is the journal's:
-a place in it is reached when everything before is confirmed, and what was not confirmed is sent
-again in order.
+Uses no broker, and a clock only for the waiting time of the first message.  Keeps the order of the
+journal: a position is reached when every message before it is confirmed, and unconfirmed messages
+are sent again in order.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Window:
         self._waiting.extend(_Entry(item, now, item.message is None) for item in items)
 
     def drop_waiting(self) -> None:
-        """Forget what was never sent."""
+        """Forget messages that were never sent."""
         self._waiting.clear()
 
     @property
@@ -127,7 +127,7 @@ class Window:
         return entry.item.message
 
     def skip(self) -> None:
-        """Let pass what is not to be published, up to the next message that is."""
+        """Skip items that are not to be published, up to the next message."""
         while self._waiting and self._waiting[0].is_done and len(self._sent) < 2 * self._limit:
             self._sent.append(self._waiting.popleft())
 
@@ -146,9 +146,9 @@ class Window:
         return len(answered)
 
     def reached(self) -> Any:
-        """Return the position behind what is confirmed since the last call; None if there is none.
+        """Return the position behind the messages confirmed since the last call; None without any.
 
-        What is before that position is forgotten.
+        Messages before that position are forgotten.
         """
         position = None
         while self._sent and self._sent[0].is_done:

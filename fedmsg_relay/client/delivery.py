@@ -6,9 +6,9 @@ kernel, may be a forwarder's.  Until then the message is kept here, and sent aga
 ends in a way that leaves doubt.  A message that a relay had forwarded when the relay crashed, or
 stopped answering, may be on the bus twice, with the same ``msg_id``; none is lost silently.
 
-A relay that drains says so (:data:`fedmsg_relay.zmtp.codec.DRAINS`) before it ends its connections.
-Then nothing more is sent to that relay, what was sent is answered, and the rest goes over the next
-connection.
+A relay that drains announces that (:data:`fedmsg_relay.zmtp.codec.DRAINS`) before it ends its
+connections.  Then no more messages are sent to that relay, the relay answers the messages that were
+sent, and the rest goes over the next connection.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Delivery:
 
     Raises :class:`RelayUnavailable` when :attr:`waiting` is over, or when a relay has refused a
     message :data:`REFUSALS` times.  After that, or any other exception, only :meth:`close` may be
-    called: any other method would go on to send what is kept.
+    called: any other method would continue to send the kept messages.
     """
 
     def __init__(self, addresses: Sequence[str], waiting: Waiting) -> None:

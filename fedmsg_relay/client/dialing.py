@@ -97,7 +97,7 @@ class Dialing:
         return self._started_at + EYEBALLS_S
 
     def where(self, states: Mapping[str, str], after: str = "") -> str:
-        """Return all addresses for a person, each with its state, or else why it is of no use."""
+        """Return all addresses as text, each with its state, or with the reason of its failure."""
         reasons = {**self.reasons, **self._current_reasons(), **states}
         if len(self._addresses) == 1:
             return f"{self._addresses[0]}{after} ({reasons.get(self._addresses[0], 'no answer')})"

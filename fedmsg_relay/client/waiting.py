@@ -1,4 +1,4 @@
-"""How long a script waits without progress, and what a person is told meanwhile."""
+"""How long a script waits without progress, and the messages to its user meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Tell = Callable[[str], object]
 
 
 class Waiting:
-    """A deadline that begins anew at each progress, and words for a person after a long wait.
+    """A deadline that restarts at each progress, and a message to the user after a long wait.
 
     Calls ``tell`` after ``tell_after_s`` without progress, and then at the next progress.  All
     times are monotonic.
@@ -21,7 +21,8 @@ class Waiting:
         self._tell = tell
         self._tell_after_s = tell_after_s
         self._since = math.inf  # when there was progress last
-        self._has_told = False
+        self.is_reported = False
+        """Whether ``tell`` was called for this wait, which has not ended."""
 
     def begin(self, timeout_s: float, at: float) -> None:
         """Set the deadline to ``timeout_s`` after ``at``, and after each later progress."""
@@ -32,16 +33,16 @@ class Waiting:
         return time.monotonic() >= self.deadline
 
     def progress(self, words: str) -> None:
-        """Begin anew; tell ``words`` if :meth:`tell_of_it` has told of the wait."""
+        """Restart the deadline; report ``words`` if :meth:`tell_of_it` has reported the wait."""
         self.begin(self.timeout_s, time.monotonic())
-        if self._tell is not None and self._has_told:
-            self._has_told = False
+        if self._tell is not None and self.is_reported:
+            self.is_reported = False
             self._tell(words)
 
     def tell_of_it(self, words: Callable[[], str]) -> None:
-        """Tell what ``words`` returns, once, if the wait is long enough."""
+        """Report what ``words`` returns, once, if the wait is long enough."""
         if self._tell is not None and time.monotonic() >= self._tells_at:
-            self._has_told = True
+            self.is_reported = True
             self._tell(words())
 
     @property
@@ -51,6 +52,6 @@ class Waiting:
 
     @property
     def _tells_at(self) -> float:
-        if self._tell is None or self._has_told:
+        if self._tell is None or self.is_reported:
             return math.inf
         return self._since + self._tell_after_s

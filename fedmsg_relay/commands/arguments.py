@@ -1,8 +1,8 @@
-"""The options of a program, and what can be known of them before the configuration.
+"""The options of a program, and their values before the configuration is loaded.
 
 Owns the options that every program has, and the name of the service's user.  fedmsg's loader parses
-the command line together with the configuration; until then :meth:`Options.early` has what is
-known, so that a start which fails before that has a line in its log as well.
+the command line together with the configuration; until then :meth:`Options.early` returns
+what is known, so that a start which fails before that also logs its error.
 """
 
 from __future__ import annotations

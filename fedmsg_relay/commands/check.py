@@ -5,8 +5,8 @@ relay is bound (:mod:`fedmsg_relay.relay.announcement`).  Only a relay's forward
 both.  The announced addresses must be those of the configuration, and a connection to the outbound
 must complete ZMTP's handshake.  No message is put on the bus, except for ``--roundtrip``.  On the
 host of a relay that has a journal, the relay's monitoring socket must say that the journal is
-written, and that no message was discarded lately; of a relay that validates or signs, that nothing
-which that depends on has expired.  The answer is one line and an exit status, as
+written, and that no message was discarded lately; for a relay that validates or signs,
+no certificate or list must have expired.  The answer is one line and an exit status, as
 the `plugin guidelines <https://nagios-plugins.org/doc/guidelines.html>`_ of Nagios ask for.
 """
 

@@ -1,4 +1,4 @@
-"""``--test``: what a start would do with the configuration; binds, makes and removes nothing."""
+"""``--test``: what a start would do with the configuration; binds, creates and removes nothing."""
 
 from __future__ import annotations
 

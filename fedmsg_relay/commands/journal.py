@@ -134,14 +134,14 @@ def _show(reading: Reading, options: argparse.Namespace) -> int:
 
 
 class _Losses:
-    """Tells what has passed on the bus and cannot be read from the journal, once each."""
+    """Reports messages that cannot be read from the journal, once each."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._missing = self._corrupt = 0
 
     def tell(self) -> int:
-        """Tell what has not been told; return the exit status for all."""
+        """Report new losses; return the exit status for all."""
         if missing := self._reading.missing - self._missing:
             self._missing += missing
             _say(

@@ -1,6 +1,6 @@
-"""Lines on standard output, with every way to fail told apart.
+"""Lines on standard output, with a different error for each kind of failure.
 
-Not by sys.stdout, which keeps what a full disk has refused, and fails again at exit.
+Does not use sys.stdout, which keeps what a full disk has refused, and fails again at exit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Output:
                 raise NoOutput(f"cannot write to standard output: {error.strerror}") from error
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep, but raise BrokenPipeError at once when nobody reads any more."""
+        """Sleep, but raise BrokenPipeError immediately when the reader has closed the pipe."""
         poller = select.poll()
         poller.register(1, 0)
         if poller.poll(timeout_s * 1000):

@@ -1,7 +1,7 @@
 """A program that runs as a service: the words on its command line -> one action -> the exit status.
 
-The relay and the bridge are programs; what both do is here: to read the options and the config, to
-become a daemon, to write the log, and to say an error in one line, without a traceback.
+The relay and the bridge are programs.  This module has what both do: read the options and the
+config, become a daemon, write the log, and print an error in one line, without a traceback.
 """
 
 from __future__ import annotations

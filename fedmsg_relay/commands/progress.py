@@ -1,4 +1,4 @@
-"""How far a long command has come, for a person at a terminal."""
+"""The progress of a long command, for a terminal."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A record of the journal -> one line of text, for people or as JSON.
 
-A message is what anybody has published: no control sequence in it may reach a terminal.
+Any publisher may have written a message: none of its control sequences may reach a terminal.
 """
 
 from __future__ import annotations

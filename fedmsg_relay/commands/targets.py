@@ -1,7 +1,7 @@
 """Where a command connects to ask the relay, and why there was no answer.
 
-Owns the choice of an address that this host can connect to and that an allow list lets in, on the
-relay's host and on another one.  Binds nothing.
+Owns the choice of an address that this host can connect to and whose allow list includes this host,
+on the relay's host and on other hosts.  Binds nothing.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Target:
 
 
 def find(settings: Settings, deadline: float) -> Target:
-    """Return what to ask: on the relay's host all that it binds, elsewhere what stock peers use.
+    """Return what to ask: on the relay's host every bound address, elsewhere those of stock peers.
 
     Names are resolved until ``deadline`` (monotonic).  Raises :class:`RelayError` if one is
     unknown, and :class:`ConfigError` for what is not an address.

@@ -1,4 +1,4 @@
-"""``--status --watch``: the report anew each second, with rates, until Ctrl-C."""
+"""``--status --watch``: the report each second, with rates, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Report = dict[str, Any]
 
 
 class Watch:
-    """Shows what ``ask`` returns, on standard output; in a terminal, in place of what was there.
+    """Shows what ``ask`` returns, on standard output; in a terminal, over the previous report.
 
     ``ask`` returns a report; its RelayError is shown, and the next second may bring an answer.
     With ``as_json`` each report is a line of JSON, and the error goes to standard error.

@@ -1,4 +1,4 @@
-"""The addresses and networks of an allow list -> libzmq's accept filters, or whether one is in it.
+"""The addresses and networks of an allow list -> libzmq's accept filters, or a test for an address.
 
 libzmq closes a connection that no filter (``ZMQ_TCP_ACCEPT_FILTER``) matches before it reads a
 byte, whatever ZMTP version the peer speaks.  ZAP, which libzmq's manual recommends instead, locks

@@ -1,8 +1,8 @@
-"""Imports that ``import fedmsg.config`` would make and most processes never use: put off.
+"""Defers imports that ``import fedmsg.config`` would make and most processes never use.
 
-They are more than half of the time from the start of a command to its first message, and of a relay
-to its being bound.  A deferred module is imported when its package is first asked for it, by Python
-and under Python's own locks: no thread meets a module that is not whole.
+These imports take more than half of the time until a command sends its first message, and until a
+relay is bound.  A deferred module is imported at its first use as an attribute of its package, by
+Python and under Python's own locks: no thread sees a half-imported module.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The parser of a command that has fedmsg's options: what ``--help`` shows, and in which order.
 
-fedmsg's loader gives each command the same eight options.  :data:`INHERITED` says what they mean
-here, and which of them mean nothing; a command gives its own text by declaring one again.
+fedmsg's loader gives each command the same eight options.  :data:`INHERITED` has their meaning
+here, and which have no effect; a command declares an option again to give its own text.
 """
 
 from __future__ import annotations

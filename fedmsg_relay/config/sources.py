@@ -1,7 +1,7 @@
 """The files of the global fedmsg config: which of them fedmsg's loader may execute.
 
-They are Python, and some are looked for in the working directory.  A command that only asks for a
-relay's status, perhaps as root, must not execute what another user has written there.
+Config files are Python code, and fedmsg also reads some in the working directory.  A command that
+only asks for a relay's status, perhaps as root, must not execute files of another user.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HERE = ("fedmsg.d", "fedmsg-config.py")
 
 
 class Sources:
-    """Decides which config files are executed, and has the list of those that are.
+    """Decides which config files are executed, and lists the executed ones.
 
     With ``only_own`` the files of the working directory are skipped unless this user alone may
     write there, and so are those of a home that is neither this user's nor root's.  ``named`` is

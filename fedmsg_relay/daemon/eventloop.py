@@ -47,7 +47,7 @@ class MainLoop:
     """Runs a relay at ``bindings``, after ``predecessor`` if there is one, until its end.
 
     ``wakeup`` delivers :data:`SIGNALS` and what the relay's thread posts.  ``ready`` is called when
-    this process is the relay: when ``predecessor`` has drained, or at once without one.
+    this process is the relay: when ``predecessor`` has drained, or immediately without one.
 
     Raises :class:`RelayError` if the relay cannot be made.
     """

@@ -1,8 +1,8 @@
 """When a relay publishes its status, and where.
 
 Owns the monitoring socket, the HTTP server, systemd's status line and the totals in the log.  Never
-stops the relay: if one of the first two cannot serve, or fails later, the relay logs that and
-forwards without it.
+stops the relay: if the monitoring socket or the HTTP server cannot serve, or fails later, the relay
+logs a warning and forwards without it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Exporters:
         return self._history.snapshot.samples
 
     def open(self, samples: tuple[Point, ...]) -> None:
-        """Serve whoever connects, beginning with a new report.
+        """Serve clients, beginning with a new report.
 
         ``samples`` are those of the predecessor.
         """

@@ -1,8 +1,8 @@
 """The totals of a relay, kept by systemd over a restart of the service.
 
-They are in a memfd in systemd's descriptor store, which survives the process.  A relay writes them
-when it has stopped as it was asked to.  A relay that crashed has written nothing, and the counters
-of the next relay begin anew.
+The totals are in a memfd in systemd's descriptor store, which survives the process.  A relay writes
+the totals at an orderly stop.  A relay that crashes writes nothing, and the counters of the next
+relay start from zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The role of the relay, which one process has at a time and the next one takes over.
 
-To have the role is to hold the pid file, to own the files of the ``ipc://`` sockets, to be called
-``fedmsg-relay`` in the process list, and to be the main process of the systemd service, if there
-is one.  Two processes run during a hand-over; this module passes the role from one to the other.
+The process with the role holds the pid file, owns the files of the ``ipc://`` sockets, is called
+``fedmsg-relay`` in the process list, and is the main process of the systemd service, if there is a
+service.  Two processes run during a hand-over; this module passes the role from one to the other.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Role:
     def confirm(self) -> bool:
         """Confirm that the successor has the role; False if the successor has died.
 
-        The successor waits until this process hangs up.  By then systemd has taken the successor
+        The successor waits until this process disconnects.  By then systemd has taken the successor
         for the main process of the service.
         """
         if self._pidfile is not None:

@@ -1,7 +1,7 @@
 """One relay from its first bind to its last message, for the main thread.
 
 Owns the relay's thread, its connections and its exporters, writes the log lines about its phases,
-and gives up a stop that takes too long.  Knows nothing of pid files and hand-overs.
+and gives up a stop that takes too long.  Does not handle pid files or hand-overs.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class RunningRelay:
         return self._exporters.samples
 
     def publish(self, before: Totals, samples: tuple[Point, ...] = ()) -> None:
-        """Publish the status from now on; ``before`` are the totals of those that this one follows.
+        """Publish the status from now on; ``before`` are the totals of this relay's predecessors.
 
         ``samples`` are those of the predecessor.  To be called again when ``before`` has grown, as
         the predecessor has drained.
@@ -250,7 +250,7 @@ class RunningRelay:
             raise Died(f"the relay died: {error!r}; start it again") from error
 
     def end_beside_another(self) -> None:
-        """Log the end, also if the relay has died: another one goes on in this process."""
+        """Log the end, also if the relay has died: another relay continues in this process."""
         self._log_end()
         error = self._relay.status.error
         if error is not None:

@@ -1,6 +1,6 @@
 """The running relay, as the process that is to take over from it sees it.
 
-The words are those of :mod:`fedmsg_relay.handover.protocol`.  Until ``now`` nothing has changed for
+The words are those of :mod:`fedmsg_relay.handover.protocol`.  Before ``now`` nothing changes for
 the running relay; therefore everything that can fail is done before.
 """
 
@@ -106,7 +106,7 @@ class Predecessor:
     def attend(self) -> bool:
         """Return whether :attr:`totals` are new, or the relay :attr:`has_ended`.
 
-        Raises :class:`RelayError` if the relay goes on instead, or hangs.
+        Raises :class:`RelayError` if the relay continues instead, or hangs.
         """
         try:
             message = self._channel.receive()
@@ -143,7 +143,7 @@ class Predecessor:
         systemd.discard(self.listeners)  # those left over, which the configuration does not name
 
     def close(self) -> None:
-        """Hang up, and close the offered descriptors: the predecessor stays the relay."""
+        """Disconnect, and close the offered descriptors: the predecessor stays the relay."""
         self._channel.close()
         for listener in self.listeners.values():
             listener.close()

@@ -1,27 +1,27 @@
 """The protocol of a hand-over, and the Unix socket on which two relays speak it.
 
 A running relay, the predecessor, listens at a hand-over socket beside its pid file.  A successor
-connects there.  They send each other messages of one word and some fields:
+connects there.  Both send messages of one word and some fields:
 
 ==========  ===========  ===========================================================================
 successor   predecessor
 ==========  ===========  ===========================================================================
 hello                    I have loaded and checked everything.
 ..          wait         I start, hold or drain, or hand over to another: ask again, for so long.
-..          refuse       You cannot take over, and why.
+..          refuse       You cannot take over, for this reason.
 ..          listeners    Here are some of my listening sockets.
-..          offer        Here are the locked pid file and the hand-over socket, the last of all.
-now                      I have bound what is new, and want to accept.
+..          offer        The locked pid file and the hand-over socket, the last descriptors.
+now                      I have bound the new addresses, and want to accept.
 ..          yours        I do not accept any more.
-holding                  I accept, and keep what comes in.
+holding                  I accept, and hold the messages.
 ..          drains       I publish no status any more; these are my counters and samples until now.
-..          drained      I have passed on all that I had, and closed; these are my final counters.
+..          drained      I have forwarded all my messages, and closed; these are my final counters.
 running                  The pid file has my pid: you may exit.
 ..          off          You took too long, or I am to stop: you cannot take over any more.
 ==========  ===========  ===========================================================================
 
-Either process may die at any moment; the other sees the end of the connection.  A predecessor that
-hangs up while it runs sends ``off`` before.  Without that, a successor that was suspended meanwhile
+Either process may die at any moment; the other sees the end of the connection.  A running
+predecessor sends ``off`` before it disconnects; otherwise a successor that was suspended meanwhile
 would take the predecessor for dead.  The predecessor stays the relay unless it receives
 ``running``.  The successor is the relay once it receives ``drained``, or when the predecessor dies
 after ``yours``.
@@ -58,7 +58,7 @@ FDS_MAX = 250
 
 
 class Gone(Exception):
-    """The other process has ended, has hung up, or does not speak this protocol."""
+    """The other process has ended, has disconnected, or does not use this protocol."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Message:
 
 
 class Channel:
-    """A connection to the other process.  Raises :class:`Gone` if that is another user's."""
+    """A connection to the other process.  Raises :class:`Gone` for another user's process."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -157,7 +157,7 @@ class HandoverSocket:
 
     @classmethod
     def adopt(cls, fd: int, pidfile: str) -> HandoverSocket:
-        """Go on listening at ``fd``, which the predecessor has passed on."""
+        """Continue to listen at ``fd``, which the predecessor has passed on."""
         return cls(socket.socket(fileno=fd), pidfile + SUFFIX)
 
     def fileno(self) -> int:

@@ -1,7 +1,7 @@
 """The process that takes over from this relay, as this relay sees it.
 
-Many processes may ask at once.  One of them is chosen, the successor, and offered what it needs;
-the others have to wait.  Owns the hand-over socket and the connections there.  The words are
+Several processes may ask at the same time.  One, the successor, is chosen and offered what it
+needs; the others have to wait.  Owns the hand-over socket and the connections there.  The words are
 those of :mod:`fedmsg_relay.handover.protocol`; what they do to the relay is decided by
 :mod:`fedmsg_relay.daemon.eventloop`.
 """
@@ -114,7 +114,7 @@ class Successor:
             self._poller.unregister(handover_socket)
 
     def put_off(self, channel: Channel, for_s: float) -> None:
-        """Have a process ask again, for ``for_s`` seconds at most, and hang up."""
+        """Let a process ask again, for ``for_s`` seconds at most, and disconnect."""
         _last_word(channel, "wait", for_s=for_s)
 
     def offer(self, channel: Channel, ends_within_s: float) -> None:
@@ -159,7 +159,7 @@ class Successor:
         self._until = time.monotonic() + WORD_S
 
     def hang_up(self) -> bool:
-        """Hang up on the chosen process without ``off``; False if that process has died before."""
+        """Disconnect from the chosen process without ``off``; False if that process had died."""
         chosen = self._unchoose()
         if chosen is None:
             return False
@@ -168,7 +168,7 @@ class Successor:
         return is_alive
 
     def dismiss(self) -> None:
-        """Send the chosen process, if there is one, ``off`` and hang up: none is chosen then."""
+        """Send ``off`` to the chosen process, if any, and disconnect: no process is chosen then."""
         chosen = self._unchoose()
         if chosen is not None:
             _last_word(chosen, "off")
@@ -182,7 +182,7 @@ class Successor:
         return chosen
 
     def close(self) -> None:
-        """Hang up on every process, and stop listening."""
+        """Disconnect from every process, and stop listening."""
         self.dismiss()
         for channel in self._asking:
             self._poller.unregister(channel)

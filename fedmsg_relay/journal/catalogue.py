@@ -1,7 +1,7 @@
 """The indexes of all segments of a journal, kept up to date while the journal is written.
 
-A segment that is complete has its index in a file; that of the newest one is in memory alone.  The
-work is done in steps of some milliseconds, between which its owner can answer questions.
+A complete segment has its index in a file; the index of the newest segment is only in memory.  The
+work is done in steps of some milliseconds, between which the owner can answer queries.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Catalogue:
         self._save_at = 0.0  # monotonic
 
     def indexes(self) -> list[Index]:
-        """Return what is known, the oldest segment first."""
+        """Return the known indexes, the oldest segment first."""
         growing = {segment: each.index() for segment, (_, each) in self._growing.items()}
         known = {**self._complete, **growing}
         return [known[segment] for segment in sorted(known)]
@@ -72,7 +72,7 @@ class Catalogue:
         return is_there or growing.latest_us >= time_us
 
     def update(self) -> Iterator[None]:
-        """Read what is new, a step at a time: what is in the journal when this begins.
+        """Read new records, a step at a time: those in the journal when this begins.
 
         Raises OSError, as when there is no journal or too many indexes cannot be written, and
         :class:`JournalNewer`.
@@ -95,7 +95,7 @@ class Catalogue:
         self._save()
 
     def forget(self, segment: int) -> None:
-        """Have the index of a segment made anew, as its file is damaged or the segment is gone."""
+        """Have the index of a segment rebuilt, as its file is damaged or the segment is removed."""
         for known in (self._complete, self._growing, self._unsaved):
             known.pop(segment, None)
         self._distrusted.add(segment)

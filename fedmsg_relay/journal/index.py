@@ -1,9 +1,9 @@
-"""The index of a segment: what a page of its messages takes to be found without reading them.
+"""The index of a segment: finds a page of its messages without reading the messages.
 
-Has fedmsg's messages alone (:mod:`fedmsg_relay.journal.messages`), numbered from 0 in the order of
+Has only fedmsg's messages (:mod:`fedmsg_relay.journal.messages`), numbered from 0 in the order of
 the journal.  A message matches a span of time if its arrival or its own timestamp lies within.
-Those whose own timestamp is more than :data:`PROMPT_US` from their arrival are *skewed*: they are
-listed apart, so that a segment of another time is not searched for them.
+Messages whose own timestamp is more than :data:`PROMPT_US` from their arrival are *skewed*: the
+index lists them separately, so that a segment of another time need not be searched for them.
 """
 
 from __future__ import annotations

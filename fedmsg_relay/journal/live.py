@@ -1,6 +1,6 @@
 """The segment that is written.
 
-A write that fails leaves whole records only, behind which the next one goes on.
+A failed write leaves only whole records, and the next write continues behind them.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ class LiveSegment:
             self._write(packed[start : start + IOV_MAX])
 
     def sync(self) -> None:
-        """Have the records on disk.  Raises OSError: it is not known then which are."""
+        """Write the records to the disk.  Raises OSError; any record may then be missing."""
         os.fdatasync(self._fd)
 
     def seal(self) -> None:
-        """Give back what is allocated ahead, and close the file.  Raises OSError."""
+        """Release the space that is allocated ahead, and close the file.  Raises OSError."""
         self._allocated = 0
         try:
             os.ftruncate(self._fd, self._end)

@@ -1,4 +1,4 @@
-"""fedmsg's own messages among all that a journal has: which they are, and what is asked of them."""
+"""fedmsg's own messages among those of a journal: how to recognize them, and their fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIME_MAX_US = 2**62
 
 
 class Message(NamedTuple):
-    """What is asked of a message."""
+    """The fields of a message that queries use."""
 
     time_us: int
     """Its own timestamp, by the publisher's clock, microseconds since the epoch."""
@@ -35,7 +35,7 @@ class Topic(NamedTuple):
 
 
 def read(frames: Sequence[bytes]) -> Message | None:
-    """Return what is asked of a message; None if it is not one of fedmsg's.
+    """Return the fields of a message; None if the message is not fedmsg's.
 
     fedmsg's have two frames, of which the second is a JSON object in UTF-8 with the keys that the
     stock consumers use: ``topic``, ``msg_id``, ``timestamp`` and ``msg``.

@@ -1,4 +1,4 @@
-"""The positions of registered readers: which segments are still wanted beyond their age."""
+"""The positions of registered readers: which segments are still needed beyond their age."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A question about a journal's messages, and the answer: how many match, and one page of them.
+"""A query for a journal's messages, and the answer: how many match, and one page of them.
 
 The order is the journal's.  A page costs a sum over the indexes of all segments, and the search of
 the few in which the span of time begins and ends.

@@ -1,7 +1,7 @@
 """Reads a journal, from any number of processes, without a lock, while it is written.
 
-Writes nothing.  Between two calls a reader has no file open, so that the disk has the room at once
-that retention makes.
+Writes nothing.  Between two calls a reader has no file open, so that retention frees disk space
+immediately.
 """
 
 from __future__ import annotations

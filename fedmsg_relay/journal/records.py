@@ -2,7 +2,7 @@
 
 A record is, in little-endian::
 
-    marker    8 bytes  of the segment; what a reader looks for behind damage
+    marker    8 bytes  of the segment; a reader searches for it behind damage
     CRC       4        CRC-32 of the marker and of all that follows
     length    4        bytes behind these 37
     number    8        of the message among its packer's, from 0

@@ -6,9 +6,9 @@
     readers/NAME                   the position of a registered reader
 
 A segment is named by its first sequence number, or by a lower one if those before are missing.  A
-message's sequence number is the header's ``base`` and the number in its record.  A segment is made
-under another name, complete with its header, and is on disk when it gets its own.  Once there is a
-later one it does not change any more; an empty one is replaced by it.
+message's sequence number is the header's ``base`` and the number in its record.  A segment is
+created under another name, complete with its header, and renamed once it is on disk.  When there is
+a later segment, a segment does not change any more; a later segment replaces an empty one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The index of a segment as a file beside it, which can be made anew at any time.
+"""The index of a segment as a file beside the segment, which can be rebuilt at any time.
 
-The first line is JSON, behind its own CRC-32: it says which segment the index is of, and where the
-columns are that follow, each with its CRC-32.  The columns that a sum over all segments takes stay
-in memory; the others are read when a page takes them.  Never mmap: a file that becomes shorter
+The first line is JSON, behind its own CRC-32: it names the segment of the index, and the places of
+the columns that follow, each with its CRC-32.  Columns that a sum over all segments needs stay in
+memory; the others are read when a page needs them.  Never mmap: a file that becomes shorter
 would end the process.
 """
 

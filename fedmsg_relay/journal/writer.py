@@ -1,7 +1,7 @@
 """Writes a journal: one process at a time, which has the lock.
 
-Each writer begins a segment of its own with the first message, and changes no other but to cut off
-a torn tail.
+Each writer starts a new segment with its first message, and changes no other segment, except to
+remove an incomplete record from its end.
 """
 
 from __future__ import annotations
@@ -148,9 +148,9 @@ class Writer:
         self._note_stats()
 
     def close(self) -> None:
-        """Sync the journal in any case, give back what is allocated ahead, and release the lock.
+        """Sync the journal in any case, release the space allocated ahead, and release the lock.
 
-        Raises OSError; the lock is released all the same.
+        Raises OSError; the lock is released even then.
         """
         try:
             self._sync = True

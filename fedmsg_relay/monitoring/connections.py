@@ -1,6 +1,6 @@
 """The relay's connections, as libzmq's socket monitors report them.
 
-Owns the counters of connections, and the lines of the log about peers.  Runs on the main thread;
+Owns the counters of connections, and the log lines about peers.  Runs on the main thread;
 forwarding never waits for it.
 """
 
@@ -77,7 +77,7 @@ class Connections:
 
     @property
     def has_ended(self) -> bool:
-        """Whether both sockets are closed, and consumers have what was sent or linger is over."""
+        """Whether both sockets are closed, and consumers have their messages or linger ended."""
         return not self._tables
 
     def due_s(self) -> float:

@@ -1,8 +1,8 @@
 """The monitoring socket that every daemon of fedmsg has, with the relay's report on it.
 
 Publishes JSON for ``fedmsg-check``, Fedora's Nagios plugins and ``fedmsg-relay --status``, in the
-shape of moksha.hub 1.5 (``moksha.hub.monitoring``, ``Consumer.__json__``).  The report is beside
-that under :data:`REPORT_KEY`.  The JSON lists the relay as one consumer, :data:`CONSUMER`, and the
+shape of moksha.hub 1.5 (``moksha.hub.monitoring``, ``Consumer.__json__``).  The report has its
+own key, :data:`REPORT_KEY`.  The JSON lists the relay as one consumer, :data:`CONSUMER`, and the
 sender of the reports as one producer.
 """
 

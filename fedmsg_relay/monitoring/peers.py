@@ -1,4 +1,4 @@
-"""The publishers or the consumers that are connected, and what the kernel knows of each.
+"""The connected publishers or consumers, and the kernel's data about each.
 
 A consumer that does not read is *stalled* if its kernel answers, and *unreachable* if its kernel
 does not answer.  A stalled consumer notices that the relay disconnects it.  An unreachable consumer

@@ -1,6 +1,6 @@
 """A PUB without libzmq, for the monitoring socket: connections, memory and time are bounded.
 
-Was weighed against an XPUB of libzmq in a context of its own.  That keeps any number of
+The alternative was an XPUB of libzmq in a separate context.  An XPUB keeps any number of
 subscriptions, and accepts until no descriptor is left for the relay's peers, which at ``ipc``
 aborts the process.
 

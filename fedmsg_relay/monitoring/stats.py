@@ -120,7 +120,7 @@ class JournalReport:
 class Report:
     """The status of the relay at one moment.
 
-    What is counted goes on over hand-overs, and over restarts of a systemd service.
+    The counters continue over hand-overs, and over restarts of a systemd service.
     """
 
     version: str

@@ -1,7 +1,7 @@
-"""The counters that go on when one relay follows another: for Prometheus, the ``..._total``.
+"""The counters that continue when one relay follows another: for Prometheus, the ``..._total``.
 
-A reader, such as Prometheus, sees them grow and takes a smaller value for a new beginning.  So a
-relay that follows another begins with the totals of that one.
+A reader such as Prometheus takes a smaller value for a reset.  So a relay that follows another
+starts with the totals of its predecessor.
 """
 
 from __future__ import annotations

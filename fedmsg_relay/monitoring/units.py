@@ -1,4 +1,4 @@
-"""Numbers for people: counts, sizes, rates and durations."""
+"""Readable numbers: counts, sizes, rates and durations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The connections that libzmq has accepted in this process, as the kernel shows them.
 
-Their descriptors are libzmq's, which makes no more than their numbers known.  This module borrows
-them: it never closes one, and opens none of its own, as there may be none left.
+The descriptors belong to libzmq, which reports only their numbers.  This module borrows them: it
+never closes a descriptor, and opens none, as none may be left.
 """
 
 from __future__ import annotations

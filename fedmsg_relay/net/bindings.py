@@ -1,7 +1,7 @@
-"""The listening sockets of a relay process, by endpoint: made or inherited, and closed here alone.
+"""The listening sockets of a relay process, by endpoint: made or inherited, and closed only here.
 
 A process owns them from its start to its end.  libzmq and the exporters accept at duplicates, so
-that they can close and open anew while the addresses go on listening.
+that they can close and open again while the addresses stay open.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def is_local(endpoint: Endpoint) -> bool:
 def in_time(find: Callable[[], _T], timeout_s: float) -> _T:
     """Return or raise what ``find`` does; :class:`RelayError` if that takes over ``timeout_s``.
 
-    ``find`` asks a name server, and goes on after that on a thread of its own.
+    ``find`` asks a name server, and then continues on its own thread.
     """
     asking = Asking(find)
     if not asking.is_answered(timeout_s):

@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 class Asking(Generic[_T]):
-    """A call of ``find`` on a thread of its own, for which no caller has to wait."""
+    """A call of ``find`` on its own thread, for which no caller has to wait."""
 
     def __init__(self, find: Callable[[], _T]) -> None:
         # No threading.Thread or Event: a signal handler that interrupts one must not use another.

@@ -134,7 +134,7 @@ class AcceptGate:
                 self._accept()
 
     def leave(self) -> None:
-        """Let go of the listeners, as libzmq is about to close them; all else is then a no-op."""
+        """Forget the listeners, as libzmq is about to close them; all else is then a no-op."""
         with self._changing:
             self._entries.clear()
             self._listeners.clear()

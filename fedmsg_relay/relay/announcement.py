@@ -1,7 +1,7 @@
 """The announcement: a subscription by which a forwarding relay names its bound addresses.
 
-The SUB sends its subscriptions to each peer that connects to the inbound.  This one tells a peer
-that the relay forwards, not holds, and where its outbound is.
+The SUB sends its subscriptions to each peer that connects to the inbound.  This subscription tells
+a peer that the relay forwards, not holds, and where its outbound is.
 """
 
 from __future__ import annotations

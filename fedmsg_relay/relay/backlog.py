@@ -1,6 +1,6 @@
 """Records that wait for the disk, between the capture thread and the disk thread, and their counts.
 
-Every message that comes to the capture thread is either written, or waits, or is discarded.
+Every message that the capture thread receives is written, waits, or is discarded.
 """
 
 from __future__ import annotations

@@ -96,10 +96,10 @@ class _Connection:
         return False
 
     def is_late(self, since: float) -> bool:
-        """Return whether the publisher's time is over.
+        """Return whether the publisher's time has ended.
 
         The time begins at ``since`` (monotonic) or at the last progress.  If our half is still open
-        when the time is over, closes it and gives the publisher the same time again.
+        when the time ends, closes it and gives the publisher the same time again.
         """
         if self._is_silent(since):
             self._look()
@@ -144,7 +144,7 @@ class HalfClose:
     def left(self) -> int:
         """Half-close the connections that are ready; return how many may still hang up in time.
 
-        To be called again and again, with the SUB read in between, until it returns 0.
+        To be called repeatedly, with the SUB read in between, until it returns 0.
         """
         now = time.monotonic()
         if now < self._half_close_at:

@@ -1,7 +1,7 @@
-"""A proxy that forwards only what a judge lets pass, or what the relay has signed.
+"""A proxy that forwards only messages that a judge accepts or the relay has signed.
 
-In place of libzmq's proxy, with the same commands, answers and counters.  Python runs for each
-message, so that this costs more; the thread waits for nothing but the two sockets.
+Replaces libzmq's proxy, with the same commands, answers and counters.  Python runs for each
+message, so the inspector is slower; the thread waits only for the two sockets.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The life of a relay: every frame goes from the inbound SUB to the outbound PUB.
 
 The life of a :class:`Relay` has five phases, in this order: **open** the sockets; **hold** messages
-until the consumers have reconnected; **forward**; **drain** when asked to stop; **close**.  This
-module starts no thread.  :meth:`Relay.open` is called where a failure must be known at once, and
-:meth:`Relay.run` does the rest on a thread of its own: see :mod:`fedmsg_relay.relay.thread`.
+so that consumers can reconnect; **forward**; **drain** when asked to stop; **close**.  This
+module starts no thread.  :meth:`Relay.open` is called where a failure must be known immediately;
+:meth:`Relay.run` does the rest on its own thread: see :mod:`fedmsg_relay.relay.thread`.
 
 On the thread of ``run`` nothing waits for a disk, a lock, a name server or the log.  A publisher
 gets its subscription only while the thread that owns the SUB runs, and discards what it sends

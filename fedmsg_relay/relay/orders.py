@@ -1,4 +1,4 @@
-"""What the main thread wants of the relay's thread."""
+"""The main thread's orders to the relay's thread."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writes what waits for the journal, on a thread that may wait for a disk for any time.
+"""Writes waiting records to the journal, on a thread that may wait for the disk for any time.
 
-Messages that cannot be written are counted, and leave a gap in the journal's numbers.  Whatever is
-wrong with the disk or the directory, the thread tries again each second until it is mended.
+Messages that cannot be written are counted, and leave a gap in the journal's numbers.  After any
+failure of the disk or the directory, the thread tries again each second until a write succeeds.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Sockets:
         self._context.term()
 
     def abandon(self) -> None:
-        """Close and free everything at once, instead of :meth:`close`, if a bind failed."""
+        """Close and free everything immediately, instead of :meth:`close`, if a bind failed."""
         self._context.destroy(linger=0)
         self.proxy.end()
         if self._capture is not None:

@@ -1,4 +1,4 @@
-"""A relay on a thread of its own, as the main thread sees it.
+"""A relay on its own thread, as the main thread sees it.
 
 The two threads share three things: the relay's thread posts a :class:`Status`, the main thread
 writes :class:`Orders`, and each has an end of the control sockets of the proxy.  The main thread

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command is loaded, which takes most of the time of a short one."""
+"""Ctrl-C while a command is loaded, which takes most of the time of a short command."""
 
 import signal
 

@@ -1,7 +1,7 @@
 """Becoming a daemon, with a parent that exits with the outcome of the start.
 
 The detaching is python-daemon's.  Its parent exits before anything is bound, so that a failed start
-would look like success.  Here one process more waits until the daemon has reported its start or has
+would look like success.  Here one more process waits until the daemon has reported its start or has
 died, and returns the outcome.
 """
 

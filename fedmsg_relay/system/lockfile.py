@@ -1,4 +1,4 @@
-"""A file that one process locks, with its pid in it for people.
+"""A file that one process locks, with its pid as readable text.
 
 The lock is flock(2), which ends with its process.
 """

@@ -1,6 +1,6 @@
 """The log file of ``--logfile``, as standard output and error of the process.
 
-Everything that the process writes goes there, that of libraries and of the interpreter included.
+All output of the process goes there, including that of libraries and of the interpreter.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LogFile:
             os.dup2(self._fd, fd)
 
     def reopen(self) -> None:
-        """Open the path anew, after a rotation.  Raises OSError, and keeps the old file then."""
+        """Open the path again, after a rotation.  Raises OSError, and keeps the old file then."""
         fd = self._open()
         for old in (self._fd, 1, 2):
             os.dup2(fd, old, inheritable=old != self._fd)

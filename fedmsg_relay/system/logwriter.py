@@ -1,7 +1,7 @@
-"""The site's ``logging``: applied to the relay's log, and run by a thread of its own.
+"""The site's ``logging``: applied to the relay's log, and run by its own thread.
 
-A disk that hangs, or a pipe that nobody reads, then stops neither the forwarding nor a stop; and no
-error in the site's handlers, filters or formatters ends the process or loses a line in silence.
+A disk that hangs, or a pipe that nobody reads, then blocks neither forwarding nor a stop; and no
+error in the site's handlers, filters or formatters ends the process or loses a line silently.
 """
 
 from __future__ import annotations

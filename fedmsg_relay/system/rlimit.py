@@ -1,6 +1,6 @@
 """The limit of open descriptors (RLIMIT_NOFILE), and how many the relay keeps for itself.
 
-Has no state: every function reads the limit anew.
+Has no state: every function reads the current limit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The standard streams, which may be missing, full or closed.
 
-Where one is missing, the next file to be opened would get its number, and be read or written as
-that stream.
+If a stream is missing, the next opened file gets its number, and is read or written as that stream.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ def fill() -> None:
 
 
 def tell(line: str) -> None:
-    """Write a line to standard error, if that takes it: an exit status tells, too."""
+    """Write a line to standard error, if possible: the exit status reports the failure too."""
     # Not sys.stderr: it keeps bytes that a full disk has refused, and fails again at exit.
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""A rate limit for lines of the log that peers could cause without end."""
+"""A rate limit for log lines that peers could cause without end."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The authority of the site's certificates with its revocation list: whom it answers for.
+"""The authority of the site's certificates with its revocation list: which certificates are valid.
 
 Judges as :func:`fedmsg.crypto.x509.validate` does: OpenSSL verifies that the certificate is of the
-authority, not revoked, and valid now.  An :class:`Authority` never changes.  What it has found out
-about a certificate it remembers, as each message brings the whole certificate.
+authority, not revoked, and valid now.  An :class:`Authority` never changes.  It caches the result
+for a certificate, as each message has the whole certificate.
 """
 
 from __future__ import annotations

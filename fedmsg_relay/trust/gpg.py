@@ -1,7 +1,7 @@
 """Signatures of GnuPG, verified by ``gpg`` as :mod:`fedmsg.crypto.gpg` does: no policy, no topics.
 
-``gpg`` runs for each message.  What it is given stays in memory, and while it runs, the caller goes
-on with its other work.
+``gpg`` runs for each message.  Its input stays in memory, and while it runs, the caller continues
+its other work.
 """
 
 from __future__ import annotations

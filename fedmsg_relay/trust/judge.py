@@ -1,7 +1,7 @@
-"""What becomes of a message: forwarded as it is, forwarded with a new signature, or rejected.
+"""Decides about a message: forward unchanged, forward with a new signature, or reject.
 
 A :class:`Judge` accepts what :func:`fedmsg.crypto.validate` accepts in a consumer with
-``validate_signatures``.  It reads no file and asks no server: it has what it needs in memory.
+``validate_signatures``.  It reads no file and asks no server: keys and lists are in memory.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class SigningKey:
             raise ConfigError(f"{self._named}: cannot read {path}: {error.strerror}") from error
 
     def sign(self, body: Mapping[str, Any]) -> bytes:
-        """Return the JSON of a message, signed anew; what signed the message before is dropped."""
+        """Return the JSON of a message with a new signature; an old signature is dropped."""
         unsigned = {**without_credentials(body), "crypto": "x509"}
         signature = self._key.sign(encoded(unsigned), PKCS1v15(), SHA1())
         return encoded({**unsigned, "signature": _lines(signature), "certificate": self._encoded})

@@ -1,9 +1,9 @@
 """The keys, certificates and lists in memory, and the thread that keeps them current.
 
-Everything is read before the relay starts, so that what is wrong is an error then.  The key is read
-once: another one takes a reload.  The authority and its revocation list are read again by a thread
-of their own, in the age that ``crl_cache_expiry`` says and when a certificate is not accepted.
-Where that fails, the relay goes on with what it has.
+Everything is read before the relay starts, so that a fault is an error of the start.  The key is
+read once: a reload applies another key.  A thread reads the authority and its revocation list
+again, at the age of ``crl_cache_expiry`` and when a certificate is not accepted.  If that fails,
+the relay continues with the previous ones.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Answers:
         self._questions = datagrepper.Questions()
 
     def read(self, path: str, query_string: str, now_s: float) -> Asked | str:
-        """Return what is asked, for :meth:`answer`; at ``now_s``, seconds since the epoch.
+        """Return the query, for :meth:`answer`; at ``now_s``, seconds since the epoch.
 
         Raises :class:`datagrepper.Wrong`.
         """

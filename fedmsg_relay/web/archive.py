@@ -1,7 +1,7 @@
 """The relay's side of ``/raw`` and ``/id``: asks the process that answers, and keeps it running.
 
-A thread starts that process, and starts it again whenever it has ended.  Whoever asks waits for
-nothing: the answer is a :class:`Stream`, which is over in time whatever becomes of the process.
+A thread starts that process, and restarts it whenever it has ended.  A request never blocks: the
+answer is a :class:`Stream`, which ends in time even if the process hangs or dies.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Archive:
             process.kill()
 
     def close(self) -> None:
-        """Have the process end, once it has answered what it was asked; returns at once."""
+        """Have the process end, once it has answered its requests; returns immediately."""
         self._closed.set()
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)

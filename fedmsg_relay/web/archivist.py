@@ -1,10 +1,10 @@
 """The process that answers ``/raw`` and ``/id``: keeps the index of the journal, and reads it.
 
-It is a process of its own, as Python's time in the relay's process would delay messages.  It leaves
-the processor to the relay, and memory when that is short, and ends with the relay.
+A separate process, as Python code in the relay's process would delay messages.  The process yields
+the processor to the relay, is killed before the relay if memory is short, and ends with the relay.
 
-The relay sends each request with a socket that takes the answer, see :data:`answers.Pieces`.  What
-this process sends to the relay is to be logged.
+The relay sends each request with a socket that takes the answer, see :data:`answers.Pieces`.  The
+relay logs what this process sends to it.
 """
 
 from __future__ import annotations

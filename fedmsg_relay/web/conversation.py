@@ -1,7 +1,7 @@
 """One client of the HTTP server: its request, its response, and what to wait for meanwhile.
 
-Never blocks, and knows nothing of other clients.  A response that another process makes is passed
-on piece by piece, as fast as the client takes it, so that none has to fit into memory.
+Never blocks, and is independent of other clients.  A response of another process is passed on piece
+by piece, as fast as the client takes it, so that no response has to fit into memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What datagrepper is asked over HTTP and answers, as far as fedmsg's stock consumers ask.
+"""Requests to datagrepper over HTTP, and its answers, as far as fedmsg's stock consumers need them.
 
 ``fedmsg-hub`` asks ``/raw`` for what it has missed, page by page, and ``fedmsg-dg-replay`` asks
-``/id``.  Where they leave something open, it is as in datagrepper.  The messages are in an answer
-byte for byte as they were published, so that their signatures hold.
+``/id``.  Otherwise the behaviour is that of datagrepper.  An answer has the messages byte for byte
+as they were published, so that their signatures stay valid.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Snapshot:
 
     @property
     def rates(self) -> list[Rate]:
-        """The rates between the samples, oldest first, and at the end that of the last seconds.
+        """The rates between the samples, oldest first, and at the end the rate of the last seconds.
 
         Empty right after the start.
         """
@@ -106,7 +106,7 @@ def _after(before: Traffic, point: Point) -> Point:
 
 
 def rate(one: Point, other: Point) -> Rate:
-    """Return the traffic a second between two points; 0 where a counter has begun anew."""
+    """Return the traffic a second between two points; 0 if a counter was reset."""
     elapsed_s = other.at - one.at
     passed = (max(0, b - a) / elapsed_s for a, b in zip(one.traffic, other.traffic))
     return Rate(other.at, *passed)

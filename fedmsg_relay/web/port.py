@@ -1,4 +1,4 @@
-"""The HTTP port of a relay: the server, its routes and the journal, put together."""
+"""The HTTP port of a relay: combines the server, its routes and the journal."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A connection that speaks ZMTP 3.1 (https://rfc.zeromq.org/spec/37/), as a PUB or as a SUB.
 
-libzmq does not tell a script whether its message has arrived.  Here a PING follows the message, and
-the PONG that answers says that the peer's libzmq has read both.  Peers of less than ZMTP 3.1 would
-take a PING for a message, and are refused.
+libzmq does not report to a script whether its message has arrived.  Here a PING follows the
+message, and the PONG in answer proves that the peer's libzmq has read both.  Peers older
+than ZMTP 3.1 would take a PING for a message, and are refused.
 
 A :class:`Connection` never blocks; :func:`wait` waits for any number of connections at once.
 """
@@ -76,7 +76,7 @@ class Ended(ConnectionError):
 
 
 class BadPeer(ConnectionError):
-    """The peer is not a relay that speaks ZMTP 3.1; the message says how that is known."""
+    """The peer is not a relay that speaks ZMTP 3.1; the message has the reason."""
 
 
 class Flood:
@@ -144,7 +144,7 @@ class Connection:
         return select.POLLIN | (select.POLLOUT if wants_to_write else 0)
 
     def send(self, data: bytes) -> None:
-        """Queue ``data``; what is not sent at once :meth:`advance` sends."""
+        """Queue ``data``; :meth:`advance` sends what is not sent immediately."""
         self._out += data
         if self.is_connected and len(self._out) == len(data):
             self._try(self._write)

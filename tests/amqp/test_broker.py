@@ -249,6 +249,18 @@ class TestRefused:
         subscriber.wait(1)
 
 
+def test_a_relay_that_is_stopped_and_started(host: Host, rabbit: Rabbit) -> None:
+    assert host.relay_process.end() == 0
+    publish(rabbit, b"5", message_id="2026-1")
+    host.bridge.wait_for("WARNING] delivering: waiting for a relay")
+    status, line = host.check()
+    assert (status, "the relay: waiting for a relay" in line) == (2, True)
+    host.start_relay()
+    host.bridge.wait_for("INFO] delivering: continuing: the relay at")
+    wait_for(lambda: host.status()["delivered"] == 1, "the message")
+    assert host.check()[0] == 0
+
+
 def test_a_full_queue_that_refuses_messages(host: Host, rabbit: Rabbit) -> None:
     """They are published again until there is room, and the relay receives others meanwhile."""
     arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
