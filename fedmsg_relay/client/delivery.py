@@ -217,7 +217,8 @@ class Delivery:
 
     def _given_up(self) -> RelayUnavailable:
         where = self._where(f" after {self.waiting.timeout_s:g} s")
-        return RelayUnavailable(f"no relay at {where}; `fedmsg-relay --check` says more")
+        doubt = "; it may arrive later, if that relay continues" if self._link else ""
+        return RelayUnavailable(f"no relay at {where}{doubt}; `fedmsg-relay --check` says more")
 
     def _refused(self, uri: str, how: str) -> RelayUnavailable:
         if how:
