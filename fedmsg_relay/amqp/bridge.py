@@ -19,6 +19,7 @@ from typing import Any
 from pika.adapters.select_connection import IOLoop
 
 from fedmsg_relay import __version__
+from fedmsg_relay.amqp import fields
 from fedmsg_relay.amqp.consuming import Consuming
 from fedmsg_relay.amqp.delivering import Delivering
 from fedmsg_relay.amqp.directory import take
@@ -92,6 +93,7 @@ class Bridge:
         self._stop_by = 0.0  # monotonic, while stopping
         self._stops = 0
         self._error: BaseException | None = None  # of a thread that has died
+        fields.tolerate()
         self._loop = loop = IOLoop()
         self._rejected = Rejected(os.path.join(directory, "rejected"))
         self._delivering = Delivering(

@@ -126,6 +126,7 @@ class Consuming:
         self._deliver(
             Delivered(
                 lambda: self._loop.add_callback_threadsafe(acknowledge),
+                channel,
                 method.routing_key,
                 properties.message_id,
                 properties.headers,

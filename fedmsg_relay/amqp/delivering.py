@@ -20,7 +20,7 @@ from fedmsg_relay.amqp import mapping
 from fedmsg_relay.amqp.rejected import Rejected
 from fedmsg_relay.client.delivery import Delivery
 from fedmsg_relay.client.waiting import Waiting
-from fedmsg_relay.errors import RelayError, RelayUnavailable
+from fedmsg_relay.errors import RelayUnavailable
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -45,8 +45,10 @@ class Delivered(NamedTuple):
 
     acknowledge: Callable[[], None]
     """Acknowledges this message and all before it to the broker; for any thread."""
-    routing_key: str
-    message_id: str | None
+    channel: object
+    """The channel: what came over an earlier one and is not acknowledged is delivered again."""
+    routing_key: str | bytes
+    message_id: str | bytes | None
     headers: Mapping[str, Any] | None
     body: bytes
 
@@ -82,6 +84,7 @@ class Delivering:
         self._died = died
         self._counter = 0
         self._queue: queue.SimpleQueue[Delivered] = queue.SimpleQueue()
+        self._channel: object = None  # of the newest in the queue
         self._since = math.inf  # when what is not acknowledged was taken up, monotonic
         self._delivery = Delivery(inbound, Waiting(self._report, TELL_AFTER_S))
         self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
@@ -100,7 +103,12 @@ class Delivering:
         self._thread.start()
 
     def add(self, message: Delivered) -> None:
-        """Deliver ``message`` behind those before; from any thread."""
+        """Deliver ``message`` behind those before; from the thread of the connection."""
+        if message.channel is not self._channel:
+            self._channel = message.channel
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._queue.get_nowait()
         self._queue.put(message)
 
     def _run(self) -> None:
@@ -154,30 +162,41 @@ class Delivering:
         if mapping.origin(message.headers) == self._origin:
             self.own += 1
             return None
-        _, key, message_id, headers, body = message
         try:
-            if mapping.is_native(headers):
-                self._counter += 1
-                made = self._sign(mapping.enveloped(key, message_id, headers, body, self._counter))
-            else:
-                made = mapping.restored(message_id, headers or {}, body)
-            frames = mapping.frames(key, made)
-        except (mapping.Unmappable, RelayError) as error:
+            frames = mapping.frames(message.routing_key, self._made(message))
+        except mapping.Unmappable as error:
             self._reject(message, str(error))
+            return None
+        except Exception as error:  # noqa: BLE001 (a message that nobody has foreseen)
+            self._reject(message, repr(error))
             return None
         if max(map(len, frames)) > self._frame_max:
             self._reject(message, f"larger than relay_max_message_size = {self._frame_max}")
             return None
         return frames
 
+    def _made(self, message: Delivered) -> dict[str, Any]:
+        """Return the fedmsg message.  Raises :class:`mapping.Unmappable`."""
+        _, _, key, message_id, headers, body = message
+        if not mapping.is_native(headers):
+            return mapping.restored(message_id, headers or {}, body)
+        self._counter += 1
+        made = mapping.enveloped(key, message_id, headers, body, self._counter)
+        while True:
+            try:
+                return self._sign(made)
+            except Exception as error:  # noqa: BLE001 (signing may raise anything)
+                self._complain(f"cannot sign: {error}; trying again")
+                time.sleep(AGAIN_S)
+
     def _reject(self, message: Delivered, reason: str) -> None:
-        _, key, message_id, headers, body = message
+        _, _, key, message_id, headers, body = message
         self._rejected.add(
             "broker",
             reason,
-            frames=(key.encode(), body),
+            frames=(key.encode() if isinstance(key, str) else key, body),
             message_id=message_id,
-            headers=dict(headers or {}),
+            headers=headers,
         )
 
     def _report(self, words: str) -> None:

@@ -120,7 +120,9 @@ def is_native(headers: Mapping[str, Any] | None) -> bool:
     return ENVELOPE not in (headers or {})
 
 
-def restored(message_id: str | None, headers: Mapping[str, Any], body: bytes) -> dict[str, Any]:
+def restored(
+    message_id: str | bytes | None, headers: Mapping[str, Any], body: bytes
+) -> dict[str, Any]:
     """Return the fedmsg message that :func:`to_amqp` mapped.  Raises :class:`Unmappable`."""
     envelope = headers[ENVELOPE]
     message = _json(envelope.encode()) if isinstance(envelope, str) else None
@@ -133,8 +135,8 @@ def restored(message_id: str | None, headers: Mapping[str, Any], body: bytes) ->
 
 
 def enveloped(
-    routing_key: str,
-    message_id: str | None,
+    routing_key: str | bytes,
+    message_id: str | bytes | None,
     headers: Mapping[str, Any] | None,
     body: bytes,
     counter: int,
@@ -147,7 +149,7 @@ def enveloped(
     identified = _identified(message_id)
     sent = _seconds((headers or {}).get("sent-at"))
     if not YEAR.match(identified):
-        identified = f"{datetime.fromtimestamp(sent, timezone.utc).year}-{identified}"
+        identified = f"{time.gmtime(sent).tm_year}-{identified}"
     return {
         "topic": routing_key,
         "msg": msg,
@@ -155,12 +157,17 @@ def enveloped(
         "timestamp": sent,
         "i": counter,
         "username": USERNAME,
-        "headers": {name: _plain(value) for name, value in (headers or {}).items()},
+        "headers": plain(headers or {}),
     }
 
 
-def frames(topic: str, message: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """Return the frames of a message for the relay: fedmsg's own text, and the mark."""
+def frames(topic: str | bytes, message: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Return the frames of a message for the relay: fedmsg's own text, and the mark.
+
+    Raises :class:`Unmappable`.
+    """
+    if not isinstance(topic, str):
+        raise Unmappable("the routing key is not UTF-8")
     return topic.encode(), _dumps(message).encode() + MARK
 
 
@@ -196,9 +203,11 @@ def _short(what: str, text: str) -> str:
     return text
 
 
-def _identified(message_id: str | None) -> str:
+def _identified(message_id: str | bytes | None) -> str:
     if not message_id:
         raise Unmappable("no message_id")
+    if not isinstance(message_id, str):  # pika returns bytes where it cannot decode
+        raise Unmappable("the message_id is not UTF-8")
     return message_id
 
 
@@ -238,12 +247,12 @@ def _seconds(sent_at: object) -> int:
         return int(time.time())
 
 
-def _plain(value: object) -> Any:
-    """Return a header's value as JSON can have it."""
+def plain(value: object) -> Any:
+    """Return a header's value, or all headers, as JSON can have them."""
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return str(value)

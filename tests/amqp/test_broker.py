@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from backplane import Host, forget, hosts
 from harness import Process, wait_for
 from keys import Authority
-from rabbit import MESSAGE_MAX, Rabbit
+from rabbit import MESSAGE_MAX, Rabbit, quiet
 
 PERMISSIONS = (r"^fedmsg-relay\.", *2 * (r"^(fedmsg-relay\.|amq\.topic$)",))
 """As docs/several-hosts.md has them: to configure, to write and to read."""
@@ -122,6 +123,92 @@ class TestFedoraMessaging:
             )
             assert host.run("python", "check.py", input=body.decode()).returncode == 0
         forget(rabbit, "signing")
+
+
+class Raw(bytes):
+    """A header's value as it is on the wire."""
+
+
+def nested(depth: int) -> Raw:
+    """Tables within tables."""
+    table = b""
+    for _ in range(depth):
+        table = b"\x01a" + b"F" + struct.pack(">I", len(table)) + table
+    return Raw(b"F" + struct.pack(">I", len(table)) + table)
+
+
+HEADERS: dict[str, dict[Any, Any]] = {
+    "a time in milliseconds": {"at": Raw(b"T" + struct.pack(">Q", 1_700_000_000_000))},
+    "tables": {"x": nested(2_000)},
+    "a name that is not UTF-8": {b"\xff": 1},
+    "a value that is not UTF-8": {"x": Raw(b"S\0\0\0\1\xff")},
+    "bytes": {"x": Raw(b"x\0\0\0\1\xff")},
+    "a year that no calendar has": {"sent-at": "9999-12-31T23:59:59-14:00"},
+    "a year before all": {"sent-at": "0001-01-01T00:00:00+14:00"},
+}
+"""Headers that anybody may publish."""
+
+
+class TestPoison:
+    """Whatever anybody publishes is delivered or rejected, and what is behind it is delivered."""
+
+    @pytest.fixture(autouse=True)
+    def _raw(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        encode = pika.data.encode_value
+
+        def encode_value(pieces: list[bytes], value: Any) -> int:
+            if not isinstance(value, Raw):
+                return int(encode(pieces, value))
+            pieces.append(bytes(value))
+            return len(value)
+
+        monkeypatch.setattr(pika.data, "encode_value", encode_value)
+
+    def test_headers(self, host: Host, rabbit: Rabbit) -> None:
+        subscriber = host.subscriber()
+        for number, headers in enumerate(HEADERS.values()):
+            publish(rabbit, b"%d" % number, message_id=f"id-{number}", headers=headers)
+        made = [json.loads(body) for _, body in subscriber.wait(len(HEADERS))]
+        assert [message["msg"] for message in made] == list(range(len(HEADERS)))
+        seen = {name: message["headers"] for name, message in zip(HEADERS, made)}
+        assert seen["a time in milliseconds"] == {"at": 1_700_000_000_000}
+        assert "undecodable" in json.dumps(seen["tables"])
+        assert host.status()["rejected"] == 0
+
+    def test_ids_and_keys(self, host: Host, rabbit: Rabbit) -> None:
+        subscriber = host.subscriber()
+        with rabbit.channel() as channel:
+            for key, message_id in (
+                (b"\xff", "2026-1"),
+                ("org.key", b"\xff"),
+                ("org.good", "2026-2"),
+            ):
+                properties = pika.BasicProperties(message_id=message_id, headers={b"\xff": 1})
+                channel.basic_publish("amq.topic", key, b"5", properties)
+        ((topic, _),) = subscriber.wait(1)
+        assert topic == b"org.good"
+        assert host.status()["rejected"] == 2
+        files = (host.journal / "amqp" / "rejected").iterdir()
+        reasons = sorted(json.loads(path.read_text())["reason"] for path in files)
+        assert reasons == ["the message_id is not UTF-8", "the routing key is not UTF-8"]
+
+
+def test_a_connection_that_ends_while_the_relay_is_stopped(host: Host, rabbit: Rabbit) -> None:
+    """What the broker delivers again is not kept a second time."""
+    subscriber = host.subscriber()
+    assert host.relay_process.end() == 0
+    for number in range(100):
+        publish(rabbit, b"%d" % number, message_id=f"2026-{number}")
+    host.bridge.wait_for("delivering: waiting for a relay")
+    for times in range(2, 5):
+        rabbit.ctl("close_all_connections", "test")
+        host.bridge.wait_for("consuming: connected", times=times)
+    host.start_relay()
+    subscriber.wait(100)
+    quiet(lambda: len(subscriber.received), 2.0)
+    seen = [int(json.loads(body)["msg"]) for _, body in subscriber.received]
+    assert set(seen) == set(range(100))
+    assert len(seen) <= 200, "more than what was being delivered came twice"
 
 
 class TestRejected:
