@@ -30,7 +30,8 @@ class Bookmark:
         try:
             with open(self._path, encoding="ascii") as file:
                 content = json.load(file)
-            return Position(*(int(content[field]) for field in Position._fields))
+            sequence, segment, offset = (int(content[field]) for field in Position._fields[:3])
+            return Position(sequence, segment, offset, bytes.fromhex(content.get("marker", "")))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
@@ -45,7 +46,7 @@ class Bookmark:
         fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
         with open(fd, "w", encoding="ascii") as file:
             os.fchmod(fd, FILE_MODE)
-            json.dump(position._asdict(), file)
+            json.dump({**position._asdict(), "marker": position.marker.hex()}, file)
             file.flush()
             os.fdatasync(fd)
         os.rename(self._new, self._path)

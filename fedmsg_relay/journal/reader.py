@@ -44,7 +44,6 @@ class Reader:
 
     def __init__(self, directory: str | os.PathLike[str], position: Position | None = None) -> None:
         self._directory = directory
-        self._marker = b""  # of the position's segment, once that was read
         self.position = position or START
         """Behind the last record returned."""
         self.corrupt = 0
@@ -88,9 +87,9 @@ class Reader:
     def _enter(self, file: SegmentFile) -> None:
         """Begin a segment, if the position is not in it already."""
         segment, marker = file.segment, file.header.marker
-        if segment != self.position.segment or marker != (self._marker or marker):
-            self.position = Position(self.position.sequence, segment, 0)
-        self._marker = marker
+        position = self.position
+        if segment != position.segment or marker != (position.marker or marker):
+            self.position = Position(position.sequence, segment, 0, marker)
 
     def _take(
         self,
@@ -102,8 +101,8 @@ class Reader:
     ) -> int:
         """Append records of a segment to ``found``; return what is left of ``limit_bytes``."""
         segment = file.segment
-        base = file.header.base
-        sequence, _, start = self.position
+        base, marker = file.header.base, file.header.marker
+        sequence, _, start, _ = self.position
         end = start
         try:
             for offset, parsed, end in file.walk(start, is_complete):
@@ -114,20 +113,20 @@ class Reader:
                 if sequence and base + number > sequence:
                     self.missing += base + number - sequence
                 sequence = base + number
-                position = Position(sequence, segment, offset)
+                position = Position(sequence, segment, offset, marker)
                 found.append(Record(sequence, time_us / 1_000_000, frames, position))
                 sequence += 1
                 limit_bytes -= size
                 if len(found) >= limit or limit_bytes <= 0:
                     break
         finally:
-            self.position = Position(sequence, segment, end)
+            self.position = Position(sequence, segment, end, marker)
         return limit_bytes
 
     def _skip(self, segment: int, offset: int, end: int) -> None:
         self.corrupt += 1
         self.damaged.append(Damage(segment, offset, end - offset))
-        self.position = Position(self.position.sequence, segment, end)
+        self.position = self.position._replace(segment=segment, offset=end)
 
 
 def stats(directory: str | os.PathLike[str]) -> JournalStats:

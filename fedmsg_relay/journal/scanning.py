@@ -65,7 +65,7 @@ class SegmentFile(contextlib.AbstractContextManager["SegmentFile"]):
     def record(self, offset: int, parsed: records.Parsed) -> Record:
         """Return what was parsed at an offset as the journal's record."""
         sequence = self.header.base + parsed.number
-        position = Position(sequence, self.segment, offset)
+        position = Position(sequence, self.segment, offset, self._marker)
         return Record(sequence, parsed.time_us / 1_000_000, parsed.frames, position)
 
     def next_whole(self, offset: int, is_complete: bool) -> int | None:

@@ -51,6 +51,9 @@ class Position(NamedTuple):
     """The number in the name of the segment's file."""
     offset: int
     """Bytes in that file; 0 stands for the first record."""
+    marker: bytes = b""
+    """The marker of the segment, by which a journal that replaced another one is recognized; empty
+    if the marker is not known."""
 
 
 START = Position(0, 0, 0)

@@ -135,6 +135,25 @@ class TestPosition:
             assert [record.frames for record in records] == numbered(100, 100 + count)
         assert (reader.corrupt, reader.missing) == (0, 0)
 
+    @pytest.mark.parametrize("size", [1, 5, 20, 200])
+    def test_that_was_saved_and_is_of_a_journal_before(self, tmp_path: Path, size: int) -> None:
+        """Replaced while no reader ran: all of the new one is read, be it smaller or larger."""
+        directory = tmp_path / "journal"
+        with Journal(directory) as journal:
+            journal.say(*numbered(0, 20))
+            bookmark = Bookmark(directory, "reader")
+            bookmark.save(at_end(directory))
+            saved = bookmark.load()
+            assert not Reader(directory, saved).read()
+            journal.say([b"another"])
+            assert [record.frames for record in Reader(directory, saved).read()] == [[b"another"]]
+        shutil.rmtree(directory)
+        with Journal(directory) as journal:
+            journal.say(*([b"longer" + bytes(number)] for number in range(size)))
+            reader = Reader(directory, saved)
+            assert len(reader.read()) == size
+            assert (reader.corrupt, reader.missing) == (0, 0)
+
     def test_behind_a_tail_that_was_cut(self, tmp_path: Path) -> None:
         """As after a power failure: messages that a reader had are gone, and their numbers again.
 
