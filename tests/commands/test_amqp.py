@@ -45,3 +45,16 @@ def test_a_password_is_never_printed(
     assert reason in said
     assert "SECRET" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_relay_that_would_drop_what_the_bridge_delivers(site: Site) -> None:
+    warning = "the relay drops unsigned messages that the bridge delivers"
+    site.write(relay_validate=True)
+    done = site.run(COMMAND, "--test")
+    assert done.returncode == 0, done
+    assert warning in done.stdout + done.stderr
+    site.write(relay_sign="unsigned", certnames={"signing_relay": "relay"})
+    done = site.run(COMMAND, "--test")
+    assert done.returncode == 0, done
+    assert warning not in done.stdout + done.stderr
