@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import pika
 
+from fedmsg_relay.amqp import brokers
 from fedmsg_relay.config import values
 from fedmsg_relay.errors import ConfigError
 
@@ -32,9 +31,8 @@ DEFAULT_URL = "amqp://"
 """fedora-messaging's: localhost, as guest."""
 
 NAME = re.compile(r"[a-z0-9.-]{1,64}")
-
-PATTERN_MAX_BYTES = 255
-"""AMQP's limit for a binding's key."""
+LOCK = ".lock"
+"""What the name of a relay's lock has behind that of its queue."""
 
 OPEN_MAX = 65_535
 """AMQP's limit for a prefetch, and enough for a window: 65,535 messages of 16 MiB are 1 TB."""
@@ -43,9 +41,6 @@ HEARTBEAT_MAX_S = 3600
 
 MONITORING = "relay_amqp_monitoring"
 DEFAULT_MONITORING = "ipc:///var/run/fedmsg/monitoring-fedmsg-relay-amqp.socket"
-
-CONNECT_S = 10.0
-"""Longest wait for each of TCP, TLS and AMQP to be set up."""
 
 _T = TypeVar("_T")
 
@@ -80,7 +75,7 @@ class Settings:
     @property
     def lock(self) -> str:
         """The exclusive queue that only one bridge of this name can have."""
-        return f"{self.queue}.lock"
+        return f"{self.queue}{LOCK}"
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -95,6 +90,11 @@ def read(config: Mapping[str, Any]) -> Settings:
         raise ConfigError(
             f"relay_amqp = {name!r}: must be a name of 1 to 64 characters: a-z, 0-9, '.' and '-'"
         )
+    if name.endswith(LOCK):
+        raise ConfigError(
+            f"relay_amqp = {name!r}: must not end in {LOCK!r}: the queue of that name is the lock"
+            f" of the relay {name[: -len(LOCK)]!r}; choose another name"
+        )
     path, shared = _shared(config.get("relay_amqp_config"))
     if shared.get("topic_prefix"):
         raise ConfigError(
@@ -104,11 +104,13 @@ def read(config: Mapping[str, Any]) -> Settings:
     return Settings(
         name=name,
         brokers=_brokers(config, path, shared),
-        publish_exchange=_of(path, shared, "publish_exchange", str, "amq.topic"),
-        exchanges=_texts(config, "relay_amqp_exchanges", ["amq.topic"]),
+        publish_exchange=brokers.short(
+            f"{path}: publish_exchange", _of(path, shared, "publish_exchange", str, "amq.topic")
+        ),
+        exchanges=_texts(config, "relay_amqp_exchanges", "amq.topic"),
         passive_declares=_of(path, shared, "passive_declares", bool, False),
-        send=_patterns(config, "relay_amqp_send"),
-        receive=_patterns(config, "relay_amqp_receive"),
+        send=_texts(config, "relay_amqp_send", "#"),
+        receive=_texts(config, "relay_amqp_receive", "#"),
         window=values.whole(config, "relay_amqp_window", 1000, minimum=1, maximum=OPEN_MAX),
         prefetch=values.whole(config, "relay_amqp_prefetch", 200, minimum=1, maximum=OPEN_MAX),
         monitoring=_monitoring(config),
@@ -143,7 +145,7 @@ def _shared(path: object) -> tuple[str, dict[str, Any]]:
 
     Only a file that nobody has named may be missing.
     """
-    if path is not None and not isinstance(path, str):
+    if path is not None and (not isinstance(path, str) or "\0" in path):
         raise ConfigError(f"relay_amqp_config = {path!r}: must be the path of a file")
     named = path or os.environ.get(CONFIG_VARIABLE)
     path = named or CONFIG_PATH
@@ -158,8 +160,10 @@ def _shared(path: object) -> tuple[str, dict[str, Any]]:
         return path, {}
     except OSError as error:
         raise ConfigError(f"relay_amqp_config: {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # neither TOML nor UTF-8, or a path that cannot be encoded
         raise ConfigError(f"relay_amqp_config: {path}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"relay_amqp_config: {path}: is nested too deeply") from None
     return path, {key.lower(): value for key, value in content.items()}
 
 
@@ -173,76 +177,46 @@ def _of(path: str, shared: Mapping[str, Any], key: str, kind: type[_T], default:
 def _brokers(
     config: Mapping[str, Any], path: str, shared: Mapping[str, Any]
 ) -> tuple[pika.ConnectionParameters, ...]:
-    key, found = f"{path}: amqp_url", [_of(path, shared, "amqp_url", str, DEFAULT_URL)]
-    if "relay_amqp_urls" in config:
-        key, found = "relay_amqp_urls", list(_texts(config, "relay_amqp_urls", []))
-    tls = _of(path, shared, "tls", dict, {})
-    heartbeat_s = values.whole(
-        config, "relay_amqp_heartbeat", 10, minimum=1, maximum=HEARTBEAT_MAX_S
-    )
     properties = {
         **_of(path, shared, "client_properties", dict, {}),
         "product": "fedmsg-relay-amqp",
         "connection_name": f"fedmsg-relay-amqp {config['relay_amqp']}",
     }
-    return tuple(_broker(key, url, path, tls, heartbeat_s, properties) for url in found)
-
-
-def _broker(
-    key: str,
-    url: str,
-    path: str,
-    tls: Mapping[str, Any],
-    heartbeat_s: int,
-    properties: dict[str, Any],
-) -> pika.ConnectionParameters:
-    try:
-        parts = urlsplit(url)
-        if parts.scheme not in ("amqp", "amqps"):
-            raise ValueError
-        broker = pika.URLParameters(url)
-    except (ValueError, TypeError, AttributeError):
-        # What is wrong with a URL may be a part of its password, so it is not shown.
-        raise ConfigError(
-            f"{key}: must be amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps://, where other"
-            " characters than letters and digits in each part are written as %XX; options behind"
-            " '?' are those of pika.URLParameters"
-        ) from None
-    if broker.ssl_options is not None:
-        broker.ssl_options = pika.SSLOptions(_context(path, tls), broker.host)
-        if tls.get("certfile") and parts.password is None:
-            broker.credentials = pika.credentials.ExternalCredentials()
-    broker.client_properties = properties
-    broker.heartbeat = heartbeat_s
-    broker.socket_timeout = broker.stack_timeout = CONNECT_S
-    # The next broker is tried, and this one again, by whoever connects.
-    broker.connection_attempts = 1
-    broker.blocked_connection_timeout = None
-    return broker
-
-
-def _context(path: str, tls: Mapping[str, Any]) -> ssl.SSLContext:
-    for name in ("ca_cert", "certfile", "keyfile"):
-        if not isinstance(tls.get(name), (str, type(None))):
-            raise ConfigError(f"{path}: tls.{name} = {tls[name]!r}: must be the path of a file")
-    authority, certificate, private = (
-        tls.get(n) or None for n in ("ca_cert", "certfile", "keyfile")
+    return brokers.read(
+        _urls(config, path, shared),
+        path,
+        _of(path, shared, "tls", dict, {}),
+        properties,
+        values.whole(config, "relay_amqp_heartbeat", 10, minimum=1, maximum=HEARTBEAT_MAX_S),
     )
-    if (certificate is None) != (private is None):
-        raise ConfigError(f"{path}: tls: certfile and keyfile belong together; one is missing")
-    what = f"tls.ca_cert = {authority!r}"
-    try:
-        context = ssl.create_default_context(cafile=authority)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        what = f"tls.certfile = {certificate!r}, tls.keyfile = {private!r}"
-        if certificate is not None:
-            context.load_cert_chain(certificate, private)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"{path}: {what}: {error.strerror or error}") from error
-    return context
 
 
-def _texts(config: Mapping[str, Any], key: str, default: list[str]) -> tuple[str, ...]:
+def _urls(
+    config: Mapping[str, Any], path: str, shared: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of each URL; no error shows a value, which has a password."""
+    key = "relay_amqp_urls"
+    found, kinds = config.get(key), "a string or a list of strings"
+    if key not in config:
+        key, kinds = f"{path}: amqp_url", "a string"
+        found = shared.get("amqp_url", DEFAULT_URL)
+    elif isinstance(found, (list, tuple)) and found:
+        for position, url in enumerate(found):
+            yield _url(f"{key}[{position}]", url, "a string")
+        return
+    yield _url(key, found, kinds)
+
+
+def _url(key: str, value: object, kinds: str) -> tuple[str, str]:
+    if not isinstance(value, str):
+        empty = "an empty " if value in ([], ()) else ""
+        raise ConfigError(f"{key}: must be {kinds}, not {empty}{type(value).__name__}")
+    if not value:
+        raise ConfigError(f"{key}: is empty; write {brokers.FORM}")
+    return key, value
+
+
+def _texts(config: Mapping[str, Any], key: str, default: str) -> tuple[str, ...]:
     found = config.get(key, default)
     found = [found] if isinstance(found, str) else found
     if (
@@ -251,15 +225,7 @@ def _texts(config: Mapping[str, Any], key: str, default: list[str]) -> tuple[str
         or not all(isinstance(text, str) and text for text in found)
     ):
         raise ConfigError(f"{key} = {found!r}: must be a string or a list of strings")
-    return tuple(found)
-
-
-def _patterns(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found = _texts(config, key, ["#"])
-    for pattern in found:
-        if len(pattern.encode()) > PATTERN_MAX_BYTES:
-            raise ConfigError(f"{key} = {pattern!r}: has more than {PATTERN_MAX_BYTES} bytes")
-    return found
+    return tuple(brokers.short(key, text) for text in found)
 
 
 def _monitoring(config: Mapping[str, Any]) -> str:

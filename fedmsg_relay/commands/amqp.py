@@ -72,7 +72,7 @@ class AmqpBridge(Program):
             log.warning(
                 "relay_journal = %r: there is no such directory; the relay makes it", place.journal
             )
-        for warning in _doubled(site):
+        for warning in (*_doubled(site), *_dropped(site)):
             log.warning("%s", warning)
         brokers = ", ".join(map(amqp_settings.shown, made.brokers))
         return [
@@ -206,4 +206,15 @@ def _doubled(site: Site) -> Iterator[str]:
             f"{settings.OUTBOUND} names {len(outbound)} addresses: if they belong to several"
             " relays at this broker, a consumer that connects to all of them receives every message"
             " several times"
+        )
+
+
+def _dropped(site: Site) -> Iterator[str]:
+    """Yield a warning if the relay would drop what programs publish with fedora-messaging."""
+    trust = settings.read(site).trust
+    if trust is not None and trust.validates and not trust.signs and not site.get("sign_messages"):
+        yield (
+            "relay_validate = True: the relay drops unsigned messages that the bridge delivers, as"
+            " those of programs that publish with fedora-messaging; set sign_messages, or"
+            " relay_sign = 'unsigned'"
         )
