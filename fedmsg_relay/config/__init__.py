@@ -189,7 +189,7 @@ locate the relay of its host, and these.  The relay reads none of these:
 
 ``relay_amqp`` (1 to 64 of ``a-z``, ``0-9``, ``.`` and ``-``; required for the bridge)
     The name of this relay at the broker, different from that of every other relay: for example the
-    host's name.  The bridge publishes the messages of ``relay_journal``, and delivers to the relay
+    host's name.  A name cannot end in ``.lock``.  The bridge publishes the messages of ``relay_journal``, and delivers to the relay
     what others have published.
     Example: ``"relay_amqp": "host1"``
 ``relay_amqp_config`` (path; default ``$FEDORA_MESSAGING_CONF``, else
@@ -199,7 +199,8 @@ locate the relay of its host, and these.  The relay reads none of these:
     refused, as topics of fedmsg include their prefix.
     Example: ``"relay_amqp_config": "/etc/fedora-messaging/bus.toml"``
 ``relay_amqp_urls`` (string or list of strings; default: ``amqp_url``)
-    The brokers of a cluster, tried in turn.  Certificates are those of ``[tls]``.
+    The brokers of a cluster, tried in turn.  Certificates are those of ``[tls]``.  Characters such
+    as ``@``, ``/``, ``?``, ``#`` and ``%`` in a password are percent-encoded: ``%40`` for ``@``.
     Example: ``"relay_amqp_urls": ["amqps://mq1.example.org", "amqps://mq2.example.org"]``
 ``relay_amqp_exchanges`` (string or list of strings; default ``["amq.topic"]``)
     The topic exchanges to consume from; with fedmsg-migration-tools add ``"zmq.topic"``.
