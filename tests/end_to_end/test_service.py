@@ -387,6 +387,13 @@ class TestPlaces:
             assert done.returncode == 0, done.stderr
 
 
+def written(machine: box.Box) -> set[str]:
+    """What an installation has outside its environment."""
+    where = "/usr/local/bin /usr/local/share /etc/init.d /etc/systemd /etc/default /etc/logrotate.d"
+    ours = r"\( -name '*fedmsg*' -o -path '*/fedmsg-relay/*' \)"
+    return set(machine.check(f"find {where} {ours} ! -type d").split())
+
+
 class TestInstall:
     @pytest.fixture
     def networked(self, installed: Path) -> Iterator[box.Box]:
@@ -409,6 +416,11 @@ class TestInstall:
         for file in ("/etc/init.d/fedmsg-relay", "/usr/local/lib/fedmsg-relay"):
             assert f"installed {file}\n" in said
         assert "then: service fedmsg-relay reload\n" in said
+        assert "installed /usr/local/bin/fedmsg-logger\n" in said
+        assert "removed /usr/local/bin/fedmsg-tail, as the system has fedmsg-tail\n" in said
+        assert written(networked) <= {
+            line.partition(" ")[2].partition(",")[0] for line in said.splitlines()
+        }, "each file and link is named"
         assert networked.check(sums) == before
         networked.check("fedmsg-relay --test; service fedmsg-relay configtest")
         assert networked.check("command -v fedmsg-tail; command -v fedmsg-logger").split() == [
@@ -461,7 +473,13 @@ class TestInstall:
 
     def test_uninstall(self, machine: box.Box) -> None:
         machine.check("service fedmsg-relay start; echo '#' >> /etc/default/fedmsg-relay")
-        machine.check(f"cd {PROJECT}; make uninstall")
+        wants = "/etc/systemd/system/multi-user.target.wants"
+        for name in ("fedmsg-relay", "fedmsg-relay-amqp"):
+            machine.check(f"mkdir -p {wants}; ln -s ../{name}.service {wants}")  # as enabled
+        said = machine.check(f"cd {PROJECT}; make uninstall")
+        assert "Stopping fedmsg-relay: done.\n" in said
+        assert "Stopping fedmsg-relay-amqp" not in said, "the bridge did not run"
+        assert machine.run(f"ls {wants} | grep fedmsg").stdout == ""
         gone = "/usr/local/{{lib,share}/fedmsg-relay,bin/fedmsg-*} /etc/init.d/fedmsg-relay"
         assert machine.run(f"bash -c 'ls -d {gone}'").stdout == ""
         assert machine.run("pgrep -u fedmsg").stdout == ""
