@@ -1,7 +1,5 @@
 """The global fedmsg config -> one frozen :class:`Settings`.  This is the manual of every key.
 
-Every key is there since version 1.0.0, unless its entry says otherwise.
-
 The configuration is fedmsg's own: every ``*.py`` file in ``/etc/fedmsg.d``, ``~/.fedmsg.d``,
 ``./fedmsg.d`` and ``$VIRTUAL_ENV/etc/fedmsg.d``, or the one file that ``--config-filename`` names.
 Each file defines a dictionary named ``config``.  The loader is the same for every fedmsg command,
@@ -9,7 +7,8 @@ with one exception: ``--check``, ``--status``, ``--test``, ``--help`` and ``--ve
 ``./fedmsg.d`` that belongs to another user or that other users may write to.
 
 A wrong value is an error that names the key, the value and the valid values.  An unknown key that
-begins with ``relay_`` is also an error.
+begins with ``relay_`` is also an error.  Every key is there since version 1.0.0, unless its entry
+says otherwise.
 
 Where to listen:
 
@@ -184,8 +183,10 @@ Validation and signing (``docs/signing.md`` describes how to make keys; needs ``
     previous ones.
     Example: ``"crl_cache_expiry": 600``
 
-The bridge to RabbitMQ, ``fedmsg-relay-amqp`` (see docs/several-hosts.md), reads the keys above that
-locate the relay of its host, and these.  The relay reads none of these:
+The bridge to RabbitMQ:
+
+``fedmsg-relay-amqp`` reads these keys, and the keys above that locate the relay of its host.  The
+relay reads none of these.  docs/several-hosts.md describes how to connect several hosts.
 
 ``relay_amqp`` (1 to 64 of ``a-z``, ``0-9``, ``.`` and ``-``; required for the bridge)
     The name of this relay at the broker, different from that of every other relay: for example the

@@ -14,7 +14,7 @@ from pathlib import Path
 import box
 import pytest
 
-from fedmsg_relay import config
+from fedmsg_relay import __version__, config
 from fedmsg_relay.commands import (
     amqp_options,
     journal_options,
@@ -74,7 +74,8 @@ def test_every_command_has_a_page_and_completions(made: Path) -> None:
 def test_mandoc_finds_nothing_to_say(made: Path) -> None:
     box.require("mandoc")
     done = subprocess.run(
-        ["mandoc", "-T", "lint", "-W", "all", *pages(made)],
+        # Not "all", which has the conventions of NetBSD's own pages too: an .Os without a value.
+        ["mandoc", "-T", "lint", "-W", "style", *pages(made)],
         capture_output=True,
         text=True,
         check=False,
@@ -84,6 +85,7 @@ def test_mandoc_finds_nothing_to_say(made: Path) -> None:
 
 def test_man_finds_nothing_to_say(made: Path) -> None:
     box.require("man")
+    footer = f"fedmsg-relay {__version__}"
     for page in pages(made):
         done = subprocess.run(
             ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page],
@@ -92,6 +94,27 @@ def test_man_finds_nothing_to_say(made: Path) -> None:
             env={**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": "", "MANWIDTH": "80"},
         )
         assert (done.returncode, done.stderr) == (0, b"")
+        shown = subprocess.run(
+            ["man", "-E", "ascii", "-l", page],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "MANWIDTH": "80", "MANPAGER": "cat"},
+        ).stdout.splitlines()
+        assert "BSD" not in shown[0]
+        assert shown[-1].startswith(footer)
+        assert shown[-1].endswith(footer)
+
+
+def test_every_page_refers_to_all_others_and_says_where_the_documentation_is(made: Path) -> None:
+    names = {f"{page.stem}({page.suffix[1:]})" for page in pages(made)}
+    for page in pages(made):
+        sections = page.read_text().split("\n.Sh ")
+        (refers,) = (text for text in sections if text.startswith("SEE ALSO\n"))
+        itself = f"{page.stem}({page.suffix[1:]})"
+        assert set(re.findall(r"fedmsg\S+\)", refers)) == names - {itself}
+        (files,) = (text for text in sections if text.startswith("FILES\n"))
+        assert "/usr/local/share/doc/fedmsg-relay/*.md" in files
 
 
 # -- the commands ----------------------------------------------------------------------------------
@@ -166,6 +189,7 @@ def test_the_installed_manual_and_completions(installed: Path) -> None:
     with box.Box(installed) as machine:
         for page in ("fedmsg-relay", "fedmsg-relay-publish", "fedmsg-relay.conf"):
             assert machine.check(f"man -w {page}").startswith("/usr/local/")
+        machine.check("cd /usr/local/share/doc/fedmsg-relay; test -s catching-up.md -a -s relay.py")
         in_bash = """
             . /usr/share/bash-completion/bash_completion
             _completion_loader fedmsg-relay
