@@ -52,7 +52,8 @@ How to forward (keys and defaults are fedmsg's, and apply to both sockets):
     Ignored: the relay does not look up these services.
     Example: ``"srv_endpoints": ["example.org"]``
 ``zmq_enabled`` (must be true)
-    The relay cannot run without ZeroMQ.
+    If this is false, the relay refuses to start, with an error and exit status 6, as the
+    relay has no other transport.
     Example: ``"zmq_enabled": True``
 ``logging`` (a ``logging.config`` dictionary)
     The relay logs as ``fedmsg.relay``.  A line that a handler, filter or formatter fails to write
@@ -75,9 +76,10 @@ How to forward (keys and defaults are fedmsg's, and apply to both sockets):
 
 The relay's own keys:
 
-``relay_hold`` (seconds, default ``zmq_reconnect_ivl_max`` + 0.5)
+``relay_hold`` (seconds; default: ``zmq_reconnect_ivl_max`` in seconds, plus 0.5)
     After a start, and at a hand-over once the previous relay has drained, hold messages for this
-    long, so that consumers which were disconnected can reconnect before the relay forwards.
+    long, so that consumers which were disconnected can reconnect before the relay forwards.  The
+    default is 1.5 if ``zmq_reconnect_ivl_max`` is not set.
     Example: ``"relay_hold": 3``
 ``relay_drain`` (seconds, default 5)
     At a stop, spend at most this long on forwarding what publishers have sent, and at
