@@ -13,6 +13,7 @@ from pathlib import Path
 
 import box
 import pytest
+from harness import BIN
 
 from fedmsg_relay import __version__, config
 from fedmsg_relay.commands import (
@@ -139,6 +140,34 @@ def test_three_examples_that_are_right(name: str) -> None:
     assert len(examples) == 3
     for example in examples:
         made.parse_args(shlex.split(example))
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("columns", [None, 60, 120])
+def test_all_of_the_help_is_as_wide_as_the_terminal(name: str, columns: int | None) -> None:
+    environ = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    if columns:
+        environ["COLUMNS"] = str(columns)
+    shown = subprocess.run(
+        [BIN / name, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+    ).stdout
+    commands = re.findall(rf"^  (?:.*\| )?{name} .+$", PARSERS[name].epilog or "", re.MULTILINE)
+    assert [command for command in commands if f"{command}\n" in shown] == commands, "as they were"
+    lines = set(shown.splitlines()) - set(commands)
+    width = (columns or 80) - 2  # argparse's margin
+    assert max(map(len, lines)) <= width
+    for paragraph in shown.partition(":\n")[0].split("\n\n")[1:-1]:
+        for line, following in zip(paragraph.splitlines(), paragraph.splitlines()[1:]):
+            assert len(f"{line} {following.split()[0]}") > width, "a word more has no place"
+    said = PARSERS[name].description or ""
+    assert shown.split("\n\n")[1].split() == said.split("\n\n")[0].split(), "no word is lost"
+    entries = shown.partition("\nExit status:\n")[2]
+    assert entries.split() == (PARSERS[name].epilog or "").partition("Exit status:")[2].split()
 
 
 # -- the keys --------------------------------------------------------------------------------------
