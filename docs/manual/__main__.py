@@ -2,26 +2,29 @@
 
 They are made from the parsers of the commands and the manual of the keys, so that each option and
 key is described once.  A new command needs a line in :data:`COMMANDS`, and a text beside this file:
-a line of summary, and sections that its parser's own text does not have.  ``make install`` runs
-this with the Python of the installation; without the package shtab there are no completions.
+a line of summary, and sections that its parser's own text does not have.  Each page refers to all
+others.  ``make install`` runs this with the Python of the installation; without the package shtab
+there are no completions.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import mdoc
 
-from fedmsg_relay import config
+from fedmsg_relay import __version__, config
 from fedmsg_relay.commands import amqp_options, journal_options, publish_options, relay_options
 from fedmsg_relay.config import loader
 
 HERE = Path(__file__).parent
-KEYS = "keys of the global fedmsg config that the relay reads"
+KEYS = "fedmsg-relay.conf"
+MORE = {"fedmsg-relay-journal": [(1, "journalctl")]}
+"""Pages of others that a page refers to."""
 
 
 class Command(NamedTuple):
@@ -57,15 +60,28 @@ COMMANDS = (
 def manual(directory: Path) -> None:
     """Write the manual pages."""
     for name, section, parser in COMMANDS:
-        summary, _, text = (HERE / f"{name}.txt").read_text().partition("\n")
-        body = mdoc.command(parser(), text)
-        write(
-            directory / f"man/man{section}/{name}.{section}",
-            mdoc.page(name, section, summary, body),
-        )
-    name = "fedmsg-relay.conf"
-    body = mdoc.keys(config.__doc__ or "")
-    write(directory / f"man/man5/{name}.5", mdoc.page(name, 5, KEYS, body))
+        summary, text = read(name)
+        write_page(directory, name, section, summary, mdoc.command(parser(), text))
+    summary, text = read(KEYS)
+    write_page(directory, KEYS, 5, summary, mdoc.keys(config.__doc__ or "", text))
+
+
+def read(name: str) -> tuple[str, str]:
+    """Return the summary of a page, and its sections."""
+    summary, _, text = (HERE / f"{name}.txt").read_text().partition("\n")
+    return summary, f"{text.rstrip()}\n\nSee also:\n{', '.join(others(name))}\n"
+
+
+def others(name: str) -> list[str]:
+    """Return the pages that the page ``name`` refers to, by section."""
+    pages = [(5, KEYS), *((each.section, each.name) for each in COMMANDS)]
+    pages += MORE.get(name, [])
+    return [f"{other}({section})" for section, other in sorted(pages) if other != name]
+
+
+def write_page(directory: Path, name: str, section: int, summary: str, body: Iterator[str]) -> None:
+    text = mdoc.page(name, section, summary, f"fedmsg-relay {__version__}", body)
+    write(directory / f"man/man{section}/{name}.{section}", text)
 
 
 def completions(directory: Path) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 Lines = Iterator[str]
 
 
-def page(name: str, section: int, summary: str, body: Lines) -> str:
-    """Return a whole page."""
+def page(name: str, section: int, summary: str, release: str, body: Lines) -> str:
+    """Return a whole page; ``release`` is its footer."""
     at = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
     head = [
         f".Dd {time.strftime('%B', at)} {at.tm_mday}, {at.tm_year}",
+        ".ds doc-volume-operating-system Linux",  # groff before 1.23 says BSD in the header
         f".Dt {name.upper()} {section}",
-        ".Os",
+        f".Os {release}",
         ".Sh NAME",
         f".Nm {name}",
         f".Nd {escaped(summary.rstrip('.'))}",
@@ -76,6 +77,11 @@ def command(parser: argparse.ArgumentParser, text: str) -> Lines:
     yield from paragraphs(about)
     yield ".Sh OPTIONS"
     yield from options(parser)
+    yield from rest(sections)
+
+
+def rest(sections: list[str]) -> Lines:
+    """Yield sections that begin with their headings."""
     for section in sections:
         heading, _, body = section.partition(":\n")
         yield f".Sh {heading.upper()}"
@@ -142,8 +148,8 @@ def entries(text: str) -> Lines:
 # -- the manual of the keys ------------------------------------------------------------------------
 
 
-def keys(manual: str) -> Lines:
-    """Yield the page of the keys, from the docstring of :mod:`fedmsg_relay.config`."""
+def keys(manual: str, text: str) -> Lines:
+    """Yield the page of the keys, from the docstring of :mod:`fedmsg_relay.config` and ``text``."""
     yield ".Sh DESCRIPTION"
     is_listing, is_first = False, True
     for block in blocks(manual.partition("\n\n")[2]):
@@ -169,6 +175,7 @@ def keys(manual: str) -> Lines:
         is_first = bool(heading)
     if is_listing:
         yield ".El"
+    yield from rest(sectioned(text)[1:])
 
 
 def blocks(manual: str) -> Lines:

@@ -6,10 +6,11 @@ config = {
         # Where consumers connect. The relay binds the first address that is local and free.
         "relay_outbound": ["tcp://127.0.0.1:4001"],
     },
-    # Below: keys of the relay with their defaults; `man fedmsg-relay.conf` explains every key.
+    # Below: more keys of the relay; `man fedmsg-relay.conf` explains every key. Each value is the
+    # default, unless the comment says what the default is.
     #
     # After a start, keep messages for this many seconds, until consumers have reconnected.
-    # The default is zmq_reconnect_ivl_max (milliseconds, 1000 if not set) and half a second.
+    # The default is zmq_reconnect_ivl_max in seconds, plus 0.5; 1.5 if that is not set.
     # "relay_hold": 1.5,
     #
     # At a stop, spend at most this many seconds on forwarding what publishers have sent.
@@ -47,9 +48,10 @@ config = {
     # "relay_http": "127.0.0.1:9411",
     #
     # Keep every message in a directory, up to this many bytes and seconds; the default is nowhere.
-    # relay_http_allow: who may read messages over HTTP; by default this host alone.
-    # "relay_http_allow": ["127.0.0.0/8", "::1", "192.0.2.0/24"],
     # "relay_journal": "/var/lib/fedmsg-relay/journal",
     # "relay_journal_size": 2**30,
     # "relay_journal_age": 7 * 24 * 3600,
+    #
+    # Who may read these messages over relay_http; by default this host alone.
+    # "relay_http_allow": ["127.0.0.0/8", "::1", "192.0.2.0/24"],
 }

@@ -49,7 +49,8 @@ OPTIONS = Options(
         ),
         path(
             "--pidfile",
-            f"Run one bridge only for this file. Default: {pidfile(NAME)} with --daemon, else"
+            "Refuse to start if the process named in this file runs. Default:"
+            f" {pidfile(NAME)} with --daemon, else"
             " none.",
         ),
         path("--logfile", f"Default: {logfile(NAME)} with --daemon, else the console."),

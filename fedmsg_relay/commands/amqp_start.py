@@ -16,9 +16,22 @@ def main() -> int:
 
 
 def _load() -> Callable[[], int]:
-    from fedmsg_relay.commands import amqp
-
+    try:
+        from fedmsg_relay.commands import amqp
+    except ImportError:
+        _help()
+        raise
     return amqp.main
+
+
+def _help() -> None:
+    """Answer ``--help`` and ``--version``, which need no extra, and exit; return if not asked."""
+    from fedmsg_relay.commands.amqp_options import OPTIONS
+    from fedmsg_relay.config import loader
+
+    options = OPTIONS.early()
+    if options is not None and options.asks_for_help:
+        loader.parser(OPTIONS.table, OPTIONS.description, OPTIONS.name).parse_args()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import time
 
 from fedmsg_relay.commands import timestamps
 from fedmsg_relay.commands.version import version
+from fedmsg_relay.config.help_text import HelpFormatter
 from fedmsg_relay.errors import WrongUsage
 
 NAME = "fedmsg-relay-journal"
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         add_help=False,
         allow_abbrev=False,
     )

@@ -55,7 +55,11 @@ OPTIONS: list[Option] = [
     ),
     (
         ["--modname"],
-        {"default": "logger", "metavar": "NAME", "help": "The part before TOPIC. Default: logger."},
+        {
+            "default": "logger",
+            "metavar": "NAME",
+            "help": "Third part of the topic: PREFIX.ENVIRONMENT.MODNAME.TOPIC. Default: logger.",
+        },
     ),
     (
         ["--cert-prefix"],
@@ -68,7 +72,10 @@ OPTIONS: list[Option] = [
     (["--topic-prefix"], {"help": "The key topic_prefix."}),
     (
         ["--confirm"],
-        {"action": "store_true", "help": "Succeed only if every message is seen on the bus."},
+        {
+            "action": "store_true",
+            "help": "Subscribe at relay_outbound too; succeed only if every message is seen there.",
+        },
     ),
     (
         ["--wait"],

@@ -47,7 +47,8 @@ OPTIONS = Options(
         ),
         path(
             "--pidfile",
-            f"Run one relay only for this file. Default: {pidfile(NAME)} with --daemon or"
+            "Refuse to start if the process named in this file runs. Default:"
+            f" {pidfile(NAME)} with --daemon or"
             " --replace, else none.",
         ),
         path("--logfile", f"Default: {logfile(NAME)} with --daemon, else the console."),

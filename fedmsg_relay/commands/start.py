@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from fedmsg_relay.system import ctrl_c
 
+PACKAGE = "fedmsg-relay"
 AGAIN = "install it again with 'make install'"
 NO_EXTRAS: Mapping[str, str] = {}
 
@@ -23,7 +24,7 @@ def start(
         program = load()
     except (ImportError, MemoryError, OSError) as error:
         extra = extras.get(error.name or "") if isinstance(error, ImportError) else None
-        what_to_do = f"install fedmsg-relay[{extra}]" if extra else AGAIN
+        what_to_do = f"install it with pip install '{PACKAGE}[{extra}]'" if extra else AGAIN
         what = f"cannot load the program: {error or type(error).__name__}"
         print(f"{name}: {what}; {what_to_do}", file=sys.stderr)
         return 1

@@ -1,7 +1,5 @@
 """The global fedmsg config -> one frozen :class:`Settings`.  This is the manual of every key.
 
-Every key is there since version 1.0.0, unless its entry says otherwise.
-
 The configuration is fedmsg's own: every ``*.py`` file in ``/etc/fedmsg.d``, ``~/.fedmsg.d``,
 ``./fedmsg.d`` and ``$VIRTUAL_ENV/etc/fedmsg.d``, or the one file that ``--config-filename`` names.
 Each file defines a dictionary named ``config``.  The loader is the same for every fedmsg command,
@@ -9,7 +7,8 @@ with one exception: ``--check``, ``--status``, ``--test``, ``--help`` and ``--ve
 ``./fedmsg.d`` that belongs to another user or that other users may write to.
 
 A wrong value is an error that names the key, the value and the valid values.  An unknown key that
-begins with ``relay_`` is also an error.
+begins with ``relay_`` is also an error.  Every key is there since version 1.0.0, unless its entry
+says otherwise.
 
 Where to listen:
 
@@ -53,7 +52,8 @@ How to forward (keys and defaults are fedmsg's, and apply to both sockets):
     Ignored: the relay does not look up these services.
     Example: ``"srv_endpoints": ["example.org"]``
 ``zmq_enabled`` (must be true)
-    The relay cannot run without ZeroMQ.
+    If this is false, the relay refuses to start, with an error and exit status 6, as the
+    relay has no other transport.
     Example: ``"zmq_enabled": True``
 ``logging`` (a ``logging.config`` dictionary)
     The relay logs as ``fedmsg.relay``.  A line that a handler, filter or formatter fails to write
@@ -76,9 +76,10 @@ How to forward (keys and defaults are fedmsg's, and apply to both sockets):
 
 The relay's own keys:
 
-``relay_hold`` (seconds, default ``zmq_reconnect_ivl_max`` + 0.5)
+``relay_hold`` (seconds; default: ``zmq_reconnect_ivl_max`` in seconds, plus 0.5)
     After a start, and at a hand-over once the previous relay has drained, hold messages for this
-    long, so that consumers which were disconnected can reconnect before the relay forwards.
+    long, so that consumers which were disconnected can reconnect before the relay forwards.  The
+    default is 1.5 if ``zmq_reconnect_ivl_max`` is not set.
     Example: ``"relay_hold": 3``
 ``relay_drain`` (seconds, default 5)
     At a stop, spend at most this long on forwarding what publishers have sent, and at
@@ -184,8 +185,10 @@ Validation and signing (``docs/signing.md`` describes how to make keys; needs ``
     previous ones.
     Example: ``"crl_cache_expiry": 600``
 
-The bridge to RabbitMQ, ``fedmsg-relay-amqp`` (see docs/several-hosts.md), reads the keys above that
-locate the relay of its host, and these.  The relay reads none of these:
+The bridge to RabbitMQ:
+
+``fedmsg-relay-amqp`` reads these keys, and the keys above that locate the relay of its host.  The
+relay reads none of these.  docs/several-hosts.md describes how to connect several hosts.
 
 ``relay_amqp`` (1 to 64 of ``a-z``, ``0-9``, ``.`` and ``-``; required for the bridge)
     The name of this relay at the broker, different from that of every other relay: for example the

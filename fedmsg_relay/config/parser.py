@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from fedmsg_relay.config.help_text import HelpFormatter
 from fedmsg_relay.errors import ConfigError
 
 Option = tuple[list[str], dict[str, Any]]
@@ -63,14 +63,13 @@ class Parser(argparse.ArgumentParser):
             description=about.strip(),
             epilog="\n".join(after).strip(),
             add_help=False,
-            **named,
+            **{**named, "formatter_class": HelpFormatter},
         )
         self._titled = {title: self.add_argument_group(title) for title in GROUPS}
         unused = [name for name in INHERITED if self._help(name) is argparse.SUPPRESS]
         if unused:
             text = f"Accepted as by every fedmsg command, without effect: {', '.join(unused)}."
-            filled = textwrap.fill(text, 76, break_on_hyphens=False)
-            self._titled["fedmsg's own"].description = filled
+            self._titled["fedmsg's own"].description = text
         self.add_argument("-h", "--help", action="help", help="Show this help, and exit.")
 
     def _help(self, name: str) -> str:

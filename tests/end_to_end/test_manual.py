@@ -13,8 +13,9 @@ from pathlib import Path
 
 import box
 import pytest
+from harness import BIN
 
-from fedmsg_relay import config
+from fedmsg_relay import __version__, config
 from fedmsg_relay.commands import (
     amqp_options,
     journal_options,
@@ -74,7 +75,8 @@ def test_every_command_has_a_page_and_completions(made: Path) -> None:
 def test_mandoc_finds_nothing_to_say(made: Path) -> None:
     box.require("mandoc")
     done = subprocess.run(
-        ["mandoc", "-T", "lint", "-W", "all", *pages(made)],
+        # Not "all", which has the conventions of NetBSD's own pages too: an .Os without a value.
+        ["mandoc", "-T", "lint", "-W", "style", *pages(made)],
         capture_output=True,
         text=True,
         check=False,
@@ -84,6 +86,7 @@ def test_mandoc_finds_nothing_to_say(made: Path) -> None:
 
 def test_man_finds_nothing_to_say(made: Path) -> None:
     box.require("man")
+    footer = f"fedmsg-relay {__version__}"
     for page in pages(made):
         done = subprocess.run(
             ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page],
@@ -92,6 +95,27 @@ def test_man_finds_nothing_to_say(made: Path) -> None:
             env={**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": "", "MANWIDTH": "80"},
         )
         assert (done.returncode, done.stderr) == (0, b"")
+        shown = subprocess.run(
+            ["man", "-E", "ascii", "-l", page],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "MANWIDTH": "80", "MANPAGER": "cat"},
+        ).stdout.splitlines()
+        assert "BSD" not in shown[0]
+        assert shown[-1].startswith(footer)
+        assert shown[-1].endswith(footer)
+
+
+def test_every_page_refers_to_all_others_and_says_where_the_documentation_is(made: Path) -> None:
+    names = {f"{page.stem}({page.suffix[1:]})" for page in pages(made)}
+    for page in pages(made):
+        sections = page.read_text().split("\n.Sh ")
+        (refers,) = (text for text in sections if text.startswith("SEE ALSO\n"))
+        itself = f"{page.stem}({page.suffix[1:]})"
+        assert set(re.findall(r"fedmsg\S+\)", refers)) == names - {itself}
+        (files,) = (text for text in sections if text.startswith("FILES\n"))
+        assert "/usr/local/share/doc/fedmsg-relay/*.md" in files
 
 
 # -- the commands ----------------------------------------------------------------------------------
@@ -116,6 +140,34 @@ def test_three_examples_that_are_right(name: str) -> None:
     assert len(examples) == 3
     for example in examples:
         made.parse_args(shlex.split(example))
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("columns", [None, 60, 120])
+def test_all_of_the_help_is_as_wide_as_the_terminal(name: str, columns: int | None) -> None:
+    environ = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    if columns:
+        environ["COLUMNS"] = str(columns)
+    shown = subprocess.run(
+        [BIN / name, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+    ).stdout
+    commands = re.findall(rf"^  (?:.*\| )?{name} .+$", PARSERS[name].epilog or "", re.MULTILINE)
+    assert [command for command in commands if f"{command}\n" in shown] == commands, "as they were"
+    lines = set(shown.splitlines()) - set(commands)
+    width = (columns or 80) - 2  # argparse's margin
+    assert max(map(len, lines)) <= width
+    for paragraph in shown.partition(":\n")[0].split("\n\n")[1:-1]:
+        for line, following in zip(paragraph.splitlines(), paragraph.splitlines()[1:]):
+            assert len(f"{line} {following.split()[0]}") > width, "a word more has no place"
+    said = PARSERS[name].description or ""
+    assert shown.split("\n\n")[1].split() == said.split("\n\n")[0].split(), "no word is lost"
+    entries = shown.partition("\nExit status:\n")[2]
+    assert entries.split() == (PARSERS[name].epilog or "").partition("Exit status:")[2].split()
 
 
 # -- the keys --------------------------------------------------------------------------------------
@@ -166,6 +218,7 @@ def test_the_installed_manual_and_completions(installed: Path) -> None:
     with box.Box(installed) as machine:
         for page in ("fedmsg-relay", "fedmsg-relay-publish", "fedmsg-relay.conf"):
             assert machine.check(f"man -w {page}").startswith("/usr/local/")
+        machine.check("cd /usr/local/share/doc/fedmsg-relay; test -s catching-up.md -a -s relay.py")
         in_bash = """
             . /usr/share/bash-completion/bash_completion
             _completion_loader fedmsg-relay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,22 @@ def test_the_source_distribution_is_whole(distributions: Path, tmp_path: Path) -
         assert os.access(root / path, os.X_OK) == os.access(copy / path, os.X_OK), path
 
 
+def check_documentation(root: Path, directory: Path) -> None:
+    """Compare the installed documentation with the sources; each of its links leads somewhere."""
+    pages = ["README.md", "CHANGELOG.md", *(page.name for page in PROJECT.glob("docs/*.md"))]
+    assert sorted(pages) == sorted(page.name for page in directory.glob("*.md"))
+    for name in pages:
+        text = re.sub(
+            r"^```.*?^```$|`[^`\n]+`", "", (directory / name).read_text(), flags=re.M | re.S
+        )
+        for link in re.findall(r"\]\(([^)\s#]+)", text):
+            if not link.startswith("https://"):
+                target = root / link[1:] if link.startswith("/") else directory / link
+                assert target.is_file(), f"{name}: {link}"
+    for picture in (*PROJECT.glob("docs/pictures/*"), *PROJECT.glob("tests/bench/plots/*")):
+        assert (directory / "pictures" / picture.name).read_bytes() == picture.read_bytes()
+
+
 @pytest.mark.timeout(300)
 def test_make_works_from_the_source_distribution(distributions: Path, tmp_path: Path) -> None:
     root = unpacked(distributions, tmp_path / "unpacked")
@@ -78,6 +95,7 @@ def test_make_works_from_the_source_distribution(distributions: Path, tmp_path: 
     installed = tmp_path / "root/usr/local"
     assert os.access(installed / "share/fedmsg-relay/post-receive", os.X_OK)
     assert (installed / "share/man/man8/fedmsg-relay.8").exists()
+    check_documentation(tmp_path / "root", installed / "share/doc/fedmsg-relay")
     make("uninstall", f"DESTDIR={tmp_path}/root")
     assert not [path for path in installed.rglob("*") if path.is_file()]
 

@@ -6,6 +6,7 @@ What holds under systemd as well is in test_systemd.py again, with systemd as th
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,12 +53,38 @@ class TestActions:
 
         wait_for(lambda: status()[1].endswith(how), "the end of the hold")
         assert status()[0] == f"fedmsg-relay is running, pid {relay}."
-        machine.check(f"kill -STOP {relay}")
-        assert "no answer within 2 s, although the address is in use" in status()[1]
-        machine.check(f"kill -CONT {relay}")
         stranger = machine.check("runuser -u nobody -- service fedmsg-relay status").splitlines()
         assert stranger[0] == f"fedmsg-relay is running, pid {relay}."
         assert "Permission denied" in stranger[1]
+
+    @pytest.mark.parametrize("name", ["fedmsg-relay", "fedmsg-relay-amqp"])
+    def test_status_and_stop_say_that_a_signal_has_stopped_it(
+        self, machine: box.Box, name: str
+    ) -> None:
+        config = "config = {'relay_journal': '/var/lib/fedmsg-relay/journal', 'relay_amqp': 'box'}"
+        machine.check(f'echo "{config}" > /etc/fedmsg.d/amqp.py; service fedmsg-relay start')
+        machine.check(f"service {name} start")
+        daemon = machine.check(f"cat /var/run/fedmsg/{name}.pid").strip()
+        machine.check(f"kill -STOP {daemon}")
+        for user in ("root", "nobody"):
+            asked = machine.run(f"runuser -u {user} -- service {name} status")
+            assert asked.returncode == 4
+            assert asked.stdout == (
+                f"{name}, pid {daemon}, is stopped by a signal and does nothing;"
+                f" to continue: kill -CONT {daemon}\n"
+            )
+        began = time.monotonic()
+        done = machine.run(f"service {name} stop")
+        assert time.monotonic() - began < 10, "neither waits 60 s"
+        assert done.returncode == 1
+        assert done.stdout == f"Stopping {name}: failed.\n"
+        what = {"fedmsg-relay": "relay", "fedmsg-relay-amqp": "bridge"}[name]
+        assert done.stderr == (
+            f"{name}, pid {daemon}, is stopped by a signal, and was not killed.\n"
+            f"Type: kill -CONT {daemon}; the {what} then continues, and ends.\n"
+        )
+        machine.check(f"kill -CONT {daemon}; while test -d /proc/{daemon}; do sleep 0.1; done")
+        assert machine.run(f"service {name} status").returncode == 3
 
     def test_restart(self, machine: box.Box) -> None:
         machine.check("service fedmsg-relay restart")
@@ -101,18 +128,20 @@ class TestActions:
         machine.check(f"mv {LOG} {LOG}.1; service fedmsg-relay rotate")
         wait_for(lambda: "log reopened" in machine.run(f"cat {LOG}").stdout, "the new log")
 
-    def test_a_stop_says_what_it_waits_for(self, machine: box.Box) -> None:
-        machine.check("echo PATIENCE_S=4 > /etc/default/fedmsg-relay; service fedmsg-relay start")
+    def test_a_stop_that_waits_in_vain_says_for_what(self, machine: box.Box) -> None:
+        config = "config = {'relay_hold': 600, 'relay_drain': 30}"
+        machine.check(
+            f'echo "{config}" > /etc/fedmsg.d/hold.py;'
+            "echo PATIENCE_S=4 > /etc/default/fedmsg-relay; service fedmsg-relay start"
+        )
         relay = pid(machine)
-        machine.check(f"kill -STOP {relay}")
         done = machine.run("service fedmsg-relay stop")
         assert done.returncode == 1
-        waits = f"waits for a signal to continue (kill -CONT {relay})"
+        waits = "waits for received messages to be forwarded, for relay_drain"
         assert done.stdout == (
             f"Waiting up to 4 s: pid {relay} {waits}.\nStopping fedmsg-relay: failed.\n"
         )
         assert f"still stopping after 4 s, and was not killed.\nIt {waits};" in done.stderr
-        machine.check(f"kill -CONT {relay}; while test -d /proc/{relay}; do sleep 0.1; done")
 
     def test_a_hold_that_is_to_end_is_what_a_stop_waits_for(self, machine: box.Box) -> None:
         config = "config = {'relay_hold': 600, 'relay_drain': 4}"
@@ -358,6 +387,13 @@ class TestPlaces:
             assert done.returncode == 0, done.stderr
 
 
+def written(machine: box.Box) -> set[str]:
+    """What an installation has outside its environment."""
+    where = "/usr/local/bin /usr/local/share /etc/init.d /etc/systemd /etc/default /etc/logrotate.d"
+    ours = r"\( -name '*fedmsg*' -o -path '*/fedmsg-relay/*' \)"
+    return set(machine.check(f"find {where} {ours} ! -type d").split())
+
+
 class TestInstall:
     @pytest.fixture
     def networked(self, installed: Path) -> Iterator[box.Box]:
@@ -380,6 +416,11 @@ class TestInstall:
         for file in ("/etc/init.d/fedmsg-relay", "/usr/local/lib/fedmsg-relay"):
             assert f"installed {file}\n" in said
         assert "then: service fedmsg-relay reload\n" in said
+        assert "installed /usr/local/bin/fedmsg-logger\n" in said
+        assert "removed /usr/local/bin/fedmsg-tail, as the system has fedmsg-tail\n" in said
+        assert written(networked) <= {
+            line.partition(" ")[2].partition(",")[0] for line in said.splitlines()
+        }, "each file and link is named"
         assert networked.check(sums) == before
         networked.check("fedmsg-relay --test; service fedmsg-relay configtest")
         assert networked.check("command -v fedmsg-tail; command -v fedmsg-logger").split() == [
@@ -432,7 +473,13 @@ class TestInstall:
 
     def test_uninstall(self, machine: box.Box) -> None:
         machine.check("service fedmsg-relay start; echo '#' >> /etc/default/fedmsg-relay")
-        machine.check(f"cd {PROJECT}; make uninstall")
+        wants = "/etc/systemd/system/multi-user.target.wants"
+        for name in ("fedmsg-relay", "fedmsg-relay-amqp"):
+            machine.check(f"mkdir -p {wants}; ln -s ../{name}.service {wants}")  # as enabled
+        said = machine.check(f"cd {PROJECT}; make uninstall")
+        assert "Stopping fedmsg-relay: done.\n" in said
+        assert "Stopping fedmsg-relay-amqp" not in said, "the bridge did not run"
+        assert machine.run(f"ls {wants} | grep fedmsg").stdout == ""
         gone = "/usr/local/{{lib,share}/fedmsg-relay,bin/fedmsg-*} /etc/init.d/fedmsg-relay"
         assert machine.run(f"bash -c 'ls -d {gone}'").stdout == ""
         assert machine.run("pgrep -u fedmsg").stdout == ""

@@ -228,9 +228,14 @@ def test_a_reload_with_a_broken_configuration_changes_nothing(machine: box.Box) 
     machine.check("service fedmsg-relay start")
     before = show(machine, "MainPID")
     break_config(machine)
-    assert machine.run("systemctl reload fedmsg-relay").returncode != 0
+    reload = machine.run("systemctl reload fedmsg-relay")
+    assert reload.returncode != 0
     assert show(machine, "MainPID") == before
-    assert "relay_hold = 'long'" in machine.check(f"cat {LOG}")
+    reason = "relay_hold = 'long'"
+    assert reason not in reload.stdout + reload.stderr
+    assert reason in machine.check(f"cat {LOG}")
+    assert reason in machine.check("systemctl status --no-pager --full fedmsg-relay")
+    assert reason in machine.run("service fedmsg-relay configtest").stderr
 
 
 def test_a_replace_from_elsewhere_is_refused(machine: box.Box) -> None:
