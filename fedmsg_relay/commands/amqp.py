@@ -75,7 +75,9 @@ class AmqpBridge(Program):
         for warning in (*_doubled(site), *_dropped(site)):
             log.warning("%s", warning)
         brokers = ", ".join(map(amqp_settings.shown, made.brokers))
+        shared = _shared_path(site)
         return [
+            *([f"read {shared}"] if os.path.exists(shared) else []),
             f"relay_amqp: {made.name} at {brokers}",
             f"publishes {', '.join(made.send)} to {made.publish_exchange}",
             f"consumes {', '.join(made.receive)} of {', '.join(made.exchanges)} from {made.queue}",
@@ -105,11 +107,12 @@ class AmqpBridge(Program):
         ago_s = report["discarded_s"]
         if ago_s is not None and ago_s < DISCARDED_S:
             return WARNING, (
-                f"WARNING - {report['rejected']} messages rejected, {report['missing']} missing,"
-                f" the last {units.duration(ago_s)} ago; see the log for the reasons | {figures}"
+                f"WARNING - {units.messages(report['rejected'])} rejected,"
+                f" {report['missing']} missing, the last {units.duration(ago_s)} ago;"
+                f" see the log for the reasons | {figures}"
             )
         return OK, (
-            f"OK - {report['confirmed']} messages published, {report['delivered']} delivered"
+            f"OK - {units.messages(report['confirmed'])} published, {report['delivered']} delivered"
             f" | {figures}"
         )
 
@@ -136,6 +139,12 @@ def _read(site: Site) -> tuple[Settings, Place, Callable[[dict[str, Any]], dict[
     target = targets.Target(local.inbound, local.outbound, relay.inbound_allow, None)
     place = Place(relay.journal, target.inbound_uris(), relay.max_message_size or math.inf)
     return made, place, signer(site)
+
+
+def _shared_path(site: Site) -> str:
+    """Return the path of fedora-messaging's config, which may be missing."""
+    named = site.get("relay_amqp_config") or os.environ.get(amqp_settings.CONFIG_VARIABLE)
+    return str(named or amqp_settings.CONFIG_PATH)
 
 
 @contextlib.contextmanager

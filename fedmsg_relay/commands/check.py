@@ -97,7 +97,7 @@ def _journal_trouble(report: Mapping[str, Any]) -> str:
     ago_s = math.inf if journal["discarded_at"] is None else time.time() - journal["discarded_at"]
     if ago_s < LATELY_S:
         return (
-            f"{units.count(journal['discarded'])} messages are missing in the journal"
+            f"{units.messages(journal['discarded'])} missing in the journal"
             f" {journal['directory']}, the last {units.duration(max(0.0, ago_s))} ago; see the log"
             " for the reason"
         )

@@ -145,8 +145,8 @@ class _Losses:
         if missing := self._reading.missing - self._missing:
             self._missing += missing
             _say(
-                f"{_messages(missing)} missing among these: discarded by the relay, damaged, or"
-                " removed"
+                f"{units.messages(missing)} missing among these: discarded by the relay,"
+                " damaged, or removed"
             )
         if corrupt := self._reading.corrupt - self._corrupt:
             self._corrupt += corrupt
@@ -167,17 +167,17 @@ def _republish(reading: Reading, site: dict[str, Any], options: argparse.Namespa
     except RelayUnavailable as error:
         first = republishing.first_untaken
         return _say(
-            f"{_messages(republishing.taken)} republished; not sent: the message of"
+            f"{units.messages(republishing.taken)} republished; not sent: the message of"
             f" {rendering.clock(first)} and all that follow: {error.reason}; to continue, repeat"
             f" the command with --since=@{first:.6f}"
             f" --until=@{min(until, reading.selection.until):.6f}",
             error.status,
         )
     except KeyboardInterrupt:
-        return _say(f"interrupted; {_messages(republishing.taken)} republished", INTERRUPTED)
+        return _say(f"interrupted; {units.messages(republishing.taken)} republished", INTERRUPTED)
     status = _Losses(reading).tell()
     output = Output()
-    output.write(f"{_messages(republishing.taken)} republished")
+    output.write(f"{units.messages(republishing.taken)} republished")
     output.flush()
     return MessageTooLarge.status if republishing.too_large else status
 
@@ -202,8 +202,8 @@ def _verify(directory: str) -> int:
             break
     missing = f", {reading.missing:,} missing" if reading.missing else ""
     if damaged:
-        return _say(f"{_places(damaged)}, {_messages(whole)} whole{missing}", 1)
-    output.write(f"{_messages(whole)}, all whole{missing}")
+        return _say(f"{_places(damaged)}, {units.messages(whole)} whole{missing}", 1)
+    output.write(f"{units.messages(whole)}, all whole{missing}")
     output.flush()
     return 0
 
@@ -228,7 +228,3 @@ def _stats(directory: str, as_json: bool) -> int:
 
 def _places(number: int) -> str:
     return f"{number:,} damaged place{'s' * (number != 1)}"
-
-
-def _messages(number: int) -> str:
-    return f"{number:,} message{'s' * (number != 1)}"

@@ -152,12 +152,12 @@ def _journal(journal: dict[str, Any]) -> Iterator[str]:
     since = ""
     if journal["first_time"] is not None:
         since = f" since {time.strftime('%d %b %H:%M:%S', time.localtime(journal['first_time']))}"
-    has = f"{units.count(journal['messages'])} messages, {units.size(journal['bytes'])}{since}"
+    has = f"{units.messages(journal['messages'])}, {units.size(journal['bytes'])}{since}"
     if not journal["segments"] and journal["error"]:
         has = "not opened"
     yield f"journal {journal['directory']}: {has}"
     yield (
-        f"        {units.count(journal['waiting'])} messages wait for the disk,"
+        f"        {units.messages(journal['waiting'])} waiting for the disk,"
         f" {units.count(journal['discarded'])} of {units.count(journal['captured'])} discarded"
     )
     if journal["error"]:

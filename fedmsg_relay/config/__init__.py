@@ -192,8 +192,8 @@ relay reads none of these.  docs/several-hosts.md describes how to connect sever
 
 ``relay_amqp`` (1 to 64 of ``a-z``, ``0-9``, ``.`` and ``-``; required for the bridge)
     The name of this relay at the broker, different from that of every other relay: for example the
-    host's name.  A name cannot end in ``.lock``.  The bridge publishes the messages of ``relay_journal``, and delivers to the relay
-    what others have published.
+    host's name.  A name cannot end in ``.lock``.  The bridge publishes the messages of
+    ``relay_journal``, and delivers to the relay what others have published.
     Example: ``"relay_amqp": "host1"``
 ``relay_amqp_config`` (path; default ``$FEDORA_MESSAGING_CONF``, else
 ``/etc/fedora-messaging/config.toml``)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from fedmsg_relay import __version__
+from fedmsg_relay.monitoring import units
 from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.peers import Peer, PeerTable
 from fedmsg_relay.monitoring.totals import PeerTotals, Rejected, Totals, count
@@ -188,7 +189,7 @@ class Report:
         if not self.rejected.total:
             return forwarded
         reasons = (f"{count} {name}" for name, count in asdict(self.rejected).items() if count)
-        return f"{forwarded}; rejected {self.rejected.total} messages: {', '.join(reasons)}"
+        return f"{forwarded}; rejected {units.messages(self.rejected.total)}: {', '.join(reasons)}"
 
     @property
     def connections(self) -> str:

@@ -1,4 +1,4 @@
-"""Readable numbers: counts, sizes, rates and durations."""
+"""Readable numbers: counts, messages, sizes, rates and durations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ def count(number: float) -> str:
     if 0 < number < 10 and number != int(number):
         return "< 0.1" if number < 0.05 else f"{number:.1f}".replace(".0", "")
     return f"{number:,.0f}"
+
+
+def messages(number: int) -> str:
+    """Return a number of messages, ``1 message`` or ``1,234 messages``."""
+    return f"{number:,} message{'' if number == 1 else 's'}"
 
 
 def size(number: float) -> str:

@@ -455,6 +455,7 @@ def test_it_is_seen_as_every_daemon_of_fedmsg(host: Host) -> None:
     done = host.run("fedmsg-relay-amqp", "--test")
     assert done.returncode == 0, done
     assert done.stdout.endswith("configuration OK\n")
+    assert f"\nread {host.root}/config.toml\n" in done.stdout
     assert "a consumer that connects to all of them" in done.stdout
     assert host.bridge.end() == 0
     assert host.check()[0] == 2

@@ -185,6 +185,7 @@ def filled_in(query: str) -> str:
 
 
 def test_prometheus_answers_each_query_and_tells_of_a_relay_that_ends(site: Site) -> None:
+    site.write(relay_validate=True, **Authority(site.root / "pki").config)  # which can expire
     relay = site.relay()
     prometheus = Prometheus(site)
     for query in map(filled_in, QUERIES):

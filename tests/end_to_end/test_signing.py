@@ -195,14 +195,31 @@ def test_the_manual(installed: Path, tmp_path: Path) -> None:
     with box.SystemdBox(installed, root=tmp_path) as machine:
         *make, take_back = blocks("sh")
         (install,) = blocks("console")
-        (config,) = blocks("python")
+        relays, consumers = blocks("python")
         for block in (*make, install):
             machine.check(f"mkdir -p /root/pki; cd /root/pki; set -e\n{block}")
-        machine.check(f"cat >/etc/fedmsg.d/signing.py <<'END'\n{config}\nEND")
+        for name, config in (("signing", relays), ("validating", consumers)):
+            machine.check(f"cat >/etc/fedmsg.d/{name}.py <<'END'\n{config}\nEND")
         tested = machine.check("service fedmsg-relay configtest")
         assert "certnames['signing_relay']: /etc/pki/fedmsg/relay.crt, valid until " in tested
         machine.check("service fedmsg-relay start")
         machine.check("fedmsg-relay --check --roundtrip --timeout 20")
+        machine.check("fedmsg-tail >/tail.log 2>&1 &")
+        publish = "fedmsg-relay-publish --modname ops --json-input"
+
+        def is_printed() -> bool:
+            machine.check(f"""{publish} --topic disk --message '{{"is": "listed"}}'""")
+            return "listed" in machine.check("cat /tail.log")
+
+        wait_for(is_printed, "a message that the relay has signed")
+        machine.check(f"""{publish} --topic cpu --message '{{"is": "foreign"}}'""")
+        wait_for(
+            lambda: "rejected, not_permitted" in machine.check(f"cat {LOG}"),
+            "the message of a topic without an entry",
+        )
+        printed = machine.check("cat /tail.log")
+        assert "foreign" not in printed
+        assert "invalid" not in printed
         machine.check(f"cd /root/pki; set -e\n{take_back}\ncp crl.pem /etc/pki/fedmsg")
         refused = machine.run("service fedmsg-relay reload")
         assert refused.returncode != 0

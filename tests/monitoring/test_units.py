@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedmsg_relay.monitoring.units import count, duration, size
+from fedmsg_relay.monitoring.units import count, duration, messages, size
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,13 @@ from fedmsg_relay.monitoring.units import count, duration, size
 )
 def test_counts(number: float, text: str) -> None:
     assert count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 messages"), (1, "1 message"), (1234, "1,234 messages")]
+)
+def test_messages(number: int, text: str) -> None:
+    assert messages(number) == text
 
 
 @pytest.mark.parametrize(

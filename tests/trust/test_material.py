@@ -327,4 +327,4 @@ def test_a_list_that_expires_and_is_not_renewed_stops_nothing(
     assert (done.returncode, done.stdout[:22]) == (1, "FEDMSG-RELAY WARNING -"), done
     assert f"the revocation list {authority.crl} has expired" in done.stdout
     assert relay.end() == 0
-    assert "rejected 1 messages: 1 revoked" in relay.output
+    assert "rejected 1 message: 1 revoked" in relay.output
