@@ -27,10 +27,11 @@ from fedmsg_relay.amqp.feed import Feed
 from fedmsg_relay.amqp.monitoring import MonitoringSocket
 from fedmsg_relay.amqp.publishing import Publishing
 from fedmsg_relay.amqp.rejected import Rejected
-from fedmsg_relay.amqp.report import ConnectionReport, Report, with_troubles
+from fedmsg_relay.amqp.report import ConnectionReport, Report
 from fedmsg_relay.amqp.session import Session
 from fedmsg_relay.amqp.settings import Settings, matches
 from fedmsg_relay.amqp.signing import Sign
+from fedmsg_relay.amqp.stalls import StallLog, stalls
 from fedmsg_relay.errors import Died
 from fedmsg_relay.net.bindings import Listeners
 from fedmsg_relay.system import systemd
@@ -90,6 +91,7 @@ class Bridge:
         self._wakeup = wakeup
         self._started_at, self._started = time.time(), time.monotonic()
         self._discarded, self._discarded_at = 0, 0.0
+        self._stalls = StallLog()
         self._stop_by = 0.0  # monotonic, while stopping
         self._stops = 0
         self._error: BaseException | None = None  # of a thread that has died
@@ -188,7 +190,12 @@ class Bridge:
             discarded_s=now - self._discarded_at if self._discarded else None,
             troubles=[],
         )
-        return with_troubles(report, feed.trouble, feed.unsaved, delivering.trouble)
+        relay = delivering.trouble
+        found = stalls(report, relay)
+        self._stalls.note(found)
+        return report.with_troubles(
+            (feed.trouble, feed.unsaved), relay, (stall.trouble for stall in found)
+        )
 
     def _end(self, error: BaseException) -> None:
         """End the main loop, as another thread has died of ``error``; for any thread."""

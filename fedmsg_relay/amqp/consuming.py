@@ -39,7 +39,7 @@ class Consuming:
         gone: Callable[[], None],
     ) -> None:
         self.queued = 0
-        """Messages that wait in the queue, as of the last look."""
+        """Messages in the queue as of the last look, with those not acknowledged."""
         self.redelivered = 0
         """Messages that the broker had delivered before."""
         self._loop = loop
@@ -145,8 +145,9 @@ class Consuming:
             return
 
         def answer(frame: Any) -> None:
-            self.queued = frame.method.message_count
-            is_starved = self.queued and self._taken == self._looked == self._acked
+            ready = frame.method.message_count
+            self.queued = ready + self._taken - self._acked
+            is_starved = ready and self._taken == self._looked == self._acked
             self._looked = self._taken
             if not is_starved:
                 self._idle_since = math.inf

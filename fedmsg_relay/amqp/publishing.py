@@ -1,13 +1,15 @@
 """The messages of the journal -> the broker, each until the broker has confirmed it.
 
 Keeps the order of the journal.  Unconfirmed messages are kept here, in order, and published again
-with the same ids when the connection ends.  Messages that the broker refuses (nack) are published
-again over another channel of the connection: a channel that was opened while a quorum queue had no
-leader may refuse messages forever (RabbitMQ 3.10, after the leader's node was killed).  A place in
-the journal counts as reached when everything before it is confirmed.
+with the same ids when the connection ends.  A place in the journal counts as reached when
+everything before it is confirmed.
 
-Before the first message is published, this bridge has the lock of its name (:attr:`Settings.lock`),
-and its queue exists, so that the broker keeps for this relay what others publish from then on.
+A message on which the broker ends the channel is rejected, and those behind it are published over
+another channel of the connection.  So are messages that the broker refuses (nack): a channel that
+was opened while a quorum queue had no leader may refuse messages forever (RabbitMQ 3.10, after the
+leader's node was killed).
+
+:mod:`fedmsg_relay.amqp.declaring` has the lock and the queue before the first message is published.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from typing import Any
 
 import pika
 
+from fedmsg_relay.amqp.declaring import Declaring
+from fedmsg_relay.amqp.limits import Limits, properties
 from fedmsg_relay.amqp.mapping import Outgoing
+from fedmsg_relay.amqp.reasons import why
 from fedmsg_relay.amqp.rejected import Rejected
 from fedmsg_relay.amqp.session import OPEN, Session
 from fedmsg_relay.amqp.settings import Settings
@@ -31,14 +36,8 @@ log = logging.getLogger("fedmsg.relay")
 NACKED_PAUSE_S = 1.0
 """Pause before what the broker has refused is published again."""
 
-LOCK_EVERY_S = 5.0
-"""Seconds between two declarations of the lock, which a cluster may lose with one of its nodes."""
-
 ABOUT_CONTENT = (311, 406, 501, 502)
 """Codes that the broker has for a message which it will not take, such as one that is too large."""
-
-LOCKED = 405
-"""RESOURCE_LOCKED: another connection has declared the exclusive queue."""
 
 REPORT_S = 60.0
 """Seconds between two lines about messages that the broker refuses."""
@@ -78,14 +77,18 @@ class Publishing:
             settings.brokers,
             self._set_up,
             self._on_lost,
-            unblocked=self._pump,
-            explain=self._explain,
+            unblocked=self._on_unblocked,
+            survives=self._survives,
         )
+        self._declaring = Declaring(loop, settings, self.session.fail)
+        self._limits = Limits()
         self._window = Window(settings.window)
         self._channel: Any = None  # while open
+        self._has_lock = False
         self._is_refused = False  # whether nothing new is published, as the broker refuses some
         self._is_stopping = False
         self._lines = Throttle(REPORT_S)
+        self._content = Throttle(REPORT_S)
 
     @property
     def unconfirmed(self) -> int:
@@ -94,13 +97,13 @@ class Publishing:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds for which the first message that is not confirmed has waited."""
+        """Seconds without a confirmation, while messages are published and not confirmed."""
         return self._window.waiting_s
 
     def add(self, items: Iterable[Item]) -> None:
         """Publish ``items``, or keep them until that is possible; drop them after :meth:`stop`."""
         if not self._is_stopping:
-            self._window.add(items)
+            self._window.add(map(self._sifted, items))
             self._pump()
 
     def stop(self) -> None:
@@ -114,84 +117,90 @@ class Publishing:
     # -- the channel -----------------------------------------------------------------------------
 
     def _set_up(self, channel: Any) -> None:
-        settings = self._settings
-
-        def lock() -> None:
-            channel.queue_declare(settings.lock, exclusive=True, callback=lambda _: check())
-
-        def check() -> None:
-            exchanges = dict.fromkeys((settings.publish_exchange, *settings.exchanges))
-            _each(
-                exchanges,
-                lambda name, then: channel.exchange_declare(name, passive=True, callback=then),
-                declare,
-            )
-
-        def declare() -> None:
-            if settings.passive_declares:
-                channel.queue_declare(settings.queue, passive=True, callback=lambda _: confirm())
-                return
-            channel.queue_declare(
-                settings.queue,
-                durable=True,
-                arguments={"x-queue-type": "quorum", "x-single-active-consumer": True},
-                callback=lambda _: bind(),
-            )
-
-        def bind() -> None:
-            bindings = [(name, key) for name in settings.exchanges for key in settings.receive]
-            _each(
-                bindings,
-                lambda each, then: channel.queue_bind(
-                    settings.queue, each[0], routing_key=each[1], callback=then
-                ),
-                confirm,
-            )
-
         def confirm() -> None:
             channel.add_on_return_callback(self._on_returned)
             channel.confirm_delivery(self._on_answer, callback=lambda _: go())
 
         def go() -> None:
             self._channel = channel
-            self._keep_lock(channel)
             self._is_refused = False
+            if not self.session.is_open:
+                self._window.resume()
+                self._limits.frame_max = channel.connection.params.frame_max
+                self._reject()
             self._window.restart()
             self.session.is_set_up()
+            self._has_lock = True
             self._opened()
             self._pump()
 
-        lock()
+        self._declaring.over(channel.connection, confirm)
 
-    def _keep_lock(self, channel: Any) -> None:
-        """Declare the lock from time to time; if another bridge has it, that ends the channel."""
-        if channel is not self._channel or not channel.is_open:
-            return
+    def _survives(self, error: Any) -> bool:
+        """Return whether the broker has ended the channel on a message that is rejected for that.
 
-        def again(_: Any) -> None:
-            self._loop.call_later(LOCK_EVERY_S, functools.partial(self._keep_lock, channel))
-
-        channel.queue_declare(self._settings.lock, exclusive=True, callback=again)
+        Or on one of several, which are then sent one at a time.
+        """
+        code, channel = error.reply_code, self._channel
+        if channel is None or code not in ABOUT_CONTENT or self._window.is_answered:
+            return False
+        self._channel = None
+        if self._content.allows():
+            log.warning(
+                "publishing: the broker closed the channel on a message: %s; the bridge rejects the"
+                " message, and publishes those behind it",
+                why(error),
+            )
+        self._limits.learn(error.reply_text)
+        if not self._reject():
+            self._suspect(code)
+        return True
 
     def _on_lost(self, code: int) -> None:
         was_open, self._channel = self._channel is not None, None
-        if was_open and code in ABOUT_CONTENT and (message := self._window.suspect()) is not None:
-            self._rejected.add(
-                "journal",
-                f"the broker closed the channel at this message with code {code}",
-                frames=(message.routing_key.encode(), message.body),
-                message_id=message.message_id,
-                headers=message.headers,
-            )
-        if was_open:
+        if was_open and code in ABOUT_CONTENT:
+            self._suspect(code)
+        self._declaring.lost()
+        self._limits = Limits()
+        # Without a channel, too, while another one replaces that which the broker has closed.
+        had_lock, self._has_lock = self._has_lock, False
+        if had_lock:
             self._closed()
 
-    def _explain(self, code: int) -> str:
-        if code != LOCKED:
-            return ""
-        return (
-            f"another bridge has the name relay_amqp = {self._settings.name!r}, or the broker"
-            " still has the previous connection of this bridge; give each relay its own name"
+    def _on_unblocked(self) -> None:
+        self._window.resume()
+        self._pump()
+
+    # -- what the broker does not take -----------------------------------------------------------
+
+    def _sifted(self, item: Item) -> Item:
+        """Return ``item``, without a message that the broker is known to refuse."""
+        if item.message is None or not (reason := self._limits.exceeded(item.message)):
+            return item
+        self._put_aside(item.message, reason)
+        return Item(None, item.position)
+
+    def _reject(self) -> bool:
+        """Reject the messages that the broker is known to refuse; return whether there are any."""
+        found = self._window.remove(lambda message: bool(self._limits.exceeded(message)))
+        for message in found:
+            self._put_aside(message, self._limits.exceeded(message))
+        return bool(found)
+
+    def _suspect(self, code: int) -> None:
+        """Reject the message on which the broker ended the channel, if only one can be that."""
+        if (message := self._window.suspect()) is not None:
+            self._put_aside(
+                message, f"the broker closed the channel at this message with code {code}"
+            )
+
+    def _put_aside(self, message: Outgoing, reason: str) -> None:
+        self._rejected.add(
+            "journal",
+            reason,
+            frames=(message.routing_key.encode(), message.body),
+            message_id=message.message_id,
+            headers=message.headers,
         )
 
     # -- messages --------------------------------------------------------------------------------
@@ -220,13 +229,7 @@ class Publishing:
             self._settings.publish_exchange,
             message.routing_key,
             message.body,
-            pika.BasicProperties(
-                content_type="application/json",
-                content_encoding="utf-8",
-                delivery_mode=2,
-                message_id=message.message_id,
-                headers=message.headers,
-            ),
+            properties(message),
             mandatory=True,
         )
         self.published += 1
@@ -256,20 +259,3 @@ class Publishing:
 
     def _on_returned(self, *_: Any) -> None:
         self.returned += 1
-
-
-def _each(
-    things: Iterable[Any],
-    call: Callable[[Any, Callable[[Any], None]], None],
-    then: Callable[[], None],
-) -> None:
-    """Have ``call`` ask the broker about one of ``things`` after the other; finally do ``then``."""
-    left = iter(list(things))
-
-    def step(_: Any = None) -> None:
-        for thing in left:
-            call(thing, step)
-            return
-        then()
-
-    step()

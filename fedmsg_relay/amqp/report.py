@@ -7,10 +7,8 @@ its fields are the names in the JSON.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-STUCK_S = 30.0
-"""How long messages may wait, with every connection open, before that is trouble."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Report:
     unconfirmed: int
     """Published and not confirmed, now."""
     unconfirmed_s: float
-    """Seconds for which the first message that is to be confirmed has waited."""
+    """Seconds for which the broker has confirmed nothing of what is published."""
     from_broker: int
     """Of the journal, not published as they came from the broker."""
     unselected: int
@@ -60,7 +58,7 @@ class Report:
     behind_s: float
     """Age in seconds of what was read last, if the journal has more."""
     queued: int
-    """In the queue at the broker, some seconds ago."""
+    """In the queue at the broker some seconds ago, delivered and not acknowledged included."""
     starved_s: float
     """Seconds for which messages have waited in the queue and none was delivered."""
     delivered: int
@@ -89,31 +87,19 @@ class Report:
             f" redelivered {self.redelivered}; rejected {self.rejected}, missing {self.missing}"
         )
 
+    def with_troubles(self, journal: Iterable[str], relay: str, stalls: Iterable[str]) -> Report:
+        """Return the report with :attr:`troubles`.
 
-def with_troubles(report: Report, journal: str, unsaved: str, relay: str) -> Report:
-    """Return ``report`` with :attr:`Report.troubles`.
-
-    ``journal``, ``unsaved`` and ``relay`` say what is wrong with the journal, the position in it
-    and the relay; each is empty if nothing is.
-    """
-    troubles = [
-        f"{what}: {connection}"
-        for what, connection in (
-            ("publishing", report.publishing),
-            ("consuming", report.consuming),
-        )
-        if connection.state != "open"
-    ]
-    troubles += filter(None, (journal, unsaved))
-    if report.unconfirmed_s > STUCK_S and report.publishing.state == "open":
-        troubles.append(f"the broker has confirmed nothing for {report.unconfirmed_s:.0f} s")
-    if report.starved_s > STUCK_S:
-        troubles.append(
-            f"{report.queued} messages wait in the queue, and the broker has delivered none for"
-            f" {report.starved_s:.0f} s"
-        )
-    if relay:
-        troubles.append(f"the relay: {relay}")
-    elif report.undelivered_s > STUCK_S:
-        troubles.append(f"the relay has taken nothing for {report.undelivered_s:.0f} s")
-    return dataclasses.replace(report, troubles=troubles)
+        ``journal`` says what is wrong with the journal and the position in it, ``relay`` with the
+        relay, and ``stalls`` where messages wait although all is open; empty strings do not count.
+        """
+        troubles = [
+            f"{what}: {connection}"
+            for what, connection in (
+                ("publishing", self.publishing),
+                ("consuming", self.consuming),
+            )
+            if connection.state != "open"
+        ]
+        troubles += filter(None, (*journal, *stalls, relay and f"the relay: {relay}"))
+        return dataclasses.replace(self, troubles=troubles)

@@ -3,7 +3,8 @@
 The brokers are tried in turn; when all have failed there is a pause of 1 s, which doubles up to
 30 s.  Each end of a connection or a channel (no broker, no permission, no exchange, a broker
 that is silent for longer than the heartbeat) is one log line with the broker's error, and the
-reason in the status until the session is open again.
+reason in the status until the session is open again.  A reason that a broker repeats is logged
+each 10 minutes.
 
 Runs in the thread of pika's loop alone, and never blocks.
 """
@@ -19,8 +20,8 @@ from typing import Any
 import pika
 import pika.exceptions
 
+from fedmsg_relay.amqp.reasons import why
 from fedmsg_relay.amqp.settings import shown
-from fedmsg_relay.system.throttle import Throttle
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -46,7 +47,9 @@ class Session:
     called, and ``lost`` when that channel is gone, with the code of the broker that has closed the
     channel or connection, else 0; ``unblocked`` when a broker that had stopped reading what is
     published goes on.  ``explain`` returns what a person is to be told about a code with which the
-    broker has closed the channel, if more than the broker says.
+    broker has closed the channel, if more than the broker says.  ``survives`` is called first when
+    the broker has closed a channel that was set up, and returns whether the connection goes on with
+    a new channel; then ``lost`` is not called.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Session:
         lost: Callable[[int], None],
         unblocked: Callable[[], None] = lambda: None,
         explain: Callable[[int], str] = lambda _: "",
+        survives: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         self.what = what
         self.state = STOPPED
@@ -70,6 +74,7 @@ class Session:
         self._lost = lost
         self._unblocked = unblocked
         self._explain = explain
+        self._survives = survives
         self._tried = -1  # connections begun, which tells the broker
         self._pause_s = AGAIN_S
         self._is_wanted = False
@@ -78,8 +83,8 @@ class Session:
         self._connection: Any = None
         self._channel: Any = None
         self._timer: Any = None
-        self._reminder = Throttle(REMIND_S)
-        self._told = ""  # the last reason in the log
+        # By broker: the last reason in the log, and when that was.
+        self._told: dict[str, tuple[str, float]] = {}
 
     @property
     def is_open(self) -> bool:
@@ -133,7 +138,7 @@ class Session:
         if not self.is_open:
             self._opened_at = time.monotonic()
             self._change(OPEN)
-            self._told = ""
+            self._told.clear()
             log.info("%s: connected to %s", self.what, self.broker)
 
     def renew(self, channel: Any) -> None:
@@ -141,7 +146,7 @@ class Session:
 
         Calls ``set_up`` and not ``lost``.
         """
-        if channel is self._channel is not None:
+        if channel is self._channel is not None and self._connection.is_open:
             self._connection.channel(on_open_callback=self._on_channel)
 
     def fail(self, reason: str) -> None:
@@ -187,9 +192,13 @@ class Session:
     def _on_channel_end(self, channel: Any, error: Any) -> None:
         if channel is not self._channel:
             return
+        is_channels = isinstance(error, pika.exceptions.ChannelClosedByBroker)
+        if is_channels and self.is_open and self._connection.is_open and self._survives(error):
+            self.renew(channel)
+            return
         is_brokers = isinstance(error, BROKERS)
         self._lose(error.reply_code if is_brokers else 0)
-        if isinstance(error, pika.exceptions.ChannelClosedByBroker):
+        if is_channels:
             explained = self._explain(error.reply_code)
             self.fail(f"{explained} ({why(error)})" if explained else why(error))
 
@@ -209,10 +218,14 @@ class Session:
         if (self._tried + 1) % len(self._brokers) == 0:
             pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, AGAIN_MAX_S)
         self._change(reason)
-        if reason != self._told or self._reminder.allows():
-            self._told = reason
-            log.warning("%s: %s: %s; trying again", self.what, self.broker, reason)
+        self._tell(reason)
         self._timer = self._loop.call_later(pause_s, self._connect)
+
+    def _tell(self, reason: str) -> None:
+        told, at = self._told.get(self.broker, ("", 0.0))
+        if reason != told or time.monotonic() >= at + REMIND_S:
+            self._told[self.broker] = reason, time.monotonic()
+            log.warning("%s: %s: %s; trying again", self.what, self.broker, reason)
 
     def _lose(self, code: int) -> None:
         if self._channel is not None:
@@ -234,23 +247,3 @@ class Session:
     def _change(self, state: str) -> None:
         if state != self.state:
             self.state, self.since = state, time.monotonic()
-
-
-def why(error: BaseException) -> str:
-    """Return the reason in an error of pika's, in the words of the broker or the system."""
-    while (inner := _inner(error)) is not None:
-        error = inner
-    if isinstance(error, (pika.exceptions.ConnectionClosed, pika.exceptions.ChannelClosed)):
-        return f"{error.reply_code} {' '.join(error.reply_text.split())}"
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    said = " ".join(map(str, error.args)) or type(error).__name__
-    return " ".join(said.split())
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    """Return the error that pika has wrapped in another one, if any."""
-    for inner in (*getattr(error, "exceptions", ())[-1:], getattr(error, "exception", None)):
-        if isinstance(inner, BaseException):
-            return inner
-    return error.args[0] if error.args and isinstance(error.args[0], BaseException) else None

@@ -1,6 +1,6 @@
 """The window of publishing: which messages of the journal are sent, answered and to be sent again.
 
-Uses no broker, and a clock only for the waiting time of the first message.  Keeps the order of the
+Uses no broker, and a clock only for the time without a confirmation.  Keeps the order of the
 journal: a position is reached when every message before it is confirmed, and unconfirmed messages
 are sent again in order.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,12 @@ from fedmsg_relay.amqp.mapping import Outgoing
 
 BYTES_MAX = 64 * 2**20
 """Bytes sent and not confirmed, however few messages that are."""
+
+WAITING_BYTES_MAX = 16 * 2**20
+"""Bytes of messages that wait to be sent, above which the window has no room for more.
+
+A few reads of the journal, which are 4 MiB each.
+"""
 
 
 class Item(NamedTuple):
@@ -32,14 +38,10 @@ class _Entry:
     """An item on its way."""
 
     item: Item
-    at: float
-    """When it came, monotonic."""
+    size: int
+    """Bytes in memory."""
     is_done: bool
     """Whether it is confirmed, or there is nothing to publish."""
-
-    @property
-    def size(self) -> int:
-        return len(self.item.message.body) if self.item.message is not None else 0
 
 
 class Window:
@@ -48,8 +50,11 @@ class Window:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiting: deque[_Entry] = deque()  # never sent
+        self._waiting_bytes = 0
         self._sent: deque[_Entry] = deque()  # in order; the first is not confirmed
         self._sent_bytes = 0
+        self._unconfirmed = 0  # of those sent
+        self._quiet_since = 0.0  # monotonic, while some are unconfirmed
         self._again: deque[_Entry] = deque()  # of those sent, what is to be sent again
         self._unanswered: OrderedDict[int, _Entry] = OrderedDict()  # by the number of the sending
         self._sendings = 0  # over the present channel
@@ -57,22 +62,25 @@ class Window:
 
     def add(self, items: Iterable[Item]) -> None:
         """Take in what the journal has next."""
-        now = time.monotonic()
-        self._waiting.extend(_Entry(item, now, item.message is None) for item in items)
+        for item in items:
+            entry = _Entry(item, _size(item.message), item.message is None)
+            self._waiting.append(entry)
+            self._waiting_bytes += entry.size
 
     def drop_waiting(self) -> None:
         """Forget messages that were never sent."""
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     @property
     def has_room(self) -> bool:
         """Whether more is wanted from the journal."""
-        return len(self._waiting) < self._limit
+        return len(self._waiting) < self._limit and self._waiting_bytes < WAITING_BYTES_MAX
 
     @property
     def unconfirmed(self) -> int:
         """Messages sent and not confirmed."""
-        return sum(not entry.is_done for entry in self._sent)
+        return self._unconfirmed
 
     @property
     def is_answered(self) -> bool:
@@ -81,9 +89,26 @@ class Window:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds for which the first message that is not confirmed has waited."""
-        first = next(iter(self._sent), None) or next(iter(self._waiting), None)
-        return time.monotonic() - first.at if first is not None else 0.0
+        """Seconds without a confirmation, while messages are sent and not confirmed."""
+        return time.monotonic() - self._quiet_since if self._unconfirmed else 0.0
+
+    def resume(self) -> None:
+        """Count :attr:`waiting_s` from now, as no broker could confirm anything before."""
+        self._quiet_since = time.monotonic()
+
+    def remove(self, is_unwanted: Callable[[Outgoing], bool]) -> list[Outgoing]:
+        """Send the messages that ``is_unwanted`` selects no more; return them in order.
+
+        To be called before :meth:`restart`, as those that are sent need no answer any more.
+        """
+        removed = []
+        for entry in (*self._sent, *self._waiting):
+            message = entry.item.message
+            if not entry.is_done and message is not None and is_unwanted(message):
+                removed.append(message)
+                entry.item, entry.is_done = Item(None, entry.item.position), True
+        self._unconfirmed = sum(not entry.is_done for entry in self._sent)
+        return removed
 
     def suspect(self) -> Outgoing | None:
         """Find the message for which the broker has ended the channel, before :meth:`restart`.
@@ -96,6 +121,7 @@ class Window:
             return None
         (entry,) = self._unanswered.values()
         entry.is_done = True
+        self._unconfirmed -= 1
         self._careful = 0
         return entry.item.message
 
@@ -115,11 +141,20 @@ class Window:
             entry = self._waiting[0]
             if self._sent and self._sent_bytes + entry.size > BYTES_MAX:
                 return None
-            self._sent.append(self._waiting.popleft())
-            self._sent_bytes += entry.size
+            self._move()
             if not entry.is_done:
+                if not self._unconfirmed:
+                    self._quiet_since = time.monotonic()
+                self._unconfirmed += 1
                 return self._send(entry)
         return None
+
+    def _move(self) -> None:
+        """Count the first item that waits among those sent."""
+        entry = self._waiting.popleft()
+        self._waiting_bytes -= entry.size
+        self._sent.append(entry)
+        self._sent_bytes += entry.size
 
     def _send(self, entry: _Entry) -> Outgoing | None:
         self._sendings += 1
@@ -129,7 +164,7 @@ class Window:
     def skip(self) -> None:
         """Skip items that are not to be published, up to the next message."""
         while self._waiting and self._waiting[0].is_done and len(self._sent) < 2 * self._limit:
-            self._sent.append(self._waiting.popleft())
+            self._move()
 
     def answer(self, sending: int, multiple: bool, is_taken: bool) -> int:
         """Note the broker's answer to a sending, or all up to it; return to how many."""
@@ -141,6 +176,8 @@ class Window:
             answered.append(self._unanswered.pop(sending))
         if is_taken:
             self._careful = max(0, self._careful - len(answered))
+            self._unconfirmed -= len(answered)
+            self._quiet_since = time.monotonic()
             for entry in answered:
                 entry.is_done = True
         return len(answered)
@@ -156,3 +193,11 @@ class Window:
             self._sent_bytes -= entry.size
             position = entry.item.position
         return position
+
+
+def _size(message: Outgoing | None) -> int:
+    if message is None:
+        return 0
+    return len(message.body) + sum(
+        len(name) + len(str(value)) for name, value in message.headers.items()
+    )

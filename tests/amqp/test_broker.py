@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,7 @@ PERMISSIONS = (r"^fedmsg-relay\.", *2 * (r"^(fedmsg-relay\.|amq\.topic$)",))
 """As docs/several-hosts.md has them: to configure, to write and to read."""
 
 
-@pytest.fixture
-def host(tmp_path: Path, rabbit: Rabbit) -> Iterator[Host]:
-    """A host that runs."""
-    with hosts(tmp_path, rabbit.url, "one") as (made,):
-        yield made
-    forget(rabbit, "one")
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def user(rabbit: Rabbit) -> str:
     """A user with the permissions of the documentation."""
     rabbit.ctl("add_user", "bridge", "secret")

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from fedmsg_relay.amqp import window
 from fedmsg_relay.amqp.mapping import Outgoing
 from fedmsg_relay.amqp.window import Item, Window
+
+
+class Clock:
+    """The monotonic clock of the window."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(window, "time", made)
+    return made
 
 
 def item(number: int, is_published: bool = True, size: int = 10) -> Item:
@@ -149,6 +167,81 @@ def test_room_is_for_as_much_again() -> None:
     tried.drop_waiting()
     assert sent(tried) == []
     assert tried.unconfirmed == 3
+
+
+def test_what_waits_is_bounded_in_bytes() -> None:
+    tried = Window(1000)
+    tried.add(item(number, size=window.WAITING_BYTES_MAX // 4) for number in range(3))
+    assert tried.has_room
+    tried.add([item(3, size=window.WAITING_BYTES_MAX // 4)])
+    assert not tried.has_room
+    sent(tried)
+    assert tried.has_room
+    tried.add(item(number, size=window.BYTES_MAX // 2) for number in range(4, 8))
+    assert not tried.has_room
+    tried.drop_waiting()
+    assert tried.has_room
+
+
+def test_headers_count() -> None:
+    tried = Window(1000)
+    large = Outgoing("topic", "1", {"h": "x" * 100_000}, b"{}")
+    tried.add(Item(large, number) for number in range(1 + window.WAITING_BYTES_MAX // 100_000))
+    assert not tried.has_room
+
+
+def test_the_wait_is_since_the_last_confirmation(clock: Clock) -> None:
+    tried = Window(2)
+    tried.add(map(item, range(10)))
+    clock.now += 50
+    assert tried.waiting_s == 0, "nothing is sent"
+    sent(tried)
+    for sending in range(1, 9):
+        clock.now += 20
+        assert tried.waiting_s == 20
+        tried.answer(sending, multiple=False, is_taken=True)
+        tried.reached()
+        sent(tried)
+        assert tried.waiting_s == 0
+    clock.now += 5
+    tried.answer(9, multiple=False, is_taken=True)
+    tried.answer(10, multiple=False, is_taken=True)
+    clock.now += 100
+    assert tried.waiting_s == 0, "all is confirmed"
+    tried.add([item(10)])
+    sent(tried)
+    clock.now += 1
+    assert tried.waiting_s == 1, "since the first was sent"
+
+
+def test_a_message_that_is_refused_waits_until_it_is_taken(clock: Clock) -> None:
+    tried = Window(2)
+    tried.add([item(0)])
+    for _ in range(3):
+        sent(tried)
+        clock.now += 10
+        tried.answer(1, multiple=False, is_taken=False)
+        tried.restart()
+    assert tried.waiting_s == 30
+    tried.resume()
+    assert tried.waiting_s == 0, "no broker could confirm meanwhile"
+
+
+def test_messages_are_removed_wherever_they_are() -> None:
+    tried = Window(4)
+    tried.add(item(number, size=100 if number % 2 else 10) for number in range(10))
+    assert sent(tried) == [0, 1, 2, 3]
+    tried.answer(1, multiple=False, is_taken=True)
+    removed = tried.remove(lambda message: len(message.body) > 50)
+    assert [message.message_id for message in removed] == ["1", "3", "5", "7", "9"]
+    tried.restart()
+    assert tried.unconfirmed == 1
+    assert tried.reached() == 1
+    assert sent(tried) == [2, 4, 6, 8]
+    tried.skip()
+    tried.answer(4, multiple=True, is_taken=True)
+    assert tried.reached() == 9
+    assert tried.unconfirmed == 0
 
 
 def test_any_course_of_events_ends_with_everything_confirmed_and_positions_in_order() -> None:

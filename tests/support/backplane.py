@@ -22,7 +22,7 @@ PATIENCE_S = 90.0
 BRIDGE = hastened(
     "amqp.session.AGAIN_MAX_S=2",
     "amqp.consuming.LOOK_EVERY_S=1",
-    "amqp.publishing.LOCK_EVERY_S=1",
+    "amqp.declaring.DECLARE_EVERY_S=1",
     program="amqp",
 )
 
@@ -49,8 +49,13 @@ class Host(Site):
     def start_relay(self) -> None:
         self.relay_process = self.relay()
 
-    def start_bridge(self, *options: str, until: str = "consuming: connected") -> None:
-        self.bridge = self.start(*BRIDGE, *options)
+    def start_bridge(
+        self,
+        *options: str,
+        until: str = "consuming: connected",
+        command: tuple[str | Path, ...] = BRIDGE,
+    ) -> None:
+        self.bridge = self.start(*command, *options)
         self.bridge.wait_for(until)
 
     def status(self) -> dict[str, Any]:
