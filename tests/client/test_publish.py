@@ -186,7 +186,10 @@ class TestScript:
         with stopped(relay):
             publishing.stdin.close()
             assert publishing.wait() == 0
-            assert f"no relay at {site.inbound} after 1 s (no answer); it may arrive later" in publishing.output
+            assert (
+                f"no relay at {site.inbound} after 1 s (no answer); it may arrive later"
+                in publishing.output
+            )
 
     def test_a_relay_that_is_killed_and_comes_back(self, site: Site) -> None:
         relay = site.relay()
