@@ -7,7 +7,10 @@ its fields are the names in the JSON.
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
+
+from fedmsg_relay.amqp.session import Session
 
 STUCK_S = 30.0
 """How long messages may wait, with every connection open, before that is trouble."""
@@ -25,6 +28,11 @@ class ConnectionReport:
 
     def __str__(self) -> str:
         return f"{self.state} ({self.broker})"
+
+
+def connection(session: Session) -> ConnectionReport:
+    """Return the report of a connection now."""
+    return ConnectionReport(session.state, time.monotonic() - session.since, session.broker)
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,12 @@ class Report:
     """Seconds for which the relay has taken nothing of what waits for it."""
     rejected: int
     """Could not be mapped, or are too large; they are in the directory ``rejected``."""
+    dropped: int
+    """Published by other relays' bridges, and never delivered by the broker."""
+    dropped_by_relay: dict[str, int]
+    """The same, by the relay that they came from."""
     discarded_s: float | None
-    """Seconds since a message was rejected or found missing; None if that never happened."""
+    """Seconds since a message was rejected, or found missing or dropped; None if never."""
     troubles: list[str]
     """Whatever keeps messages from passing, in words."""
 
@@ -86,7 +98,8 @@ class Report:
         return (
             f"published {self.published}, confirmed {self.confirmed}, returned {self.returned},"
             f" refused {self.nacked}; delivered {self.delivered}, own {self.own},"
-            f" redelivered {self.redelivered}; rejected {self.rejected}, missing {self.missing}"
+            f" redelivered {self.redelivered}; rejected {self.rejected}, missing {self.missing},"
+            f" dropped {self.dropped}"
         )
 
 
