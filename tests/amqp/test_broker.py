@@ -28,7 +28,7 @@ def host(tmp_path: Path, rabbit: Rabbit) -> Iterator[Host]:
     forget(rabbit, "one")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def user(rabbit: Rabbit) -> str:
     """A user with the permissions of the documentation."""
     rabbit.ctl("add_user", "bridge", "secret")
