@@ -23,12 +23,12 @@ from fedmsg_relay.amqp import fields
 from fedmsg_relay.amqp.consuming import Consuming
 from fedmsg_relay.amqp.delivering import Delivering
 from fedmsg_relay.amqp.directory import take
+from fedmsg_relay.amqp.dropped import Dropped
 from fedmsg_relay.amqp.feed import Feed
 from fedmsg_relay.amqp.monitoring import MonitoringSocket
 from fedmsg_relay.amqp.publishing import Publishing
 from fedmsg_relay.amqp.rejected import Rejected
-from fedmsg_relay.amqp.report import ConnectionReport, Report
-from fedmsg_relay.amqp.session import Session
+from fedmsg_relay.amqp.report import Report, connection, counters
 from fedmsg_relay.amqp.settings import Settings, matches
 from fedmsg_relay.amqp.signing import Sign
 from fedmsg_relay.amqp.stalls import StallLog, stalls
@@ -98,8 +98,20 @@ class Bridge:
         fields.tolerate()
         self._loop = loop = IOLoop()
         self._rejected = Rejected(os.path.join(directory, "rejected"))
+        self._dropped = Dropped(
+            os.path.join(directory, "received"),
+            settings,
+            flows=lambda: self._consuming.is_flowing and not self._delivering.is_stuck,
+            died=self._end,
+        )
         self._delivering = Delivering(
-            place.inbound, settings.name, place.frame_max, sign, self._rejected, self._end
+            place.inbound,
+            settings.name,
+            place.frame_max,
+            sign,
+            self._rejected,
+            self._dropped,
+            self._end,
         )
         self._consuming = Consuming(
             loop,
@@ -135,6 +147,7 @@ class Bridge:
         loop.add_handler(self._wakeup.fileno(), self._on_wakeup, IOLoop.READ)
         loop.add_handler(self._monitoring.fileno(), self._on_monitoring, IOLoop.READ)
         self._publishing.session.start()
+        self._dropped.start()
         self._feed.start()
         self._delivering.start()
         log.info(
@@ -158,7 +171,7 @@ class Bridge:
         """Make a report of the status now."""
         publishing, consuming, feed = self._publishing, self._consuming, self._feed
         delivering, now = self._delivering, time.monotonic()
-        discarded = feed.missing + self._rejected.count
+        discarded = feed.missing + self._rejected.count + self._dropped.count
         if discarded > self._discarded:
             self._discarded, self._discarded_at = discarded, now
         report = Report(
@@ -167,26 +180,17 @@ class Bridge:
             name=self._settings.name,
             started_at=self._started_at,
             uptime_s=now - self._started,
-            publishing=_connection(publishing.session),
-            consuming=_connection(consuming.session),
-            published=publishing.published,
-            confirmed=publishing.confirmed,
-            returned=publishing.returned,
-            nacked=publishing.nacked,
-            unconfirmed=publishing.unconfirmed,
+            publishing=connection(publishing.session),
+            consuming=connection(consuming.session),
+            **counters(publishing, "published", "confirmed", "returned", "nacked", "unconfirmed"),
             unconfirmed_s=publishing.waiting_s,
-            from_broker=feed.from_broker,
-            unselected=feed.unselected,
-            missing=feed.missing,
-            behind_s=feed.behind_s,
-            queued=consuming.queued,
-            starved_s=consuming.starved_s,
-            delivered=delivering.delivered,
-            acked=delivering.acked,
-            redelivered=consuming.redelivered,
-            own=delivering.own,
+            **counters(feed, "from_broker", "unselected", "missing", "behind_s"),
+            **counters(consuming, "queued", "starved_s", "redelivered"),
+            **counters(delivering, "delivered", "acked", "own"),
             undelivered_s=delivering.waiting_s,
             rejected=self._rejected.count,
+            dropped=self._dropped.count,
+            dropped_by_relay=dict(self._dropped.by_relay),
             discarded_s=now - self._discarded_at if self._discarded else None,
             troubles=[],
         )
@@ -250,6 +254,7 @@ class Bridge:
             self._loop.call_later(STEP_S, self._settle)
             return
         self._feed.stop(CLOSE_S)
+        self._dropped.stop(CLOSE_S)
         self._stop_by = time.monotonic() + CLOSE_S
         self._consuming.flush()
         self._part()
@@ -270,7 +275,3 @@ class Bridge:
             self._loop.stop()
         else:
             self._loop.call_later(STEP_S, self._close)
-
-
-def _connection(session: Session) -> ConnectionReport:
-    return ConnectionReport(session.state, time.monotonic() - session.since, session.broker)

@@ -68,6 +68,11 @@ class Consuming:
         """Seconds for which messages have waited in the queue while the broker delivered none."""
         return max(0.0, time.monotonic() - self._idle_since)
 
+    @property
+    def is_flowing(self) -> bool:
+        """Whether the broker delivers what is in the queue, as far as is known."""
+        return self.session.is_open and self._idle_since == math.inf
+
     def start(self) -> None:
         self.session.start()
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedmsg_relay.amqp import mapping
+from fedmsg_relay.amqp.dropped import Dropped
 from fedmsg_relay.amqp.rejected import Rejected
 from fedmsg_relay.client.delivery import Delivery
 from fedmsg_relay.client.waiting import Waiting
@@ -57,7 +58,8 @@ class Delivering:
     """Delivers the messages of :meth:`add` to the relay at ``inbound``, except those of ``origin``.
 
     ``frame_max`` is the relay's ``relay_max_message_size``; ``sign`` returns a message with a
-    signature, or as it was.  Calls ``died`` if it has to end before the process.
+    signature, or as it was; ``dropped`` is told what arrived.  Calls ``died`` if it has to end
+    before the process.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Delivering:
         frame_max: float,
         sign: Callable[[dict[str, Any]], dict[str, Any]],
         rejected: Rejected,
+        dropped: Dropped,
         died: Callable[[BaseException], None],
     ) -> None:
         self.delivered = 0
@@ -81,6 +84,7 @@ class Delivering:
         self._frame_max = frame_max
         self._sign = sign
         self._rejected = rejected
+        self._dropped = dropped
         self._died = died
         self._counter = 0
         self._queue: queue.SimpleQueue[Delivered] = queue.SimpleQueue()
@@ -98,6 +102,11 @@ class Delivering:
     def waiting_s(self) -> float:
         """Seconds for which the relay has taken nothing of what waits for it."""
         return max(0.0, time.monotonic() - self._since)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the relay has not taken what waits for it for a while."""
+        return self.waiting_s > TELL_AFTER_S
 
     def start(self) -> None:
         self._thread.start()
@@ -125,6 +134,7 @@ class Delivering:
                 while len(batch) < BATCH:
                     batch.append(self._queue.get_nowait())
             self._deliver(batch)
+            self._dropped.arrived(message.headers for message in batch)
             batch[-1].acknowledge()
             self.acked += len(batch)
             self._since = math.inf

@@ -1,6 +1,7 @@
 """The directory of a bridge, beside the segments of the journal that it reads.
 
 amqp/lock        locked by the bridge, with its pid
+amqp/received   which messages have arrived, see dropped.py
 amqp/rejected/   messages that could not cross, see rejected.py
 """
 

@@ -2,17 +2,19 @@
 
 Runs on its own thread: a disk that hangs stops neither the connections to the broker nor messages
 from the broker.  Also saves the position, which follows only confirmed messages, at most each
-100 ms.
+100 ms.  The number that the messages have reached is saved with the position, see ``numbering.py``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from fedmsg_relay.amqp import mapping
+from fedmsg_relay.amqp import mapping, numbering
 from fedmsg_relay.amqp.rejected import Rejected
 from fedmsg_relay.amqp.window import Item
 from fedmsg_relay.errors import JournalError
@@ -37,6 +39,14 @@ AGAIN_S, AGAIN_MAX_S = 1.0, 30.0
 
 REPORT_S = 60.0
 """Seconds between two lines about the same trouble."""
+
+
+class Reached(NamedTuple):
+    """A place in the journal, as :attr:`Item.position`."""
+
+    position: Position
+    number: int
+    """The number of the last message before, see ``numbering.py``."""
 
 
 class Feed:
@@ -74,8 +84,9 @@ class Feed:
         self._post = post
         self._died = died
         self._bookmark = Bookmark(directory, BOOKMARK)
-        self._reached: Position | None = None
-        self._saved: Position | None = None
+        self._numbering = numbering.Numbering()
+        self._reached: Reached | None = None
+        self._saved: Reached | None = None
         self._save_at = 0.0  # monotonic
         self._poll_s = POLL_S
         self._wanted = threading.Event()
@@ -93,9 +104,9 @@ class Feed:
         """Have more items posted; from any thread."""
         self._wanted.set()
 
-    def reach(self, position: Position) -> None:
-        """Note that everything before ``position`` is confirmed; from any thread."""
-        self._reached = position
+    def reach(self, reached: Reached) -> None:
+        """Note that everything before ``reached`` is confirmed; from any thread."""
+        self._reached = reached
 
     def stop(self, timeout_s: float) -> None:
         """Save the position for the last time, and end; wait ``timeout_s`` at most for that."""
@@ -126,14 +137,21 @@ class Feed:
 
     def _open(self) -> reader.Reader:
         """Return a reader at the saved position, or at the end if this is the first start."""
-        self._saved = self._bookmark.load()
-        if self._saved is None:
+        found = self._bookmark.load_with_fields()
+        if found is None:
             end = reader.at_end(self._directory)
             # Before the first message of all, so that it is known if that goes missing.
-            self._saved = end._replace(sequence=1) if end == START else end
-            self._bookmark.save(self._saved)
+            position = end._replace(sequence=1) if end == START else end
+            self._keep(Reached(position, self._numbering.number))
             log.info("publishing starts with the next message, as this is the first start")
-        return reader.Reader(self._directory, self._saved)
+        else:
+            position, fields = found
+            self._numbering = numbering.Numbering(fields.get("run"), fields.get("number"))
+            self._saved = Reached(position, self._numbering.number)
+            if self._numbering.is_new:
+                with contextlib.suppress(OSError):  # saved with the next position, then
+                    self._keep(self._saved)
+        return reader.Reader(self._directory, position)
 
     def _step(self, source: reader.Reader) -> None:
         """Post the next items and wait until more are wanted, or wait at the end of the journal."""
@@ -159,16 +177,20 @@ class Feed:
     def _item(self, record: Record, end: Position) -> Item:
         if mapping.is_marked(record.frames):
             self.from_broker += 1
-            return Item(None, end)
+            return self._nothing(end)
         try:
             message = mapping.to_amqp(record.frames, self._origin, record.time)
         except mapping.Unmappable as error:
             self._rejected.add("journal", str(error), frames=record.frames)
-            return Item(None, end)
+            return self._nothing(end)
         if not self._selects(message.routing_key):
             self.unselected += 1
-            return Item(None, end)
-        return Item(message, end)
+            return self._nothing(end)
+        message.headers[numbering.HEADER] = self._numbering.next()
+        return Item(message, Reached(end, self._numbering.number))
+
+    def _nothing(self, end: Position) -> Item:
+        return Item(None, Reached(end, self._numbering.number))
 
     def _save(self, at_once: bool = False) -> None:
         reached, now = self._reached, time.monotonic()
@@ -176,7 +198,7 @@ class Feed:
             return
         self._save_at = now + SAVE_EVERY_S
         try:
-            self._bookmark.save(reached)
+            self._keep(reached)
         except OSError as error:
             self._save_at = now + AGAIN_S
             self.unsaved = (
@@ -185,7 +207,13 @@ class Feed:
             )
             self._tell(self.unsaved)
         else:
-            self._saved, self.unsaved = reached, ""
+            self.unsaved = ""
+
+    def _keep(self, reached: Reached) -> None:
+        """Save the position with its number.  Raises OSError."""
+        run = self._numbering.run
+        self._bookmark.save(reached.position, run=run, number=reached.number)
+        self._saved = reached
 
     def _lose(self, messages: int) -> None:
         self.missing += messages

@@ -7,8 +7,12 @@ its fields are the names in the JSON.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from fedmsg_relay.amqp.session import Session
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class ConnectionReport:
 
     def __str__(self) -> str:
         return f"{self.state} ({self.broker})"
+
+
+def connection(session: Session) -> ConnectionReport:
+    """Return the report of a connection now."""
+    return ConnectionReport(session.state, time.monotonic() - session.since, session.broker)
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,12 @@ class Report:
     """Seconds for which the relay has taken nothing of what waits for it."""
     rejected: int
     """Could not be mapped, or are too large; they are in the directory ``rejected``."""
+    dropped: int
+    """Published by other relays' bridges, and never delivered by the broker."""
+    dropped_by_relay: dict[str, int]
+    """The same, by the relay that they came from."""
     discarded_s: float | None
-    """Seconds since a message was rejected or found missing; None if that never happened."""
+    """Seconds since a message was rejected, or found missing or dropped; None if never."""
     troubles: list[str]
     """Whatever keeps messages from passing, in words."""
 
@@ -84,7 +97,8 @@ class Report:
         return (
             f"published {self.published}, confirmed {self.confirmed}, returned {self.returned},"
             f" refused {self.nacked}; delivered {self.delivered}, own {self.own},"
-            f" redelivered {self.redelivered}; rejected {self.rejected}, missing {self.missing}"
+            f" redelivered {self.redelivered}; rejected {self.rejected}, missing {self.missing},"
+            f" dropped {self.dropped}"
         )
 
     def with_troubles(self, journal: Iterable[str], relay: str, stalls: Iterable[str]) -> Report:
@@ -103,3 +117,8 @@ class Report:
         ]
         troubles += filter(None, (*journal, *stalls, relay and f"the relay: {relay}"))
         return dataclasses.replace(self, troubles=troubles)
+
+
+def counters(part: object, *names: str) -> dict[str, Any]:
+    """Return the attributes of a part of the bridge that have the names of a report's fields."""
+    return {name: getattr(part, name) for name in names}

@@ -73,6 +73,11 @@ class Settings:
         return f"fedmsg-relay.{self.name}"
 
     @property
+    def receives_all(self) -> bool:
+        """Whether every topic is consumed."""
+        return "#" in self.receive
+
+    @property
     def lock(self) -> str:
         """The exclusive queue that only one bridge of this name can have."""
         return f"{self.queue}{LOCK}"

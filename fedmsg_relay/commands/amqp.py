@@ -39,9 +39,16 @@ DISCARDED_S = 3600.0
 
 COUNTERS = (
     ("published", "confirmed", "unconfirmed", "returned", "nacked", "missing"),
-    ("queued", "delivered", "acked", "own", "redelivered", "rejected"),
+    ("queued", "delivered", "acked", "own", "redelivered", "rejected", "dropped"),
 )
 """What the table shows of each direction."""
+
+
+FIGURES = ("unconfirmed", "queued", "confirmed", "delivered", "rejected", "missing", "dropped")
+"""The performance data of --check."""
+
+NAMED_MAX = 3
+"""Relays that --check names."""
 
 
 class AmqpBridge(Program):
@@ -100,15 +107,13 @@ class AmqpBridge(Program):
             raise
         except RelayError as error:
             return CRITICAL, f"CRITICAL - {error}"
-        names = ("unconfirmed", "queued", "confirmed", "delivered", "rejected", "missing")
-        figures = " ".join(f"{name}={report[name]}" for name in names)
+        figures = " ".join(f"{name}={report[name]}" for name in FIGURES)
         if report["troubles"]:
             return CRITICAL, f"CRITICAL - {'; '.join(report['troubles'])} | {figures}"
         ago_s = report["discarded_s"]
         if ago_s is not None and ago_s < DISCARDED_S:
             return WARNING, (
-                f"WARNING - {units.messages(report['rejected'])} rejected,"
-                f" {report['missing']} missing, the last {units.duration(ago_s)} ago;"
+                f"WARNING - {'; '.join(_discarded(report))}, the last {units.duration(ago_s)} ago;"
                 f" see the log for the reasons | {figures}"
             )
         return OK, (
@@ -205,6 +210,18 @@ def _table(report: dict[str, Any]) -> Iterator[str]:
     for trouble in report["troubles"]:
         yield ""
         yield trouble
+
+
+def _discarded(report: dict[str, Any]) -> Iterator[str]:
+    """Yield what a bridge has discarded or not received since its start, in words."""
+    if report["rejected"] or report["missing"]:
+        yield f"{report['rejected']} messages rejected, {report['missing']} missing"
+    relays = report["dropped_by_relay"]
+    if len(relays) > NAMED_MAX:
+        yield f"{report['dropped']} messages of {len(relays)} relays were dropped by the broker"
+        return
+    for relay, count in relays.items():
+        yield f"{count} messages of relay {relay} were dropped by the broker"
 
 
 def _doubled(site: Site) -> Iterator[str]:

@@ -211,7 +211,8 @@ relay reads none of these.  docs/several-hosts.md describes how to connect sever
 ``relay_amqp_send``, ``relay_amqp_receive`` (string or list of strings; default ``["#"]``)
     The topics to publish and to consume, as patterns of a topic exchange: ``*`` is one word, ``#``
     any number of words.  A pattern that is removed from ``relay_amqp_receive`` stays bound to
-    the queue until you unbind it at the broker.
+    the queue until you unbind it at the broker.  Messages that the broker drops are counted only
+    if ``relay_amqp_receive`` includes ``#``.
     Example: ``"relay_amqp_receive": ["org.fedoraproject.#"]``
 ``relay_amqp_window`` (messages, default 1000), ``relay_amqp_prefetch`` (default 200)
     How many messages may be published but not confirmed, and delivered but not acknowledged.

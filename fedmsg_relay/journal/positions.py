@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from typing import Any
 
 from fedmsg_relay.journal.segments import DIRECTORY_MODE, FILE_MODE, START, Position
 
@@ -27,18 +28,25 @@ class Bookmark:
 
     def load(self) -> Position | None:
         """Return the saved position; None if there is none or it is damaged.  Raises OSError."""
+        found = self.load_with_fields()
+        return found[0] if found is not None else None
+
+    def load_with_fields(self) -> tuple[Position, dict[str, Any]] | None:
+        """Return the saved position and the fields of the same :meth:`save`, as :meth:`load`."""
         try:
             with open(self._path, encoding="ascii") as file:
                 content = json.load(file)
-            sequence, segment, offset = (int(content[field]) for field in Position._fields[:3])
-            return Position(sequence, segment, offset, bytes.fromhex(content.get("marker", "")))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            sequence, segment, offset = (int(content.pop(field)) for field in Position._fields[:3])
+            marker = bytes.fromhex(content.pop("marker", ""))
+            return Position(sequence, segment, offset, marker), content
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def save(self, position: Position) -> None:
+    def save(self, position: Position, **fields: str | int) -> None:
         """Replace the saved position at once: after a crash there is the old one or the new one.
 
-        Raises OSError; the old one is left then.
+        ``fields`` are what the reader wants to have with the position.  Raises OSError; the old
+        file is left then.
         """
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._directory)
@@ -46,7 +54,8 @@ class Bookmark:
         fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
         with open(fd, "w", encoding="ascii") as file:
             os.fchmod(fd, FILE_MODE)
-            json.dump({**position._asdict(), "marker": position.marker.hex()}, file)
+            place = {**position._asdict(), "marker": position.marker.hex()}
+            json.dump({**fields, **place}, file)
             file.flush()
             os.fdatasync(fd)
         os.rename(self._new, self._path)

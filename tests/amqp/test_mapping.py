@@ -14,6 +14,7 @@ from keys import Authority
 
 from fedmsg_relay.amqp import mapping
 from fedmsg_relay.amqp.mapping import MARK, Unmappable, to_amqp
+from fedmsg_relay.amqp.numbering import HEADER, Numbering
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pyOpenSSL's, of what fedmsg uses
@@ -66,6 +67,15 @@ def test_a_consumer_of_fedora_messaging_gets_a_valid_message() -> None:
     assert seen._headers["fedmsg_relay"] == "here"
 
 
+def test_a_header_like_the_bridges_number_comes_back_too() -> None:
+    given = message(headers={HEADER: "theirs"})
+    made = to_amqp(frames(given), "here", ARRIVED)
+    made.headers[HEADER] = Numbering().next()
+    assert back(made) == given
+    native = mapping.enveloped("t", "2026-1", {HEADER: "theirs"}, b"5", counter=1)
+    assert native["headers"] == {HEADER: "theirs"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -88,6 +98,7 @@ def test_a_consumer_of_fedora_messaging_gets_a_valid_message() -> None:
 )
 def test_what_was_mapped_comes_back_as_it_was(changes: dict[str, Any]) -> None:
     made = to_amqp(frames(message(**changes)), "here", ARRIVED)
+    made.headers[HEADER] = Numbering().next()
     read(made)  # valid for its consumers
     decoded = pika.BasicProperties().decode(
         b"".join(pika.BasicProperties(headers=made.headers).encode())

@@ -155,6 +155,16 @@ class TestBookmark:
         assert bookmark.load() is None
         assert registered(tmp_path) == {}
 
+    def test_fields_are_saved_with_the_position(self, tmp_path: Path) -> None:
+        bookmark = Bookmark(tmp_path, "reader")
+        assert bookmark.load_with_fields() is None
+        bookmark.save(Position(7, 5, 300))
+        assert bookmark.load_with_fields() == (Position(7, 5, 300), {})
+        bookmark.save(Position(7, 5, 300), run="ab", number=3)
+        assert bookmark.load_with_fields() == (Position(7, 5, 300), {"run": "ab", "number": 3})
+        assert bookmark.load() == Position(7, 5, 300)
+        assert registered(tmp_path) == {"reader": Position(7, 5, 300)}
+
     @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"sequence": 1}', "\xff"])
     def test_a_damaged_one_is_none_and_keeps_all(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "readers").mkdir()
