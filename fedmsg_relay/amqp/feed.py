@@ -139,11 +139,9 @@ class Feed:
         """Return a reader at the saved position, or at the end if this is the first start."""
         found = self._bookmark.load_with_fields()
         if found is None:
-            end = reader.at_end(self._directory)
-            # Before the first message of all, so that it is known if that goes missing.
-            position = end._replace(sequence=1) if end == START else end
-            self._keep(Reached(position, self._numbering.number))
-            log.info("publishing starts with the next message, as this is the first start")
+            position = self._first()
+            self._reached = Reached(position, self._numbering.number)
+            self._save(at_once=True)
         else:
             position, fields = found
             self._numbering = numbering.Numbering(fields.get("run"), fields.get("number"))
@@ -152,6 +150,19 @@ class Feed:
                 with contextlib.suppress(OSError):  # saved with the next position, then
                     self._keep(self._saved)
         return reader.Reader(self._directory, position)
+
+    def _first(self) -> Position:
+        """Return where to start without a saved position."""
+        if self._bookmark.exists:
+            log.error(
+                "the saved position is damaged: publishing all messages of the journal again, of"
+                " which consumers receive most a second time"
+            )
+            return START
+        log.info("publishing starts with the next message, as this is the first start")
+        end = reader.at_end(self._directory)
+        # Before the first message of all, so that it is known if that goes missing.
+        return end._replace(sequence=1) if end == START else end
 
     def _step(self, source: reader.Reader) -> None:
         """Post the next items and wait until more are wanted, or wait at the end of the journal."""

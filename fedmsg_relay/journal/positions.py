@@ -26,6 +26,11 @@ class Bookmark:
         self._path = os.path.join(self._directory, name)
         self._new = os.path.join(self._directory, f".{name}")
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file, damaged or not."""
+        return os.path.exists(self._path)
+
     def load(self) -> Position | None:
         """Return the saved position; None if there is none or it is damaged.  Raises OSError."""
         found = self.load_with_fields()

@@ -194,6 +194,7 @@ def test_a_connection_that_ends_while_the_relay_is_stopped(host: Host, rabbit: R
     for times in range(2, 5):
         rabbit.ctl("close_all_connections", "test")
         host.bridge.wait_for("consuming: connected", times=times)
+    host.write(relay_hold=1.5)  # as it is by default, so that the consumer is back
     host.start_relay()
     subscriber.wait(100)
     quiet(lambda: len(subscriber.received), 2.0)
@@ -403,6 +404,19 @@ def test_a_position_that_cannot_be_saved(host: Host) -> None:
     readers.unlink()
     wait_for(lambda: host.check()[0] == 0, "the position to be saved")
     assert list(readers.iterdir())
+
+
+def test_a_position_that_is_damaged(host: Host) -> None:
+    """All of the journal is published again: nothing is lost, and what comes twice has its id."""
+    for number in range(3):
+        assert host.run("fedmsg-relay-publish", "--message", str(number)).returncode == 0
+    wait_for(lambda: host.status()["confirmed"] == 3, "the messages")
+    assert host.bridge.end() == 0
+    assert host.run("fedmsg-relay-publish", "--message", "meanwhile").returncode == 0
+    (path,) = (host.journal / "readers").iterdir()
+    path.write_text("")
+    host.start_bridge(until="the saved position is damaged")
+    wait_for(lambda: host.status()["confirmed"] == 4, "all messages")
 
 
 def test_only_what_is_selected_crosses(tmp_path: Path, rabbit: Rabbit) -> None:
