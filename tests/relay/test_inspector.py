@@ -6,15 +6,18 @@ import base64
 import json
 import re
 import signal
+import socket
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import keys
 import pytest
 import zmq
+import zmtp
 from cryptography.hazmat.primitives.asymmetric import ec
 from harness import DEADLINE_S, Site, hastened, wait_for
 from keys import TOPIC, Authority
@@ -248,12 +251,16 @@ def test_sigterm_under_load_loses_nothing_and_keeps_the_order(
     signing(site, authority, "all")
     relay = site.relay()
     subscriber = site.subscriber()
-    publishers = [site.publisher() for _ in range(3)]
-    for number in range(300):
-        for name, publisher in enumerate(publishers):
-            publisher.send(*keys.frames(keys.message(i=number, username=str(name))))
-    subscriber.wait(1)
-    assert relay.end(signal.SIGTERM) == 0
+    with ExitStack() as ending:
+        publishers = [ending.enter_context(zmtp.Peer(site.inbound, b"PUB")) for _ in range(3)]
+        for number in range(300):
+            for name, publisher in enumerate(publishers):
+                frames = keys.frames(keys.message(i=number, username=str(name)))
+                publisher.socket.sendall(zmtp.message(*frames))
+        for publisher in publishers:
+            publisher.socket.shutdown(socket.SHUT_WR)
+        subscriber.wait(1)
+        assert relay.end(signal.SIGTERM) == 0
     assert "may be lost" not in relay.output
     bodies = [json.loads(body) for _, body in subscriber.wait(900)]
     for name in range(3):

@@ -56,6 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("--rate", type=float, default=50, help="scripts a second")
+    parser.add_argument("--sleep", type=float, help="post_init_sleep, instead of the config's")
     parser.add_argument("--every", type=float, default=2.5, help="seconds between restarts")
     parser.add_argument("--settle", type=float, default=SETTLE_S, help="seconds at both ends")
     parser.add_argument("command", nargs="+", help="what restarts the relay")
@@ -64,6 +65,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     config = fedmsg.config.load_config([], None)
     config.update(active=True, name="relay_inbound")
+    if options.sleep is not None:
+        config["post_init_sleep"] = options.sleep
     context: zmq.Context[Any] = zmq.Context()
     received: list[list[int]] = [[] for _ in range(SUBSCRIBERS)]
     threads = [threading.Thread(target=subscribe, args=(context, config, r)) for r in received]

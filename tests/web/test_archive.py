@@ -268,7 +268,7 @@ def test_the_log_has_the_reason_why_the_process_ends(site: Site) -> None:
         "sys.exit(relay.main())\n"
     )
     relay = site.start(sys.executable, "broken.py")
-    relay.wait_for("ended with 1: ImportError: no such module; starting it again")
+    relay.wait_for("ended with 1: ImportError: no such module; restarting it")
     assert relay.end() == 0
 
 
