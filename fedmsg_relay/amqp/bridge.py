@@ -198,7 +198,7 @@ class Bridge:
         found = stalls(report, relay)
         self._stalls.note(found)
         return report.with_troubles(
-            (feed.trouble, feed.unsaved), relay, (stall.trouble for stall in found)
+            (feed.trouble, feed.unsaved, feed.unwritten), relay, (stall.trouble for stall in found)
         )
 
     def _end(self, error: BaseException) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from fedmsg_relay.amqp import mapping, numbering
 from fedmsg_relay.amqp.rejected import Rejected
 from fedmsg_relay.amqp.window import Item
 from fedmsg_relay.errors import JournalError
-from fedmsg_relay.journal import reader
+from fedmsg_relay.journal import lock, reader
 from fedmsg_relay.journal.positions import Bookmark
 from fedmsg_relay.journal.segments import START, Position, Record
 from fedmsg_relay.system.throttle import Throttle
@@ -36,6 +37,12 @@ POLL_S, POLL_MAX_S = 0.005, 0.1
 
 AGAIN_S, AGAIN_MAX_S = 1.0, 30.0
 """Shortest and longest pause before a journal that cannot be read is tried again."""
+
+LOCK_EVERY_S = 5.0
+"""Seconds between two looks whether a relay writes the journal, while nothing comes."""
+
+UNWRITTEN_S = 20.0
+"""Seconds without a relay that writes the journal, before that is trouble; a restart takes less."""
 
 REPORT_S = 60.0
 """Seconds between two lines about the same trouble."""
@@ -87,7 +94,8 @@ class Feed:
         self._numbering = numbering.Numbering()
         self._reached: Reached | None = None
         self._saved: Reached | None = None
-        self._save_at = 0.0  # monotonic
+        self._save_at = self._lock_at = 0.0  # monotonic
+        self._unwritten_since = math.inf  # monotonic
         self._poll_s = POLL_S
         self._wanted = threading.Event()
         self._stopping = threading.Event()
@@ -172,11 +180,12 @@ class Feed:
             self._lose(max(source.missing - missing, source.corrupt - corrupt))
         if not records:
             self.behind_s = 0.0
+            self._look_for_writer()
             self._stopping.wait(self._poll_s)
             self._poll_s = min(2 * self._poll_s, POLL_MAX_S)
             self._save()
             return
-        self._poll_s = POLL_S
+        self._poll_s, self._unwritten_since = POLL_S, math.inf
         self.behind_s = max(0.0, time.time() - records[-1].time)
         ends = [record.position for record in records[1:]] + [source.position]
         self._wanted.clear()
@@ -184,6 +193,29 @@ class Feed:
         while not self._wanted.wait(SAVE_EVERY_S):
             self._save()
         self._save()
+
+    def _look_for_writer(self) -> None:
+        """Look now and then whether a relay writes the journal; raises OSError."""
+        now = time.monotonic()
+        if now < self._lock_at:
+            return
+        self._lock_at = now + LOCK_EVERY_S
+        if lock.is_written(self._directory):
+            self._unwritten_since = math.inf
+        else:
+            self._unwritten_since = min(self._unwritten_since, now)
+        if self.unwritten:
+            self._tell(self.unwritten)
+
+    @property
+    def unwritten(self) -> str:
+        """Why messages of the relay do not come into the journal; empty if they do."""
+        if time.monotonic() - self._unwritten_since < UNWRITTEN_S:
+            return ""
+        return (
+            f"relay_journal = {self._directory!r}: no relay writes this journal; start the relay,"
+            " or set the key in the relay's config and reload the relay"
+        )
 
     def _item(self, record: Record, end: Position) -> Item:
         if mapping.is_marked(record.frames):

@@ -40,3 +40,8 @@ def lock(directory: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def is_written(directory: str) -> bool:
+    """Return whether a process has the lock of a journal.  Raises OSError."""
+    return lockfile.is_locked(os.path.join(directory, LOCK))

@@ -36,6 +36,21 @@ def lock(path: str, mode: int) -> int:
     return fd
 
 
+def is_locked(path: str) -> bool:
+    """Return whether a process has the lock; takes the lock for a moment if none has.
+
+    Raises OSError, also if there is no file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def write_pid(fd: int) -> None:
     """Write the pid of this process, in place: a full disk has room for that, but the first time.
 

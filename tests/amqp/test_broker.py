@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 from backplane import Host, forget, hosts
-from harness import Process, wait_for
+from harness import Process, hastened, wait_for
 from keys import Authority
 from rabbit import MESSAGE_MAX, Rabbit, quiet
 
@@ -404,6 +404,26 @@ def test_a_position_that_cannot_be_saved(host: Host) -> None:
     readers.unlink()
     wait_for(lambda: host.check()[0] == 0, "the position to be saved")
     assert list(readers.iterdir())
+
+
+def test_a_relay_that_keeps_no_journal_any_more(host: Host) -> None:
+    """What it forwards does not cross: a bridge that has nothing to do is not well, then."""
+    assert host.bridge.end() == 0
+    hasty = hastened("amqp.feed.UNWRITTEN_S=1", "amqp.feed.LOCK_EVERY_S=0.5", program="amqp")
+    host.bridge = host.start(*hasty)
+    host.bridge.wait_for("consuming: connected")
+    assert host.check()[0] == 0
+    assert host.relay_process.end() == 0
+    journal = host.config.pop("relay_journal")
+    host.write()
+    host.start_relay()
+    host.write(relay_journal=journal)
+    host.bridge.wait_for("no relay writes this journal")
+    status, line = host.check()
+    assert (status, "no relay writes this journal; start the relay" in line) == (2, True)
+    assert host.relay_process.end() == 0
+    host.start_relay()
+    wait_for(lambda: host.check()[0] == 0, "all to be well")
 
 
 def test_a_position_that_is_damaged(host: Host) -> None:
