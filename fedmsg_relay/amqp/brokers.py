@@ -19,10 +19,8 @@ import pika
 import pika.data
 import pika.exceptions
 
+from fedmsg_relay.amqp.mapping import SHORT_MAX_BYTES
 from fedmsg_relay.errors import ConfigError
-
-SHORT_MAX_BYTES = 255
-"""AMQP's limit for a short string: a name, the key of a binding or of a table."""
 
 HOST_MAX_BYTES = 255
 """DNS's limit for a name."""

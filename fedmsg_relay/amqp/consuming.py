@@ -59,7 +59,6 @@ class Consuming:
             settings.brokers,
             self._set_up,
             self._on_lost,
-            explain=self._explain,
         )
         self._channel: Any = None
 
@@ -113,14 +112,11 @@ class Consuming:
         self.session.is_set_up()
         self._look(channel)
 
-    def _explain(self, code: int) -> str:
-        if code == NO_QUEUE:
-            self._gone()
-        return ""
-
-    def _on_lost(self, _: int) -> None:
+    def _on_lost(self, code: int) -> None:
         self._channel = None
         self._idle_since = math.inf
+        if code == NO_QUEUE:
+            self._gone()
 
     def _on_message(self, channel: Any, _: Any, method: Any, properties: Any, body: bytes) -> None:
         if self._is_paused:

@@ -34,7 +34,7 @@ WRAPPED = "fedmsg_value"
 """The only key of a body that stands for a ``msg`` that is no dictionary."""
 
 SHORT_MAX_BYTES = 255
-"""AMQP's limit for a routing key, a message's id and a header's name."""
+"""AMQP's limit for a short string: a routing key, a message's id, the name of a header or queue."""
 
 HEADERS_MAX_BYTES = 100_000
 """All headers must fit into one frame, of which RabbitMQ takes 131,072 bytes by default; a larger
@@ -96,7 +96,7 @@ def to_amqp(frames: list[bytes], origin: str, arrived: float) -> Outgoing:
         ENVELOPE: _dumps(message),
         ORIGIN: origin,
     }
-    size = sum(len(name) + len(str(value)) for name, value in headers.items())
+    size = headers_size(headers)
     if size > HEADERS_MAX_BYTES:
         raise Unmappable(
             f"{size} bytes beside msg exceed the {HEADERS_MAX_BYTES} that headers may have"
@@ -107,6 +107,11 @@ def to_amqp(frames: list[bytes], origin: str, arrived: float) -> Outgoing:
         headers,
         _dumps(body).encode(),
     )
+
+
+def headers_size(headers: Headers) -> int:
+    """Return the characters of all names and values, about the bytes that they take."""
+    return sum(len(name) + len(str(value)) for name, value in headers.items())
 
 
 def origin(headers: Mapping[str, Any] | None) -> str | None:

@@ -46,10 +46,9 @@ class Session:
     Calls ``set_up`` with each new channel, upon which :meth:`is_set_up` or :meth:`fail` is to be
     called, and ``lost`` when that channel is gone, with the code of the broker that has closed the
     channel or connection, else 0; ``unblocked`` when a broker that had stopped reading what is
-    published goes on.  ``explain`` returns what a person is to be told about a code with which the
-    broker has closed the channel, if more than the broker says.  ``survives`` is called first when
-    the broker has closed a channel that was set up, and returns whether the connection goes on with
-    a new channel; then ``lost`` is not called.
+    published goes on.  ``survives`` is called first when the broker has closed a channel that was
+    set up, and returns whether the connection goes on with a new channel; then ``lost`` is not
+    called.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class Session:
         set_up: Callable[[Any], None],
         lost: Callable[[int], None],
         unblocked: Callable[[], None] = lambda: None,
-        explain: Callable[[int], str] = lambda _: "",
         survives: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         self.what = what
@@ -73,7 +71,6 @@ class Session:
         self._set_up = set_up
         self._lost = lost
         self._unblocked = unblocked
-        self._explain = explain
         self._survives = survives
         self._tried = -1  # connections begun, which tells the broker
         self._pause_s = AGAIN_S
@@ -199,8 +196,7 @@ class Session:
         is_brokers = isinstance(error, BROKERS)
         self._lose(error.reply_code if is_brokers else 0)
         if is_channels:
-            explained = self._explain(error.reply_code)
-            self.fail(f"{explained} ({why(error)})" if explained else why(error))
+            self.fail(why(error))
 
     def _on_end(self, _: Any, error: BaseException) -> None:
         self._connection = None

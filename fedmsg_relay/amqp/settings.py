@@ -66,6 +66,8 @@ class Settings:
     """Messages delivered and not acknowledged."""
     monitoring: str
     """An address; empty if there is none."""
+    shared: str
+    """The path of fedora-messaging's configuration, which may be missing."""
 
     @property
     def queue(self) -> str:
@@ -119,6 +121,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         window=values.whole(config, "relay_amqp_window", 1000, minimum=1, maximum=OPEN_MAX),
         prefetch=values.whole(config, "relay_amqp_prefetch", 200, minimum=1, maximum=OPEN_MAX),
         monitoring=_monitoring(config),
+        shared=path,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fedmsg_relay.amqp.mapping import Outgoing
+from fedmsg_relay.amqp.mapping import Outgoing, headers_size
 
 BYTES_MAX = 64 * 2**20
 """Bytes sent and not confirmed, however few messages that are."""
@@ -198,6 +198,4 @@ class Window:
 def _size(message: Outgoing | None) -> int:
     if message is None:
         return 0
-    return len(message.body) + sum(
-        len(name) + len(str(value)) for name, value in message.headers.items()
-    )
+    return len(message.body) + headers_size(message.headers)

@@ -82,9 +82,8 @@ class AmqpBridge(Program):
         for warning in (*_doubled(site), *_dropped(site)):
             log.warning("%s", warning)
         brokers = ", ".join(map(amqp_settings.shown, made.brokers))
-        shared = _shared_path(site)
         return [
-            *([f"read {shared}"] if os.path.exists(shared) else []),
+            *([f"read {made.shared}"] if os.path.exists(made.shared) else []),
             f"relay_amqp: {made.name} at {brokers}",
             f"publishes {', '.join(made.send)} to {made.publish_exchange}",
             f"consumes {', '.join(made.receive)} of {', '.join(made.exchanges)} from {made.queue}",
@@ -144,12 +143,6 @@ def _read(site: Site) -> tuple[Settings, Place, Callable[[dict[str, Any]], dict[
     target = targets.Target(local.inbound, local.outbound, relay.inbound_allow, None)
     place = Place(relay.journal, target.inbound_uris(), relay.max_message_size or math.inf)
     return made, place, signer(site)
-
-
-def _shared_path(site: Site) -> str:
-    """Return the path of fedora-messaging's config, which may be missing."""
-    named = site.get("relay_amqp_config") or os.environ.get(amqp_settings.CONFIG_VARIABLE)
-    return str(named or amqp_settings.CONFIG_PATH)
 
 
 @contextlib.contextmanager
@@ -215,7 +208,7 @@ def _table(report: dict[str, Any]) -> Iterator[str]:
 def _discarded(report: dict[str, Any]) -> Iterator[str]:
     """Yield what a bridge has discarded or not received since its start, in words."""
     if report["rejected"] or report["missing"]:
-        yield f"{report['rejected']} messages rejected, {report['missing']} missing"
+        yield f"{units.messages(report['rejected'])} rejected, {report['missing']} missing"
     relays = report["dropped_by_relay"]
     if len(relays) > NAMED_MAX:
         yield f"{report['dropped']} messages of {len(relays)} relays were dropped by the broker"

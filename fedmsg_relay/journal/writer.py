@@ -133,8 +133,7 @@ class Writer:
         self._retain_at = time.monotonic() + min(RETAIN_EVERY_S, self._segment_age_s)
         now = time.time()
         if self._live and self._live.header.created_us < (now - self._segment_age_s) * 1_000_000:
-            self.sync()
-            self._seal()
+            self._finish()
         following = self._following()
         expired = self._retention.expired(following, now)
         if expired and expired == len(self._retention.segments) and not self._live:
@@ -154,9 +153,8 @@ class Writer:
         """
         try:
             self._sync = True
-            self.sync()
             if self._live:
-                self._seal()
+                self._finish()
         finally:
             os.close(self._lock)
 
@@ -201,8 +199,7 @@ class Writer:
     def _rotate(self, record: bytes) -> None:
         """Begin the segment of which ``record`` is to be the first."""
         if self._live:
-            self.sync()
-            self._seal()
+            self._finish()
         size = max(self._segment_max, DATA_START + len(record))
         self._retention.make_room(size, self._following())
         number, created_us = stamp(record)
@@ -232,6 +229,11 @@ class Writer:
             if live.messages:
                 self._last_us = live.last_us
                 self.next_sequence = self._base + live.last_number + 1
+
+    def _finish(self) -> None:
+        """Sync and seal the live segment."""
+        self.sync()
+        self._seal()
 
     def _seal(self) -> None:
         live, self._live = self._live, None

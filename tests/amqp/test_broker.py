@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 from backplane import Host, forget, hosts
-from harness import Process, hastened, wait_for
+from harness import Process, altered, hastened, wait_for
 from keys import Authority
 from rabbit import MESSAGE_MAX, Rabbit, quiet
 
@@ -489,14 +489,8 @@ def test_it_is_seen_as_every_daemon_of_fedmsg(host: Host) -> None:
 def test_a_bridge_without_one_of_its_threads_ends(host: Host) -> None:
     """So that whoever watches it starts another."""
     assert host.bridge.end() == 0
-    (host.root / "broken.py").write_text(
-        "import sys\n"
-        "from fedmsg_relay.amqp import mapping\n"
-        "from fedmsg_relay.commands import amqp\n"
-        "mapping.to_amqp = None\n"
-        "sys.exit(amqp.main())\n"
-    )
-    broken = host.start(sys.executable, "broken.py")
+    break_it = "from fedmsg_relay.amqp import mapping", "mapping.to_amqp = None"
+    broken = host.start(*altered(*break_it, program="amqp"))
     broken.wait_for("consuming: connected")
     assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
     assert broken.wait() == 1

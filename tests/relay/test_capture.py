@@ -23,7 +23,7 @@ import pytest
 import zmtp
 from daemons import Daemon
 from handovers import Bus
-from harness import RELAY, Process, Site, free_port, hastened, wait_for
+from harness import RELAY, Process, Site, altered, free_port, hastened, wait_for
 from monitored import KEY, status
 
 from fedmsg_relay.journal import segments
@@ -544,14 +544,8 @@ class TestAKill:
 
     def test_what_is_written_and_not_synced_is_there(self, site: Site) -> None:
         """The kernel has it: a process that dies takes less with it than a power failure."""
-        (site.root / "unsynced.py").write_text(
-            "import sys\n"
-            "from fedmsg_relay.commands import relay\n"
-            "from fedmsg_relay.relay import recorder\n"
-            "recorder.SYNC_S = 600\n"
-            "sys.exit(relay.main())\n"
-        )
-        relay = site.start(sys.executable, "unsynced.py")
+        unsynced = altered("from fedmsg_relay.relay import recorder", "recorder.SYNC_S = 600")
+        relay = site.start(*unsynced)
         relay.wait_for("forwarding;")
         for first in (0, 10, 20):
             publish(site, first, first + 10)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import zmq
 import zmtp
-from harness import RELAY, Process, Site, free_port, listens, wait_for
+from harness import RELAY, Process, Site, altered, free_port, listens, wait_for
 
 
 def stop_at_once(relay: Process) -> int:
@@ -361,18 +361,15 @@ def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> No
 
     It is noticed as it happens, and not when a timer of the main thread is due.
     """
-    (site.root / "dying.py").write_text(
-        f"import sys, zmq\n"
-        f"from fedmsg_relay.system import memory\n"
-        f"memory.TRIM_EVERY_S = 1000.0\n"
-        f"def proxy(*_):\n"
-        f"    {death}\n"
-        f"zmq.proxy_steerable = proxy\n"
-        f"from fedmsg_relay.commands.relay import main\n"
-        f"sys.exit(main())\n"
+    dying = altered(
+        "import zmq",
+        "from fedmsg_relay.system import memory",
+        "memory.TRIM_EVERY_S = 1000.0",
+        f"def proxy(*_): {death}",
+        "zmq.proxy_steerable = proxy",
     )
     site.write(relay_drain=0.1, zmq_linger=0)
-    relay = site.start(sys.executable, "dying.py")
+    relay = site.start(*dying)
     assert relay.wait() == 1
     reason = "struck down" if "raise" in death else "without an order to stop"
     assert re.search(f"^fedmsg-relay: the relay died: .*{reason}", relay.output, re.MULTILINE)
@@ -380,14 +377,9 @@ def test_it_does_not_outlive_its_forwarding_thread(site: Site, death: str) -> No
 
 def test_a_thread_that_hangs_does_not_keep_a_stop_waiting(site: Site) -> None:
     """The hang is a fake, as libzmq's proxy cannot be made to hang; all around it is real."""
-    (site.root / "hanging.py").write_text(
-        "import sys, threading, zmq\n"
-        "zmq.proxy_steerable = lambda *_: threading.Event().wait()\n"
-        "from fedmsg_relay.commands.relay import main\n"
-        "sys.exit(main())\n"
-    )
+    hanging = "zmq.proxy_steerable = lambda *_: threading.Event().wait()"
     site.write(relay_drain=0.1, zmq_linger=200)
-    relay = site.start(sys.executable, "hanging.py")
+    relay = site.start(*altered("import threading, zmq", hanging))
     relay.wait_for("started, pid")
     assert relay.end() == 1
     assert re.search(

@@ -42,6 +42,12 @@ def hastened(*constants: str, program: str = "relay") -> tuple[str, ...]:
     return sys.executable, str(Path(__file__).with_name("hastened.py")), program, *constants, "--"
 
 
+def altered(*statements: str, program: str = "relay") -> tuple[str, ...]:
+    """In place of RELAY: with statements of Python before, which replace a part by a fake."""
+    run = f"from fedmsg_relay.commands import {program}", f"sys.exit({program}.main())"
+    return sys.executable, "-c", "\n".join(("import sys", *statements, *run))
+
+
 def set_up() -> None:
     """Make this process what tests can rely on, however it was started.
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import load
 import pytest
-from harness import DEADLINE_S, Process, Site, free_port, hastened, listens, wait_for
+from harness import DEADLINE_S, Process, Site, altered, free_port, hastened, listens, wait_for
 
 TOPICS = ("org.fedoraproject.dev.git.receive", "org.fedoraproject.dev.wiki.edit")
 ALL = "/raw?order=asc&rows_per_page=100"
@@ -131,19 +130,13 @@ def test_pages(site: Site) -> None:
     assert get(site, "/id/?id=2026-1")[0] == 200
 
 
-BATCHES_ARE_RARE = """
-import sys
-from fedmsg_relay.relay import recorder
-recorder.WRITE_S = 1.0
-from fedmsg_relay.commands.relay import main
-sys.exit(main())
-"""
+BATCHES_ARE_RARE = altered("from fedmsg_relay.relay import recorder", "recorder.WRITE_S = 1.0")
 """A relay that takes its time to write the journal, as with a slow disk.  That is a fake."""
 
 
 def test_what_has_been_passed_on_is_there(site: Site) -> None:
     """Though not written yet: a hub that has just connected gets it in no other way."""
-    site.relay(command=(sys.executable, "-c", BATCHES_ARE_RARE))
+    site.relay(command=BATCHES_ARE_RARE)
     publish(site, body(0))
     subscriber, publisher = site.subscriber(), site.publisher()
     for number in range(1, 6):
@@ -260,14 +253,8 @@ def test_a_process_that_is_killed_is_started_again(site: Site) -> None:
 
 
 def test_the_log_has_the_reason_why_the_process_ends(site: Site) -> None:
-    (site.root / "broken.py").write_text(
-        "import sys\n"
-        "from fedmsg_relay.commands import relay\n"
-        "from fedmsg_relay.web import archive\n"
-        "archive.START = 'raise ImportError(\"no such module\")'\n"
-        "sys.exit(relay.main())\n"
-    )
-    relay = site.start(sys.executable, "broken.py")
+    broken = "archive.START = 'raise ImportError(\"no such module\")'"
+    relay = site.start(*altered("from fedmsg_relay.web import archive", broken))
     relay.wait_for("ended with 1: ImportError: no such module; restarting it")
     assert relay.end() == 0
 
