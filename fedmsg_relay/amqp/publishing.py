@@ -123,6 +123,8 @@ class Publishing:
 
         def go() -> None:
             self._channel = channel
+            if self._is_refused:
+                self._window.probe()
             self._is_refused = False
             if not self.session.is_open:
                 self._window.resume()

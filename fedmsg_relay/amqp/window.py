@@ -58,7 +58,7 @@ class Window:
         self._again: deque[_Entry] = deque()  # of those sent, what is to be sent again
         self._unanswered: OrderedDict[int, _Entry] = OrderedDict()  # by the number of the sending
         self._sendings = 0  # over the present channel
-        self._careful = 0  # messages to be sent one at a time, as one of them is not taken
+        self._careful = 0  # messages to be sent one at a time, as some are not taken
 
     def add(self, items: Iterable[Item]) -> None:
         """Take in what the journal has next."""
@@ -124,6 +124,13 @@ class Window:
         self._unconfirmed -= 1
         self._careful = 0
         return entry.item.message
+
+    def probe(self) -> None:
+        """Send a single message after :meth:`restart`, and the others once that is confirmed.
+
+        Each attempt with all would leave a copy of each at every queue that takes them.
+        """
+        self._careful = max(1, self._careful)
 
     def restart(self) -> None:
         """Begin with a new channel: everything that is not confirmed is sent again first."""

@@ -123,6 +123,19 @@ def test_one_that_is_larger_than_all_may_have_is_sent_alone() -> None:
     assert sent(tried) == [1]
 
 
+def test_after_a_refusal_a_single_message_is_tried() -> None:
+    tried = Window(4)
+    tried.add(map(item, range(6)))
+    assert sent(tried) == [0, 1, 2, 3]
+    for last in (4, 1, 1):
+        tried.answer(last, multiple=True, is_taken=False)
+        tried.probe()
+        tried.restart()
+        assert sent(tried) == [0]
+    tried.answer(1, multiple=False, is_taken=True)
+    assert sent(tried) == [1, 2, 3, 4]
+
+
 def test_a_message_that_the_broker_does_not_take_is_found() -> None:
     tried = Window(4)
     tried.add(map(item, range(6)))
