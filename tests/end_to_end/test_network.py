@@ -12,7 +12,7 @@ from typing import Any
 import box
 import pytest
 from harness import RELAY, Process, Site, wait_for
-from network import BAD, COUNTING, THERE, Network, publish, wait_for_numbers
+from network import BAD, COUNTING, THERE, Network, publish, publish_until_heard, wait_for_numbers
 
 
 @pytest.fixture
@@ -76,8 +76,7 @@ class TestConsumerThatIsGivenUp:
         network.relay.wait_for("as it took nothing for relay_stall_timeout = 2 s; 0 connected")
         network.signal(consumer, signal.SIGCONT)
         network.relay.wait_for("consumer connected", times=2)
-        publish(publisher, 1)
-        wait_for(lambda: consumer.output.endswith("\n310\n"), "what is published from then on")
+        publish_until_heard(publisher, consumer)
 
     def test_an_unreachable_one_hears_of_it_when_the_network_is_back(
         self, site: Site, machine: box.Box
@@ -99,8 +98,7 @@ class TestConsumerThatIsGivenUp:
         assert (counted["unreachable"], counted["stalled"]) == (1, 0)
         network.say("join")
         network.relay.wait_for("consumer connected", times=2)
-        publish(publisher, 1)
-        wait_for(lambda: consumer.output.endswith("\n10010\n"), "what is published from then on")
+        publish_until_heard(publisher, consumer)
 
     def test_an_unreachable_one_takes_no_more_than_relay_memory_max(
         self, site: Site, machine: box.Box

@@ -100,6 +100,17 @@ def publish(publisher: Process, count: int, deadline_s: float = DEADLINE_S) -> N
     wait_for(lambda: publisher.output.count("published") > before, said, deadline_s)
 
 
+def publish_until_heard(publisher: Process, consumer: Process) -> None:
+    """One by one: the relay says that a consumer connected before it has its subscription."""
+    first = int(publisher.output.split()[-1])
+
+    def heard() -> bool:
+        publish(publisher, 1)
+        return int(consumer.output.split()[-1]) >= first
+
+    wait_for(heard, "what is published from now on")
+
+
 def wait_for_numbers(consumer: Process, count: int) -> None:
     """Until all of them have come, in order and once each."""
     wait_for(lambda: consumer.output.endswith(f"\n{count - 1}\n"), f"number {count - 1}")
