@@ -113,7 +113,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("fault", "said"),
         [
-            (stopped, "320 CONNECTION_FORCED"),
+            (stopped, "publishing: amqp://"),
             (killed, "publishing: amqp://"),
             (alarmed, "low on memory"),
         ],

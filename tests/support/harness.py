@@ -232,14 +232,16 @@ class Process:
         return self._output.read_text(errors="replace")
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        def said() -> bool:
-            ended = self._popen.poll() is not None
-            if self.output.count(text) >= times:
-                return True
-            assert not ended, f"ended with {self._popen.returncode}: {self.output}"
-            return False
+        def is_over() -> bool:
+            has_ended = self._popen.poll() is not None
+            return self.output.count(text) >= times or has_ended
 
-        wait_for(said, f"{text!r} from {self.command}")
+        with contextlib.suppress(AssertionError):
+            wait_for(is_over, text)
+        status, output = self._popen.poll(), self.output
+        assert output.count(text) >= times, (
+            f"no {text!r} from {self.command}, status {status}: {output}"
+        )
 
     def kill(self, number: int) -> None:
         self._popen.send_signal(number)
