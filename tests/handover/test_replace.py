@@ -89,9 +89,8 @@ class TestReplace:
         daemon.start()
         old = daemon.pid
         command = site.start(BIN / "fedmsg-relay", *daemon.options, "--replace")
-        daemon.wait_for("forwarding;")
-        assert command.end(signal.SIGINT) == 1
         daemon.wait_for("started, pid", times=2)
+        assert command.end(signal.SIGINT) == 1
         wait_for(lambda: not alive(old), "the end of the old one")
         daemon.seen.add(daemon.pid)
         daemon.wait_for("forwarding;", times=2)

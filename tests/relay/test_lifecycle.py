@@ -222,10 +222,13 @@ class TestStop:
             assert relay.end() == 0
         assert self.LOST not in relay.output
 
+    SLOW_TO_WRITE = "1 of the publishers continued to send, and did not disconnect in time"
+    """Of one that a busy machine has not let write for a while."""
+
     @pytest.mark.parametrize(
         ("drain_s", "hasten", "says"),
         [
-            (1, False, "relay_drain = 1 s ended before all were forwarded"),
+            (1, False, f"relay_drain = 1 s ended before all were forwarded|{SLOW_TO_WRITE}"),
             (0.01, False, "relay_drain = 0.01 s ended before all were forwarded"),
             (600, True, "a second signal came before all were forwarded"),
         ],
@@ -252,7 +255,7 @@ class TestStop:
             finally:
                 done.set()
                 thread.join()
-        assert f"{self.LOST}{says}\n" in relay.output
+        assert re.search(f"{self.LOST}({says})\n", relay.output)
         assert relay.output.count(self.LOST) == 1
 
     def test_messages_of_one_publisher_keep_their_order(self, site: Site) -> None:

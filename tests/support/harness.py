@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import pprint
 import random
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +107,31 @@ def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLI
     return value
 
 
-def free_port() -> int:
-    """A port that nobody listens at, and that no connection gets as its own by chance.
+def _ports() -> Iterator[int]:
+    """Ports to try, each once before any comes again, and none that another worker tries.
 
-    Such ports are below the ephemeral range: a peer that reconnects to a closed port in that range
-    may be given the very port, and then connects to itself.
+    Not from the ephemeral range: a peer that reconnects to a closed port in that range may be given
+    the very port, and then connects to itself.
     """
-    while True:
-        port = random.randrange(10_000, 30_000)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = range(10_000 + worker, 30_000, workers)
+    start = random.randrange(len(ports))
+    return itertools.cycle([*ports[start:], *ports[:start]])
+
+
+PORTS = _ports()
+
+
+def free_port() -> int:
+    """A port that nobody listens at, and that stays free while its relay restarts."""
+    for port in PORTS:
         with (
             contextlib.suppress(OSError),
             socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True),
         ):
             return port
+    raise AssertionError  # there is no end of ports
 
 
 def listens(address: str) -> bool:

@@ -87,7 +87,11 @@ def archivist(relay: Process) -> int:
 
 def opened(pid: int) -> set[str]:
     """What a process has open."""
-    return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(os.readlink(path))
+    return found
 
 
 def is_gone(pid: int) -> bool:
