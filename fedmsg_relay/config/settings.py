@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +49,7 @@ OUR_KEYS = (
     "relay_amqp_monitoring",
 )
 MONITORING = "moksha.monitoring.socket"
-HTTP = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
+HTTP = "relay_http"
 MEMORY_MAX = 512 * 2**20
 """Default of ``relay_memory_max`` in bytes: a small host has a GiB or two."""
 
@@ -161,7 +160,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         memory_max=_memory_max(config.get("relay_memory_max", MEMORY_MAX)),
         monitoring=_monitoring(config),
         monitoring_mode=values.permissions(config, f"{MONITORING}.mode", ipc_mode),
-        http=_http(config),
+        http=values.http(config, HTTP),
         http_allow=_networks(config, "relay_http_allow") or allowlist.LOOPBACK,
         trust=trust.read(config),
         journal=journal(config),
@@ -221,16 +220,6 @@ def _networks(config: Mapping[str, Any], key: str) -> tuple[Network, ...] | None
 def _monitoring(config: Mapping[str, Any]) -> tuple[str, ...]:
     value = config.get(MONITORING)
     return values.addresses(MONITORING, value) if value else ()  # as moksha treats an empty value
-
-
-def _http(config: Mapping[str, Any]) -> tuple[str, ...]:
-    value = config.get("relay_http")
-    if value is None:
-        return ()
-    found = HTTP.fullmatch(str(value))
-    if found is None or isinstance(value, bool) or not 0 < int(found["port"]) < 65536:
-        raise ConfigError(f"relay_http = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port")
-    return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)
 
 
 def journal(config: Mapping[str, Any]) -> str:

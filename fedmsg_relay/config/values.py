@@ -20,6 +20,8 @@ SECONDS_MAX = 86_400
 
 OCTAL = re.compile("(0o?)?[0-7]{3}")
 
+HTTP = re.compile(r"(?:(?P<host>\[[^\s/]+\]|[^\s/:]+):)?(?P<port>\d{1,5})")
+
 
 def addresses(key: str, value: object) -> tuple[str, ...]:
     """Return an address or a list of addresses as a tuple that is not empty."""
@@ -33,6 +35,17 @@ def addresses(key: str, value: object) -> tuple[str, ...]:
     ):
         raise ConfigError(f"{key} = {value!r}: must be an address or a list of addresses")
     return tuple(found)
+
+
+def http(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the address of an HTTP port as ``tcp://HOST:PORT``; empty if there is none."""
+    value = config.get(key)
+    if value is None:
+        return ()
+    found = HTTP.fullmatch(str(value))
+    if found is None or isinstance(value, bool) or not 0 < int(found["port"]) < 65536:
+        raise ConfigError(f"{key} = {value!r}: must be 'HOST:PORT', '[::1]:PORT' or a port")
+    return (f"tcp://{found['host'] or '127.0.0.1'}:{found['port']}",)
 
 
 def whole(

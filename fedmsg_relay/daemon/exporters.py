@@ -10,20 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import zmq
 
-from fedmsg_relay.config.settings import MONITORING, Settings
+from fedmsg_relay.config.settings import HTTP, MONITORING, Settings
 from fedmsg_relay.monitoring.moksha import MonitoringSocket
 from fedmsg_relay.monitoring.stats import Report
-from fedmsg_relay.net.bindings import Bindings, Listeners, close_listeners
+from fedmsg_relay.net.bindings import Bindings, close_listeners, going_without
 from fedmsg_relay.relay.proxy import Traffic
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Timer
 from fedmsg_relay.web.history import History, Point, Snapshot
+from fedmsg_relay.web.newest import REPORT_EVERY_S, Newest
 
 log = logging.getLogger("fedmsg.relay")
 
@@ -32,21 +32,6 @@ TOTALS_EVERY_S = 3600.0
 
 STATUS_EVERY_S = 5.0
 """Time between two status lines for systemd."""
-
-SERVE_EVERY_S = 5.0
-"""Time between two reports for HTTP."""
-
-FRESH_S = 0.9
-"""Age of the oldest report that is served over HTTP if the main thread has time to make another; a
-page that asks each second always gets a new one."""
-
-PATIENCE_S = 1.0
-"""How long a request waits for the main thread to make a report, which takes milliseconds, or half
-a second if libzmq's proxy hangs."""
-
-STALE_S = 2 * SERVE_EVERY_S + 2.0
-"""Age of the oldest report that is served over HTTP; an older one means that the main thread
-hangs."""
 
 
 class Exporters:
@@ -67,16 +52,11 @@ class Exporters:
     ) -> None:
         self._make_report = report
         self._packed = packed
-        self._wake = wake
         self._history = History()
-        self._is_closed = False
-        self._is_wanted = False  # whether a request waits for another report, or has waited
-        self._is_late = False  # whether a request has waited in vain since the newest report
-        self._made = threading.Event()  # set by a report since the last request that waited
-        self._newest: tuple[float, Report]  # with its time; other threads read this, once open
+        self._newest: Newest[Report] = Newest(wake)
         self._bindings = bindings
         self._settings = settings
-        self._serve_every_s = SERVE_EVERY_S if bindings.http else math.inf
+        self._serve_every_s = REPORT_EVERY_S if bindings.http else math.inf
         self._served = Timer(self._serve_every_s)
         self._totals = Timer(TOTALS_EVERY_S)
         # Not before refresh(): during a hand-over systemd listens to the predecessor.
@@ -100,17 +80,17 @@ class Exporters:
         report = self._report()
         self._sent = (time.monotonic(), report.frames_out)
         if self._bindings.monitoring:
-            with _going_without(MONITORING, self._bindings.monitoring):
+            with going_without(MONITORING, self._bindings.monitoring):
                 self._monitoring = MonitoringSocket(self._bindings.monitoring.values(), report)
                 self._poller.register(self._monitoring, zmq.POLLIN)
         if self._bindings.http:
-            with _going_without("relay_http", self._bindings.http):
+            with going_without(HTTP, self._bindings.http):
                 # Not before a site wants it, as loading it takes time.
-                from fedmsg_relay.web import port
+                from fedmsg_relay.web import relay
 
                 listeners = self._bindings.http.values()
-                close = port.serve(
-                    listeners, self._settings, self.newest, self._snapshot, self._packed
+                close = relay.serve(
+                    listeners, self._settings, self._newest.get, self._snapshot, self._packed
                 )
                 self._listening.callback(close)
 
@@ -128,40 +108,17 @@ class Exporters:
             self.refresh()
         if self._totals.is_due():
             log.info("%s", self._report().totals)
-        if self._served.is_due() or self._is_wanted:
+        if self._served.is_due() or self._newest.is_wanted:
             self._report()
 
     def _report(self) -> Report:
-        """Make a report, which :meth:`newest` then returns."""
+        """Make a report, which requests then get."""
         report, now = self._make_report(), time.monotonic()
-        self._is_wanted = False
-        if not self._is_closed:
+        if not self._newest.is_closed:
             self._history.add(report, now)
-            self._newest = (now, report)
-            self._is_late = False
-            self._made.set()
             self._served = Timer(self._serve_every_s)
+        self._newest.put(report, now)
         return report
-
-    def newest(self) -> Report:
-        """Return a fresh report, or the newest there is; for the thread of the server.
-
-        Waits :data:`PATIENCE_S` at most, and not again before the main thread has made a report.
-        Raises TimeoutError if the newest report is older than :data:`STALE_S`.
-        """
-        if self._age_s() > FRESH_S and not (self._is_late or self._is_closed):
-            self._made.clear()
-            self._is_wanted = True
-            self._wake()
-            # If closed by now, close() may have set the event before this thread cleared it.
-            self._is_late = not (self._is_closed or self._made.wait(PATIENCE_S))
-        age_s = self._age_s()
-        if age_s > STALE_S:
-            raise TimeoutError(f"its main thread has made no report for {age_s:.0f} s")
-        return self._newest[1]
-
-    def _age_s(self) -> float:
-        return time.monotonic() - self._newest[0]
 
     def _snapshot(self) -> Snapshot:
         """Return the traffic until the newest report; for any thread."""
@@ -210,8 +167,7 @@ class Exporters:
 
         A request that has come before gets the report of then: the successor's begin with it.
         """
-        self._is_closed = True
-        self._made.set()
+        self._newest.close()
         self._served = self._status = self._totals = Timer(math.inf)
         self._close_monitoring()
         self._listening.close()
@@ -222,13 +178,3 @@ class Exporters:
             self._poller.unregister(monitoring)
             with contextlib.suppress(OSError):  # serving it may have failed
                 monitoring.close()
-
-
-@contextlib.contextmanager
-def _going_without(key: str, listeners: Listeners) -> Iterator[None]:
-    """If the body raises, log why, and close ``listeners``: clients would wait there in vain."""
-    try:
-        yield
-    except (OSError, RuntimeError, ImportError) as error:
-        close_listeners(listeners)
-        log.warning("%s: %s; not served", key, error)

@@ -7,7 +7,6 @@ relay as it was.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import time
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from fedmsg_relay.config.settings import Settings
+from fedmsg_relay.config.settings import HTTP, Settings
 from fedmsg_relay.daemon.eventloop import SIGNALS, MainLoop
 from fedmsg_relay.daemon.running import RunningRelay, ends_within_s
 from fedmsg_relay.errors import ConfigError, RelayError
@@ -50,12 +49,10 @@ def checked_endpoints(settings: Settings) -> LocalEndpoints:
             "/proc is not mounted, but the relay needs it to find its sockets;"
             " `mount -t proc proc /proc`"
         )
-    # Looked for, not imported: an import takes time, and a start should be quick.
-    if settings.http and importlib.util.find_spec("prometheus_client") is None:
-        log.warning(
-            "relay_http: /metrics is not served, as the Python package prometheus-client is not"
-            " installed; install it beside the relay with pip"
-        )
+    if settings.http:
+        from fedmsg_relay.web import port  # not before a site wants it, as loading takes time
+
+        port.warn_without_metrics(HTTP, "relay")
     return local_endpoints(settings, time.monotonic() + RESOLVER_PATIENCE_S)
 
 

@@ -63,6 +63,16 @@ def close_listeners(listeners: Listeners) -> None:
     listeners.clear()
 
 
+@contextlib.contextmanager
+def going_without(key: str, listeners: Listeners) -> Iterator[None]:
+    """If the body raises, log why, and close ``listeners``: clients would wait there in vain."""
+    try:
+        yield
+    except (OSError, RuntimeError, ImportError) as error:
+        close_listeners(listeners)
+        log.warning("%s: %s; not served", key, error)
+
+
 def bind(local: LocalEndpoints, settings: Settings, inherited: Inherited) -> Bindings:
     """Listen at every endpoint of ``local``, of outbound at those of the first group that is free.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fedmsg_relay.config.settings import MONITORING, Settings
+from fedmsg_relay.config.settings import HTTP, MONITORING, Settings
 from fedmsg_relay.errors import BindError, ConfigError, NoLocalAddress, RelayError
 from fedmsg_relay.net import endpoints
 from fedmsg_relay.net.endpoints import Endpoint
@@ -69,19 +69,19 @@ def local_endpoints(settings: Settings, deadline: float) -> LocalEndpoints:
     if clash := _clash(inbound, itertools.chain(*outbound)):
         raise ConfigError(clash)
     needed = (*inbound, *itertools.chain(*outbound))
-    monitoring = _optional(MONITORING, settings.monitoring, needed)
+    monitoring = optional(MONITORING, settings.monitoring, needed)
     return LocalEndpoints(
         inbound=inbound,
         outbound=tuple(outbound),
         monitoring=monitoring,
-        http=_optional("relay_http", settings.http, (*needed, *monitoring)),
+        http=optional(HTTP, settings.http, (*needed, *monitoring)),
     )
 
 
-def _optional(
+def optional(
     key: str, addresses: tuple[str, ...], needed: tuple[Endpoint, ...]
 ) -> tuple[Endpoint, ...]:
-    """Return the local endpoints of a key that a relay can go without.
+    """Return the local endpoints of a key that a daemon can go without.
 
     Returns (), and logs a warning, if the endpoints are not known within :data:`OPTIONAL_S`, can
     never be bound, or overlap with one of ``needed``.  Raises :class:`ConfigError` for a malformed

@@ -1,14 +1,13 @@
-"""The report as metrics for Prometheus, as text or OpenMetrics.
+"""The report as metrics for Prometheus.
 
 Needs the package prometheus-client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 
-from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -16,140 +15,116 @@ from prometheus_client.core import (
     Metric,
     StateSetMetricFamily,
 )
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
 from fedmsg_relay.monitoring.stats import STATES, JournalReport, Report
+from fedmsg_relay.web.exposition import labelled
 
 
-def render(report: Report, accept: str) -> tuple[bytes, str]:
-    """Return the metrics, and their content type, in the format that ``accept`` prefers.
-
-    ``accept`` is the field of that name in the request.  The metrics of this process are as of now.
-    """
-    registry = CollectorRegistry()
-    registry.register(_Metrics(report))
-    ProcessCollector(registry=registry)
-    try:
-        encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # of a version that is no number
-        encode, content_type = choose_encoder("")
-    return encode(registry), content_type
-
-
-class _Metrics(Collector):
-    """A report as metrics, for a registry."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def collect(self) -> Iterator[Metric]:
-        report = self._report
-        yield InfoMetricFamily(
-            "fedmsg_relay_build", "The version of the running relay.", {"version": report.version}
-        )
-        yield GaugeMetricFamily(
-            "fedmsg_relay_forwarding",
-            "1 if messages are forwarded; 0 while the relay starts, holds, stops or hangs.",
-            report.is_forwarding,
-        )
-        yield StateSetMetricFamily(
-            "fedmsg_relay_state",
-            "The phase of the relay, or hung.",
-            {state: state == report.state for state in STATES},
-        )
-        yield GaugeMetricFamily(
-            "fedmsg_relay_uptime_seconds", "Time since the start.", report.uptime_s
-        )
-        yield GaugeMetricFamily(
-            "fedmsg_relay_start_time_seconds",
-            "When the relay's process started, in seconds since 1970.",
-            report.started_at,
-        )
-        yield GaugeMetricFamily(
-            "fedmsg_relay_backlog_messages",
-            "Messages held, or in the kernel for the consumer that is furthest behind.",
-            report.backlog,
-        )
-        yield CounterMetricFamily(
-            "fedmsg_relay_held_messages_total",
-            "Messages held after a start until consumers had reconnected.",
-            report.held,
-        )
-        yield _labelled(
+def collect(report: Report) -> Iterator[Metric]:
+    """Yield the metrics of a relay."""
+    yield InfoMetricFamily(
+        "fedmsg_relay_build", "The version of the running relay.", {"version": report.version}
+    )
+    yield GaugeMetricFamily(
+        "fedmsg_relay_forwarding",
+        "1 if messages are forwarded; 0 while the relay starts, holds, stops or hangs.",
+        report.is_forwarding,
+    )
+    yield StateSetMetricFamily(
+        "fedmsg_relay_state",
+        "The phase of the relay, or hung.",
+        {state: state == report.state for state in STATES},
+    )
+    yield GaugeMetricFamily("fedmsg_relay_uptime_seconds", "Time since the start.", report.uptime_s)
+    yield GaugeMetricFamily(
+        "fedmsg_relay_start_time_seconds",
+        "When the relay's process started, in seconds since 1970.",
+        report.started_at,
+    )
+    yield GaugeMetricFamily(
+        "fedmsg_relay_backlog_messages",
+        "Messages held, or in the kernel for the consumer that is furthest behind.",
+        report.backlog,
+    )
+    yield CounterMetricFamily(
+        "fedmsg_relay_held_messages_total",
+        "Messages held after a start until consumers had reconnected.",
+        report.held,
+    )
+    yield labelled(
+        CounterMetricFamily,
+        "fedmsg_relay_rejected_total",
+        "Messages that relay_validate or relay_sign rejected.",
+        "reason",
+        asdict(report.rejected),
+    )
+    yield labelled(
+        GaugeMetricFamily,
+        "fedmsg_relay_expires_in_seconds",
+        "Time until the relay's certificate, the authority and the revocation list expire.",
+        "of",
+        {each.what: each.left_s for each in report.expiries},
+    )
+    yield labelled(
+        CounterMetricFamily,
+        "fedmsg_relay_frames_total",
+        "Frames of messages; going out, each is counted once.",
+        "direction",
+        {"in": report.frames_in, "out": report.frames_out},
+    )
+    yield labelled(
+        CounterMetricFamily,
+        "fedmsg_relay_bytes_total",
+        "Bytes of frames; going out, each is counted once.",
+        "direction",
+        {"in": report.bytes_in, "out": report.bytes_out},
+    )
+    for family, name, documentation, field in (
+        (GaugeMetricFamily, "connected_peers", "Peers that are connected.", "connected"),
+        (CounterMetricFamily, "connections_total", "Connections accepted.", "accepted"),
+        (
             CounterMetricFamily,
-            "fedmsg_relay_rejected_total",
-            "Messages that relay_validate or relay_sign rejected.",
-            "reason",
-            asdict(report.rejected),
-        )
-        yield _labelled(
-            GaugeMetricFamily,
-            "fedmsg_relay_expires_in_seconds",
-            "Time until the relay's certificate, the authority and the revocation list expire.",
-            "of",
-            {each.what: each.left_s for each in report.expiries},
-        )
-        yield _labelled(
+            "refused_connections_total",
+            "Connections that an allow list refused.",
+            "refused",
+        ),
+        (
             CounterMetricFamily,
-            "fedmsg_relay_frames_total",
-            "Frames of messages; going out, each is counted once.",
-            "direction",
-            {"in": report.frames_in, "out": report.frames_out},
-        )
-        yield _labelled(
+            "failed_handshakes_total",
+            "Connections whose ZMTP handshake failed.",
+            "handshakes_failed",
+        ),
+        (
             CounterMetricFamily,
-            "fedmsg_relay_bytes_total",
-            "Bytes of frames; going out, each is counted once.",
-            "direction",
-            {"in": report.bytes_in, "out": report.bytes_out},
+            "stalled_connections_total",
+            "Connections closed as the peer took nothing for relay_stall_timeout.",
+            "stalled",
+        ),
+        (
+            CounterMetricFamily,
+            "unreachable_connections_total",
+            "Connections closed as the host did not answer for relay_unreachable_timeout.",
+            "unreachable",
+        ),
+        (
+            CounterMetricFamily,
+            "over_memory_connections_total",
+            "Connections closed as the relay used more memory than relay_memory_max.",
+            "over_memory",
+        ),
+    ):
+        yield labelled(
+            family,
+            f"fedmsg_relay_{name}",
+            documentation,
+            "side",
+            {
+                "publisher": getattr(report.publishers, field),
+                "consumer": getattr(report.consumers, field),
+            },
         )
-        for family, name, documentation, field in (
-            (GaugeMetricFamily, "connected_peers", "Peers that are connected.", "connected"),
-            (CounterMetricFamily, "connections_total", "Connections accepted.", "accepted"),
-            (
-                CounterMetricFamily,
-                "refused_connections_total",
-                "Connections that an allow list refused.",
-                "refused",
-            ),
-            (
-                CounterMetricFamily,
-                "failed_handshakes_total",
-                "Connections whose ZMTP handshake failed.",
-                "handshakes_failed",
-            ),
-            (
-                CounterMetricFamily,
-                "stalled_connections_total",
-                "Connections closed as the peer took nothing for relay_stall_timeout.",
-                "stalled",
-            ),
-            (
-                CounterMetricFamily,
-                "unreachable_connections_total",
-                "Connections closed as the host did not answer for relay_unreachable_timeout.",
-                "unreachable",
-            ),
-            (
-                CounterMetricFamily,
-                "over_memory_connections_total",
-                "Connections closed as the relay used more memory than relay_memory_max.",
-                "over_memory",
-            ),
-        ):
-            yield _labelled(
-                family,
-                f"fedmsg_relay_{name}",
-                documentation,
-                "side",
-                {
-                    "publisher": getattr(report.publishers, field),
-                    "consumer": getattr(report.consumers, field),
-                },
-            )
-        if report.journal is not None:
-            yield from _journal(report.journal)
+    if report.journal is not None:
+        yield from _journal(report.journal)
 
 
 def _journal(journal: JournalReport) -> Iterator[Metric]:
@@ -213,16 +188,3 @@ def _journal(journal: JournalReport) -> Iterator[Metric]:
     for reader, messages in journal.overrun.items():
         overrun.add_metric([reader], messages)
     yield overrun
-
-
-def _labelled(
-    family: type[CounterMetricFamily] | type[GaugeMetricFamily],
-    name: str,
-    documentation: str,
-    label: str,
-    values: Mapping[str, float],
-) -> Metric:
-    metric = family(name, documentation, labels=[label])
-    for value, number in values.items():
-        metric.add_metric([value], number)
-    return metric

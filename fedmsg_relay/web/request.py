@@ -109,6 +109,17 @@ def parse(received: bytes) -> Request:
     )
 
 
+def check_method(request: Request) -> None:
+    """Raise :class:`Refused` for a method that could change something."""
+    if request.method not in METHODS:
+        allowed = ", ".join(METHODS)
+        raise Refused(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"this port is read-only; use {allowed}",
+            ("Allow", allowed),
+        )
+
+
 def _host(in_line: str | None, in_field: list[str], is_required: bool) -> str | None:
     """Return the host of a request.  Raises :class:`Refused` if it is malformed or missing."""
     if len(in_field) > 1 or (is_required and not in_field):

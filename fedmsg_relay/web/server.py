@@ -1,4 +1,4 @@
-"""An HTTP server for the relay's status: one thread, and a bound for all that clients can take.
+"""An HTTP server for a daemon's status: one thread, and a bound for all that clients can take.
 
 A connection serves one request, so that after a hand-over the next request reaches the next relay.
 A connection costs a descriptor and no thread, and ends in time even if its client sends a byte at a
@@ -43,7 +43,7 @@ FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection
 
 
 class HttpServer:
-    """Serves clients that connect to ``listeners``, which become non-blocking.
+    """Serves clients that connect to ``listeners``, which ``key`` names and become non-blocking.
 
     The server's thread calls ``answer``, and serves no other client until it returns.
     ``listeners`` stay open when the server is closed; another process may accept there too.
@@ -53,10 +53,12 @@ class HttpServer:
 
     def __init__(
         self,
+        key: str,
         listeners: Iterable[socket.socket],
         answer: Answer,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
+        self._key = key
         self._answer = answer
         self._maximum = max(1, connections_max)
         self._clients: dict[socket.socket, Conversation] = {}  # the oldest first
@@ -93,7 +95,7 @@ class HttpServer:
             while self._listeners or self._clients:
                 try:
                     self._attend()
-                except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on)
+                except Exception as error:  # noqa: BLE001 (whatever it is, the daemon goes on)
                     self._complain("serving failed", error)
                     time.sleep(PAUSE_S)
 
@@ -117,7 +119,7 @@ class HttpServer:
 
     def _complain(self, what: str, error: Exception) -> None:
         if self._failures.allows():
-            log.error("relay_http: %s: %r; the relay still forwards", what, error)
+            log.error("%s: %s: %r; messages are not affected", self._key, what, error)
 
     def _leave(self) -> None:
         self._pause(math.inf)
@@ -195,6 +197,6 @@ class HttpServer:
     def _respond(self, head: bytes, here: str, there: str) -> bytes | Stream:
         try:
             return self._answer(head, here, there)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the relay goes on)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the daemon goes on)
             self._complain("a request could not be answered", error)
             return FAILED

@@ -35,8 +35,9 @@ sys.exit(main())
 
 MAIN_HANGS = """
 import os, sys, threading, time
-from fedmsg_relay.daemon import eventloop, exporters
-exporters.STALE_S = 3
+from fedmsg_relay.daemon import eventloop
+from fedmsg_relay.web import newest
+newest.STALE_S = 3
 attend = eventloop.MainLoop._attend_successor
 def hang(self):
     while os.path.exists("hang"):

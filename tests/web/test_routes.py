@@ -14,6 +14,7 @@ from harness import DEADLINE_S
 from reports import REPORT
 
 from fedmsg_relay.monitoring.stats import HUNG, Report
+from fedmsg_relay.web import relay
 from fedmsg_relay.web.history import Snapshot
 from fedmsg_relay.web.request import HostNames
 from fedmsg_relay.web.routes import Routes
@@ -28,8 +29,8 @@ class Port:
         self.address = listener.getsockname()
         self.made = 0
         names = HostNames(["relay.example.com"])
-        self.routes = Routes(names, self._newest, Snapshot, self._metrics)
-        self._server = HttpServer([listener], self.routes.answer)
+        self.routes = Routes(names, self._newest, relay.views(Snapshot, self._metrics))
+        self._server = HttpServer("relay_http", [listener], self.routes.answer)
 
     def _newest(self) -> Report:
         if self.report is None:
@@ -266,7 +267,7 @@ def test_each_report_is_rendered_once(port: Port) -> None:
 
 
 def test_without_the_package_for_metrics() -> None:
-    routes = Routes(HostNames(), lambda: REPORT, Snapshot, None)
+    routes = Routes(HostNames(), lambda: REPORT, relay.views(Snapshot, None))
     answer = routes.answer(b"GET /metrics HTTP/1.0\r\n\r\n", "127.0.0.1", "127.0.0.1")
     assert answer.startswith(b"HTTP/1.1 501 ")
     assert b"prometheus-client" in answer

@@ -30,7 +30,7 @@ def answer(head, here, there):
     path = head.split()[1]
     sent = body if path == b"/large" else b"here"
     return b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(sent) + sent
-serving = server.HttpServer([listener], answer)
+serving = server.HttpServer("key", [listener], answer)
 taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(spare)]
 print("up", flush=True)
 sys.stdin.read()
@@ -221,7 +221,7 @@ def test_closed_it_answers_who_is_there_and_leaves_the_listener_open(
     listener: socket.socket,
 ) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
-    server = HttpServer([listener], lambda head, here, _: head + here.encode())
+    server = HttpServer("key", [listener], lambda head, here, _: head + here.encode())
     with socket.create_connection(listener.getsockname(), DEADLINE_S) as client:
         client.sendall(b"GET / ")
         with socket.create_connection(listener.getsockname(), DEADLINE_S) as other:
@@ -241,7 +241,7 @@ def test_an_inherited_listener_is_left_non_blocking(listener: socket.socket) -> 
     """Python takes what it has by number for blocking; all processes share what that is."""
     with socket.socket(fileno=os.dup(listener.fileno())) as inherited:
         assert inherited.gettimeout() is None
-        server = HttpServer([inherited], lambda head, here: head + here.encode())
+        server = HttpServer("key", [inherited], lambda head, here: head + here.encode())
         assert not os.get_blocking(listener.fileno())
         server.close()
 
@@ -258,7 +258,7 @@ def test_an_answer_that_fails_is_an_error_500_and_a_line_in_the_log(
     def fail(*_: object) -> bytes:
         raise ZeroDivisionError("in a test")
 
-    server = HttpServer([listener], fail)
+    server = HttpServer("key", [listener], fail)
     try:
         for _ in range(3):
             with socket.create_connection(listener.getsockname(), DEADLINE_S) as client:
