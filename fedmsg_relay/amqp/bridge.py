@@ -1,7 +1,7 @@
 """A bridge between the relay of this host and a broker, with its main loop.
 
-The main thread runs pika's loop: both connections, the signals and the monitoring socket.  Two more
-threads may wait, for the disk (:mod:`fedmsg_relay.amqp.feed`) and for the relay
+The main thread runs pika's loop: both connections, the signals and the reports.  Two more threads
+may wait, for the disk (:mod:`fedmsg_relay.amqp.feed`) and for the relay
 (:mod:`fedmsg_relay.amqp.delivering`).  The relay does not know the bridge, which reads the journal
 and publishes as a script does.
 """
@@ -24,8 +24,8 @@ from fedmsg_relay.amqp.consuming import Consuming
 from fedmsg_relay.amqp.delivering import Delivering
 from fedmsg_relay.amqp.directory import take
 from fedmsg_relay.amqp.dropped import Dropped
+from fedmsg_relay.amqp.exporters import Exporters, Outlets
 from fedmsg_relay.amqp.feed import Feed
-from fedmsg_relay.amqp.monitoring import MonitoringSocket
 from fedmsg_relay.amqp.publishing import Publishing
 from fedmsg_relay.amqp.rejected import Rejected
 from fedmsg_relay.amqp.report import Report, connection, counters
@@ -33,7 +33,6 @@ from fedmsg_relay.amqp.settings import Settings, matches
 from fedmsg_relay.amqp.signing import Sign
 from fedmsg_relay.amqp.stalls import StallLog, stalls
 from fedmsg_relay.errors import Died
-from fedmsg_relay.net.bindings import Listeners
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.logfile import LogFile, reopen_at_sighup
 from fedmsg_relay.system.wakeup import Wakeup
@@ -48,12 +47,6 @@ STOP_S = 3.0
 
 CLOSE_S = 1.0
 """How long a stop waits for the connections to be closed in good order."""
-
-REPORT_EVERY_S = 5.0
-"""Seconds between two reports on the monitoring socket and to systemd."""
-
-TOTALS_EVERY_S = 3600.0
-"""Seconds between two lines of totals in the log."""
 
 STEP_S = 0.02
 """How often a stop looks whether it is over."""
@@ -79,7 +72,7 @@ class Bridge:
         settings: Settings,
         place: Place,
         sign: Sign,
-        listeners: Listeners,
+        outlets: Outlets,
         wakeup: Wakeup,
         log_file: LogFile | None,
     ) -> None:
@@ -136,7 +129,7 @@ class Bridge:
             opened=self._consuming.start,
             closed=self._consuming.stop,
         )
-        self._monitoring = MonitoringSocket(listeners.values())
+        self._exporters = Exporters(loop, settings, outlets, self.report)
 
     def run(self, ready: Callable[[], None]) -> None:
         """Return when a signal has stopped the bridge; ``ready`` is called when it has begun.
@@ -145,7 +138,6 @@ class Bridge:
         """
         loop = self._loop
         loop.add_handler(self._wakeup.fileno(), self._on_wakeup, IOLoop.READ)
-        loop.add_handler(self._monitoring.fileno(), self._on_monitoring, IOLoop.READ)
         self._publishing.session.start()
         self._dropped.start()
         self._feed.start()
@@ -159,10 +151,9 @@ class Bridge:
         )
         systemd.notify("READY=1")
         ready()
-        self._on_report()
-        loop.call_later(TOTALS_EVERY_S, self._on_totals)
+        self._exporters.start()
         loop.start()
-        self._monitoring.close()
+        self._exporters.close()
         log.info("stopped; %s", self.report().totals)
         if self._error is not None:
             raise Died(f"the bridge died: {self._error!r}; start it again") from self._error
@@ -216,21 +207,6 @@ class Bridge:
                 log.info("SIGUSR1: %s", self.report().totals)
             elif isinstance(event, signal.Signals):
                 self._stop(event)
-
-    def _on_monitoring(self, *_: Any) -> None:
-        if self._monitoring.attend():
-            self._monitoring.publish(self.report())
-
-    def _on_report(self) -> None:
-        report = self.report()
-        self._monitoring.publish(report)
-        status = report.troubles[0] if report.troubles else "open"
-        systemd.notify("WATCHDOG=1", f"STATUS={status}; {report.totals}", patience_s=0)
-        self._loop.call_later(REPORT_EVERY_S, self._on_report)
-
-    def _on_totals(self) -> None:
-        log.info("%s", self.report().totals)
-        self._loop.call_later(TOTALS_EVERY_S, self._on_totals)
 
     # -- the stop --------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ HEARTBEAT_MAX_S = 3600
 
 MONITORING = "relay_amqp_monitoring"
 DEFAULT_MONITORING = "ipc:///var/run/fedmsg/monitoring-fedmsg-relay-amqp.socket"
+HTTP = "relay_amqp_http"
 
 _T = TypeVar("_T")
 
@@ -64,8 +65,10 @@ class Settings:
     """Messages published and not confirmed."""
     prefetch: int
     """Messages delivered and not acknowledged."""
-    monitoring: str
-    """An address; empty if there is none."""
+    monitoring: tuple[str, ...]
+    """The configured address; empty if there is none."""
+    http: tuple[str, ...]
+    """The configured address as ``tcp://HOST:PORT``; empty if there is none."""
     shared: str
     """The path of fedora-messaging's configuration, which may be missing."""
 
@@ -121,6 +124,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         window=values.whole(config, "relay_amqp_window", 1000, minimum=1, maximum=OPEN_MAX),
         prefetch=values.whole(config, "relay_amqp_prefetch", 200, minimum=1, maximum=OPEN_MAX),
         monitoring=_monitoring(config),
+        http=values.http(config, HTTP),
         shared=path,
     )
 
@@ -236,6 +240,6 @@ def _texts(config: Mapping[str, Any], key: str, default: str) -> tuple[str, ...]
     return tuple(brokers.short(key, text) for text in found)
 
 
-def _monitoring(config: Mapping[str, Any]) -> str:
+def _monitoring(config: Mapping[str, Any]) -> tuple[str, ...]:
     value = config.get(MONITORING, DEFAULT_MONITORING)
-    return values.addresses(MONITORING, value)[0] if value else ""
+    return values.addresses(MONITORING, value) if value else ()

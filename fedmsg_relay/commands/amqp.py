@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+from fedmsg_relay.amqp import health
 from fedmsg_relay.amqp import settings as amqp_settings
 from fedmsg_relay.amqp.bridge import SIGNALS, Bridge, Place
+from fedmsg_relay.amqp.exporters import Outlets
 from fedmsg_relay.amqp.monitoring import REPORT_KEY
-from fedmsg_relay.amqp.settings import MONITORING, Settings
-from fedmsg_relay.amqp.signing import signer
+from fedmsg_relay.amqp.settings import HTTP, MONITORING, Settings
+from fedmsg_relay.amqp.signing import Sign, signer
 from fedmsg_relay.commands import status, targets
 from fedmsg_relay.commands.amqp_options import NAME, OPTIONS
 from fedmsg_relay.commands.program import CRITICAL, OK, WARNING, Program, Site
@@ -24,18 +27,16 @@ from fedmsg_relay.config import settings
 from fedmsg_relay.daemon.startup import RESOLVER_PATIENCE_S
 from fedmsg_relay.errors import BindError, ConfigError, NoLocalAddress, RelayError
 from fedmsg_relay.monitoring import units
-from fedmsg_relay.net import endpoints, listening
+from fedmsg_relay.net import listening
 from fedmsg_relay.net.bindings import Listeners, close_listeners
-from fedmsg_relay.net.local import local_endpoints
+from fedmsg_relay.net.endpoints import Endpoint
+from fedmsg_relay.net.local import local_endpoints, optional
 from fedmsg_relay.system import naming, rlimit
 from fedmsg_relay.system.logfile import LogFile
 from fedmsg_relay.system.pidfile import PidFile
 from fedmsg_relay.system.wakeup import Wakeup
 
 log = logging.getLogger("fedmsg.relay")
-
-DISCARDED_S = 3600.0
-"""How long --check warns of a message that was discarded."""
 
 COUNTERS = (
     ("published", "confirmed", "unconfirmed", "returned", "nacked", "missing"),
@@ -47,8 +48,18 @@ COUNTERS = (
 FIGURES = ("unconfirmed", "queued", "confirmed", "delivered", "rejected", "missing", "dropped")
 """The performance data of --check."""
 
-NAMED_MAX = 3
-"""Relays that --check names."""
+STATUSES = {health.OK: OK, health.WARNING: WARNING, health.CRITICAL: CRITICAL}
+"""The exit statuses of verdicts."""
+
+
+class _Start(NamedTuple):
+    """What a start needs to know."""
+
+    settings: Settings
+    place: Place
+    sign: Sign
+    monitoring: tuple[Endpoint, ...]
+    http: tuple[Endpoint, ...]
 
 
 class AmqpBridge(Program):
@@ -65,16 +76,18 @@ class AmqpBridge(Program):
     ) -> None:
         logging.getLogger("pika").propagate = False  # the reasons are in lines of ours
         logging.getLogger("pika").addHandler(logging.NullHandler())
-        made, place, sign = _read(site)
+        start = _read(site)
         rlimit.raise_to_hard()
         naming.set_name(naming.BRIDGE)
-        with _held(pidfile), _listening(made, site) as listeners:
+        with _held(pidfile), _listening(start, site) as outlets:
             wakeup = Wakeup()
             with wakeup.catching(*SIGNALS):
-                Bridge(made, place, sign, listeners, wakeup, log_file).run(ready)
+                Bridge(start.settings, start.place, start.sign, outlets, wakeup, log_file).run(
+                    ready
+                )
 
     def test(self, site: Site) -> list[str]:
-        made, place, _ = _read(site)
+        made, place, _, *outlets = _read(site)
         if not os.path.isdir(place.journal):
             log.warning(
                 "relay_journal = %r: there is no such directory; the relay makes it", place.journal
@@ -88,7 +101,7 @@ class AmqpBridge(Program):
             f"publishes {', '.join(made.send)} to {made.publish_exchange}",
             f"consumes {', '.join(made.receive)} of {', '.join(made.exchanges)} from {made.queue}",
             f"delivers to {', '.join(place.inbound)}",
-            *([f"{MONITORING}: {made.monitoring}"] if made.monitoring else []),
+            *(f"{each.key}: {each.uri}" for group in outlets for each in group),
         ]
 
     def status(self, site: Site) -> None:
@@ -107,18 +120,8 @@ class AmqpBridge(Program):
         except RelayError as error:
             return CRITICAL, f"CRITICAL - {error}"
         figures = " ".join(f"{name}={report[name]}" for name in FIGURES)
-        if report["troubles"]:
-            return CRITICAL, f"CRITICAL - {'; '.join(report['troubles'])} | {figures}"
-        ago_s = report["discarded_s"]
-        if ago_s is not None and ago_s < DISCARDED_S:
-            return WARNING, (
-                f"WARNING - {'; '.join(_discarded(report))}, the last {units.duration(ago_s)} ago;"
-                f" see the log for the reasons | {figures}"
-            )
-        return OK, (
-            f"OK - {units.messages(report['confirmed'])} published, {report['delivered']} delivered"
-            f" | {figures}"
-        )
+        verdict = health.judge(report)
+        return STATUSES[verdict.level], f"{verdict} | {figures}"
 
 
 def main() -> int:
@@ -126,7 +129,7 @@ def main() -> int:
     return AmqpBridge().main()
 
 
-def _read(site: Site) -> tuple[Settings, Place, Callable[[dict[str, Any]], dict[str, Any]]]:
+def _read(site: Site) -> _Start:
     """Return what a start needs to know.  Raises :class:`RelayError`."""
     relay, made = settings.read(site), amqp_settings.read(site)
     if not relay.journal:
@@ -134,15 +137,23 @@ def _read(site: Site) -> tuple[Settings, Place, Callable[[dict[str, Any]], dict[
             "relay_journal: not set, but the bridge publishes from the relay's journal; set it,"
             " for example to '/var/lib/fedmsg-relay/journal', and reload the relay"
         )
-    required = dataclasses.replace(relay, monitoring=(), http=())
+    # Of the relay's other addresses, the bridge could only take that of HTTP by mistake.
+    needed = dataclasses.replace(relay, monitoring=(), http=relay.http if made.http else ())
     deadline = time.monotonic() + RESOLVER_PATIENCE_S
     try:
-        local = local_endpoints(required, deadline)
+        local = local_endpoints(needed, deadline)
     except NoLocalAddress as error:
         raise NoLocalAddress(f"{error}; a bridge delivers to the relay of its own host") from error
     target = targets.Target(local.inbound, local.outbound, relay.inbound_allow, None)
     place = Place(relay.journal, target.inbound_uris(), relay.max_message_size or math.inf)
-    return made, place, signer(site)
+    if made.http:
+        from fedmsg_relay.web import port  # not before a site wants it, as loading takes time
+
+        port.warn_without_metrics(HTTP, "bridge")
+    relays = (*local.inbound, *itertools.chain(*local.outbound), *local.http)
+    monitoring = optional(MONITORING, made.monitoring, relays)
+    http = optional(HTTP, made.http, (*relays, *monitoring))
+    return _Start(made, place, signer(site), monitoring, http)
 
 
 @contextlib.contextmanager
@@ -160,28 +171,36 @@ def _held(pidfile: PidFile | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _listening(made: Settings, site: Site) -> Iterator[Listeners]:
-    """Listen at the monitoring socket within the block; go without if that cannot be."""
-    listeners: Listeners = {}
+def _listening(start: _Start, site: Site) -> Iterator[Outlets]:
+    """Listen at the monitoring socket and at the HTTP port within the block.
+
+    The bridge runs without what cannot be bound.
+    """
     mode = settings.read(site).monitoring_mode
+    outlets = Outlets(*(_listen_if_free(group, mode) for group in (start.monitoring, start.http)))
     try:
-        if made.monitoring:
-            for endpoint in endpoints.resolve(MONITORING, made.monitoring, time.monotonic()):
-                listeners[endpoint] = listening.listen(endpoint, mode, beside=())
-    except ConfigError:
-        raise
-    except (BindError, RelayError) as error:
-        log.warning("%s; the bridge runs without a monitoring socket", error)
-    try:
-        yield listeners
+        yield outlets
     finally:
+        close_listeners(outlets.monitoring)
+        close_listeners(outlets.http)
+
+
+def _listen_if_free(group: tuple[Endpoint, ...], mode: int) -> Listeners:
+    """Listen at every endpoint; return none, and log a warning, if one cannot be bound."""
+    listeners: Listeners = {}
+    try:
+        for endpoint in group:
+            listeners[endpoint] = listening.listen(endpoint, mode, beside=())
+    except BindError as error:
         close_listeners(listeners)
+        log.warning("%s; going without it", error)
+    return listeners
 
 
 def _ask(made: Settings, timeout_s: float) -> dict[str, Any]:
     if not made.monitoring:
         raise ConfigError(f"{MONITORING}: not set, so the bridge publishes no status")
-    return status.hear("bridge", MONITORING, made.monitoring, timeout_s, REPORT_KEY, _table)
+    return status.hear("bridge", MONITORING, made.monitoring[0], timeout_s, REPORT_KEY, _table)
 
 
 def _table(report: dict[str, Any]) -> Iterator[str]:
@@ -203,18 +222,6 @@ def _table(report: dict[str, Any]) -> Iterator[str]:
     for trouble in report["troubles"]:
         yield ""
         yield trouble
-
-
-def _discarded(report: dict[str, Any]) -> Iterator[str]:
-    """Yield what a bridge has discarded or not received since its start, in words."""
-    if report["rejected"] or report["missing"]:
-        yield f"{units.messages(report['rejected'])} rejected, {report['missing']} missing"
-    relays = report["dropped_by_relay"]
-    if len(relays) > NAMED_MAX:
-        yield f"{report['dropped']} messages of {len(relays)} relays were dropped by the broker"
-        return
-    for relay, count in relays.items():
-        yield f"{count} messages of relay {relay} were dropped by the broker"
 
 
 def _doubled(site: Site) -> Iterator[str]:

@@ -225,5 +225,12 @@ relay reads none of these.  docs/several-hosts.md describes how to connect sever
 ``"ipc:///var/run/fedmsg/monitoring-fedmsg-relay-amqp.socket"``; ``""``: none)
     Where the bridge publishes its status, as the relay does at ``moksha.monitoring.socket``, and
     with the same permissions.  ``fedmsg-relay-amqp --check`` and ``--status`` read it.
-    Example: ``"relay_amqp_monitoring": "tcp://127.0.0.1:9412"``
+    Example: ``"relay_amqp_monitoring": "tcp://127.0.0.1:9413"``
+``relay_amqp_http`` (``"HOST:PORT"``, or a port of 127.0.0.1; default: none)
+    Where the bridge shows its status over HTTP, as the relay does at ``relay_http``, of which the
+    port must be another one.  ``/`` is the status page, ``/metrics`` is for Prometheus, and
+    ``/status.json`` is what ``fedmsg-relay-amqp --status --json`` prints.  ``/healthz`` is 200 with
+    the line of ``--check`` while that is OK or WARNING, and 503 with the reason while it is
+    CRITICAL.  If the port cannot be bound, the bridge logs a warning and runs without HTTP.
+    Example: ``"relay_amqp_http": "127.0.0.1:9412"``
 """

@@ -47,6 +47,7 @@ OUR_KEYS = (
     "relay_amqp_prefetch",
     "relay_amqp_heartbeat",
     "relay_amqp_monitoring",
+    "relay_amqp_http",
 )
 MONITORING = "moksha.monitoring.socket"
 HTTP = "relay_http"

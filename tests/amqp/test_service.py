@@ -15,6 +15,7 @@ CONFIG = {
     "relay_journal": "/var/lib/fedmsg-relay/journal",
     "relay_amqp": "box",
     "relay_amqp_urls": "amqp://127.0.0.1:1",
+    "relay_amqp_http": 9412,
 }
 
 
@@ -74,6 +75,8 @@ class TestSystemd:
             yield made
 
     def test_it_runs_stops_and_comes_back(self, machine: box.Box) -> None:
+        box.require("curl")
+
         def show(name: str) -> str:
             return machine.check(f"systemctl show --value -p {name} fedmsg-relay-amqp").strip()
 
@@ -83,6 +86,8 @@ class TestSystemd:
         assert machine.check("pgrep -x fedmsg-amqp -u fedmsg").strip() == pid
         wait_for(lambda: is_refused(machine), "the reason in --check")
         wait_for(lambda: "Connection refused" in show("StatusText"), "the reason in the status")
+        said = machine.check("curl -s http://127.0.0.1:9412/healthz")
+        assert said.startswith("CRITICAL - publishing: Connection refused")
         machine.check(f"kill -9 {pid}")
         wait_for(lambda: show("MainPID") not in ("0", pid), "another process")
         wait_for(lambda: " crashed" in machine.check(f"cat {LOG}"), "a line of the crash")

@@ -23,6 +23,7 @@ ALL = {
     "relay_amqp_prefetch": 6,
     "relay_amqp_heartbeat": 7,
     "relay_amqp_monitoring": "tcp://127.0.0.1:5",
+    "relay_amqp_http": "[::1]:6",
 }
 
 
@@ -55,7 +56,8 @@ def test_every_key_counts() -> None:
     assert made.receive == ("org.fedoraproject.*.git.#",)
     assert made.exchanges == ("amq.topic", "zmq.topic")
     assert (made.window, made.prefetch, made.brokers[0].heartbeat) == (5, 6, 7)
-    assert made.monitoring == "tcp://127.0.0.1:5"
+    assert made.monitoring == ("tcp://127.0.0.1:5",)
+    assert made.http == ("tcp://[::1]:6",)
 
 
 def test_a_site_has_one_place_for_its_broker(shared: Path) -> None:
@@ -126,6 +128,8 @@ def test_a_file_that_nobody_has_named_may_be_missing(monkeypatch: pytest.MonkeyP
         ({"relay_amqp_prefetch": 65_536}, "relay_amqp_prefetch"),
         ({"relay_amqp_heartbeat": True}, "relay_amqp_heartbeat"),
         ({"relay_amqp_monitoring": 5}, "relay_amqp_monitoring"),
+        ({"relay_amqp_http": "tcp://127.0.0.1:5"}, "relay_amqp_http"),
+        ({"relay_amqp_http": 0}, "relay_amqp_http"),
     ],
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], reason: str) -> None:

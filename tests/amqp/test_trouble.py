@@ -17,7 +17,7 @@ from rabbit import MESSAGE_MAX, Rabbit
 
 LARGE = MESSAGE_MAX + 1
 
-IMPATIENT = hastened("amqp.stalls.STUCK_S=3", "amqp.bridge.REPORT_EVERY_S=1", program="amqp")
+IMPATIENT = hastened("amqp.stalls.STUCK_S=3", "amqp.exporters.REPORT_EVERY_S=1", program="amqp")
 
 
 def publish(rabbit: Rabbit, exchange: str, number: int) -> None:
