@@ -1,7 +1,7 @@
 """etc/examples for Prometheus and Grafana: alerts, scrape configuration, dashboard.
 
 There is no Grafana here: its dashboard is compared with Grafana's schema, and its queries are asked
-of a real Prometheus that scrapes a real relay.
+of a real Prometheus that scrapes a real relay and a real bridge.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import Any
 
 import box
 import pytest
+from backplane import Host
 from harness import Process, Site, free_port, wait_for
 from keys import Authority
+from rabbit import Rabbit
 
 PROJECT = Path(__file__).parents[2]
 EXAMPLES = PROJECT / "etc" / "examples"
@@ -31,6 +33,8 @@ DASHBOARD: dict[str, Any] = json.loads((EXAMPLES / "grafana" / "fedmsg-relay.jso
 
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+RELAYS_QUERIES = [query for query in QUERIES if "fedmsg_relay_amqp_" not in query]
+BRIDGES_QUERIES = [query for query in QUERIES if query not in RELAYS_QUERIES]
 METRIC = re.compile(r"\b(?:fedmsg_relay|process)_\w+")
 
 
@@ -119,6 +123,8 @@ class Prometheus:
         self.root = site.root / "prometheus"
         shutil.copytree(EXAMPLES / "prometheus", self.root)
         self._edit("prometheus.yml", ":9411", f":{site.config['relay_http']}")
+        if port := site.config.get("relay_amqp_http"):
+            self._edit("prometheus.yml", r"targets: \[\]", f'targets: ["127.0.0.1:{port}"]')
         self._edit("prometheus.yml", r"_interval: 15s", "_interval: 1s")
         self._edit("fedmsg-relay.rules.yml", r"\bfor: \w+", "for: 0s")
         port = free_port()
@@ -158,27 +164,44 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-def scraped(site: Site) -> set[str]:
-    """The names of all that a relay exports."""
-    address = f"http://127.0.0.1:{site.config['relay_http']}/metrics"
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host whose relay and bridge run, with a broker."""
+    with Rabbit(tmp_path / "node") as rabbit:
+        ports = {"relay_http": free_port(), "relay_amqp_http": free_port()}
+        with Host(tmp_path / "one", "one", rabbit.url, **ports) as made:
+            made.start_relay()
+            made.start_bridge()
+            yield made
+
+
+def scraped(port: int) -> set[str]:
+    """The names of all that a relay or a bridge exports."""
+    address = f"http://127.0.0.1:{port}/metrics"
     with urllib.request.urlopen(address, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 
-def test_each_metric_that_is_asked_for_is_exported(site: Site) -> None:
-    site.write(relay_validate=True, **Authority(site.root / "pki").config)
-    site.relay()
+def test_each_metric_that_is_asked_for_is_exported(host: Host) -> None:
+    host.write(relay_validate=True, **Authority(host.root / "pki").config)
+    assert host.relay_process.end() == 0
+    host.start_relay()
     variables = [each["query"]["query"] for each in DASHBOARD["templating"]["list"][1:]]
     rules = re.findall(r"expr: (.*(?:\n {10}.*)*)", RULES.read_text())
     assert len(rules) == len(alerts())
     asked = {name for query in [*QUERIES, *variables, *rules] for name in METRIC.findall(query)}
-    assert asked <= scraped(site)
+    assert asked <= scraped(host.config["relay_http"]) | scraped(host.config["relay_amqp_http"])
 
 
 def filled_in(query: str) -> str:
     """A query of the dashboard, as Grafana sends it."""
-    variables = {"$job": "fedmsg-relay", "$instance": ".+", "$__rate_interval": "1m"}
+    variables = {
+        "$job": "fedmsg-relay",
+        "$instance": ".+",
+        "$bridge": ".+",
+        "$__rate_interval": "1m",
+    }
     for name, value in variables.items():
         query = query.replace(name, value)
     return query
@@ -188,7 +211,7 @@ def test_prometheus_answers_each_query_and_tells_of_a_relay_that_ends(site: Site
     site.write(relay_validate=True, **Authority(site.root / "pki").config)  # which can expire
     relay = site.relay()
     prometheus = Prometheus(site)
-    for query in map(filled_in, QUERIES):
+    for query in map(filled_in, RELAYS_QUERIES):
         wait_for(lambda query=query: prometheus.query(query), f"an answer to {query}")
     groups = prometheus.ask("rules")["groups"]
     assert [rule["health"] for group in groups for rule in group["rules"]] == ["ok"] * len(alerts())
@@ -206,4 +229,16 @@ def test_prometheus_answers_each_query_and_tells_of_a_relay_that_ends(site: Site
     wait_for(lambda: prometheus.firing() == {"FedmsgRelayDown"}, "the alert")
     assert state() == "down"
     site.relay()
+    wait_for(lambda: prometheus.firing() == set(), "its end")
+
+
+def test_prometheus_answers_each_query_and_tells_of_a_bridge_that_ends(host: Host) -> None:
+    prometheus = Prometheus(host)
+    assert BRIDGES_QUERIES
+    for query in map(filled_in, BRIDGES_QUERIES):
+        wait_for(lambda query=query: prometheus.query(query), f"an answer to {query}")
+    wait_for(lambda: prometheus.firing() == set(), "no alert")
+    assert host.bridge.end() == 0
+    wait_for(lambda: prometheus.firing() == {"FedmsgRelayBridgeDown"}, "the alert")
+    host.start_bridge()
     wait_for(lambda: prometheus.firing() == set(), "its end")

@@ -19,6 +19,13 @@ MANUAL = (PROJECT / "docs" / "monitoring.md").read_text()
 DASHBOARD = PROJECT / "etc" / "examples" / "grafana" / "fedmsg-relay.json"
 UP = re.compile('"job":"fedmsg-relay".*"health":"up"')
 """Prometheus of its target."""
+BRIDGE_UP = re.compile('"job":"fedmsg-relay-amqp"[^}]*}[^}]*"health":"up"')
+BRIDGE = {
+    "relay_journal": "/var/lib/fedmsg-relay/journal",
+    "relay_amqp": "box",
+    "relay_amqp_urls": "amqp://127.0.0.1:1",
+}
+"""A bridge that finds no broker."""
 
 
 def commands(section: str) -> list[str]:
@@ -43,7 +50,7 @@ def test_the_relays_numbers(machine: box.Box) -> None:
 def test_prometheus(machine: box.Box) -> None:
     box.require("curl", "prometheus", "promtool")
     machine.check(f"set -e; service prometheus start; {commands('The relay.s numbers')[0]}")
-    add, own, change = commands("Prometheus")
+    add, own, bridge, change = commands("Prometheus")
     machine.check(f"set -e; {add}")
     alone = own.replace("prometheus --", "prometheus --web.listen-address=127.0.0.1:9099 --")
     machine.check(f"set -e; ({alone}) > /prometheus.log 2>&1 &")
@@ -51,6 +58,24 @@ def test_prometheus(machine: box.Box) -> None:
         url = f"http://127.0.0.1:{port}/api/v1/targets"
         wait_for(lambda url=url: UP.search(machine.run(f"curl -s {url}").stdout), url)
     machine.check(f"set -e; {change}")
+    bridged(machine)
+    machine.check(f"set -e; {bridge}")
+    url = "http://127.0.0.1:9090/api/v1/targets"
+    wait_for(lambda: BRIDGE_UP.search(machine.run(f"curl -s {url}").stdout), "the bridge")
+
+
+def bridged(machine: box.Box) -> str:
+    """Have the machine's bridge serve its numbers, as the manual says; return what it says."""
+    machine.check(f'echo "config = {BRIDGE}" > /etc/fedmsg.d/amqp.py; service fedmsg-relay reload')
+    (serve,) = commands("The bridge's numbers")
+    return machine.check(f"set -e; {serve}")
+
+
+def test_the_bridges_numbers(machine: box.Box) -> None:
+    box.require("curl")
+    said = bridged(machine)
+    assert "\nfedmsg_relay_amqp_passing 0" in said
+    assert "CRITICAL - " in said
 
 
 def test_the_monitoring_socket(machine: box.Box) -> None:
