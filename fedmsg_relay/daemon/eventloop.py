@@ -23,7 +23,7 @@ from fedmsg_relay.handover.predecessor import Predecessor
 from fedmsg_relay.handover.protocol import Channel
 from fedmsg_relay.handover.successor import Successor
 from fedmsg_relay.net.bindings import Bindings, close_listeners
-from fedmsg_relay.relay.lifecycle import Phase
+from fedmsg_relay.relay.status import Phase
 from fedmsg_relay.relay.thread import Posted
 from fedmsg_relay.system import memory, systemd
 from fedmsg_relay.system.logfile import LogFile, reopen_at_sighup

@@ -23,8 +23,9 @@ from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.stats import Report, report
 from fedmsg_relay.monitoring.totals import Totals, count
 from fedmsg_relay.net.bindings import Bindings
-from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES, Phase
+from fedmsg_relay.relay.lifecycle import HOLD_LIMIT_BYTES
 from fedmsg_relay.relay.proxy import Proxy, Traffic
+from fedmsg_relay.relay.status import Phase
 from fedmsg_relay.relay.thread import JOURNAL_S, Posted, RelayThread
 from fedmsg_relay.system import systemd
 from fedmsg_relay.system.wakeup import Wakeup

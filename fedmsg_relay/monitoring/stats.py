@@ -17,8 +17,8 @@ from fedmsg_relay.monitoring import units
 from fedmsg_relay.monitoring.connections import Connections
 from fedmsg_relay.monitoring.peers import Peer, PeerTable
 from fedmsg_relay.monitoring.totals import PeerTotals, Rejected, Totals, count
-from fedmsg_relay.relay.lifecycle import Phase
 from fedmsg_relay.relay.proxy import Traffic
+from fedmsg_relay.relay.status import Phase
 from fedmsg_relay.relay.thread import RelayThread
 
 if TYPE_CHECKING:

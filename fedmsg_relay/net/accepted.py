@@ -7,9 +7,11 @@ never closes a descriptor, and opens none, as none may be left.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import socket
+import termios
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -38,6 +40,10 @@ class Accepting:
             pass
         return False
 
+    def have_unread(self) -> bool:
+        """Return whether the kernel has something of a connection that libzmq has not read."""
+        return any(map(has_unread, self.connections()))
+
     def connections(self) -> Iterator[socket.socket]:
         """Yield every connection that was accepted here, borrowed until the next is taken.
 
@@ -52,6 +58,11 @@ class Accepting:
             with contextlib.suppress(OSError), borrow(fd) as borrowed:
                 if self.accepted(borrowed):
                     yield borrowed
+
+
+def has_unread(connection: socket.socket) -> bool:
+    """Return whether the kernel has something that libzmq has not read."""
+    return any(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)))
 
 
 @contextlib.contextmanager

@@ -29,15 +29,13 @@ What a publisher that does not hang up in time has in flight is lost;
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import socket
-import termios
 import time
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.accepted import Accepting, borrow
+from fedmsg_relay.net.accepted import Accepting, borrow, has_unread
 
 HANG_UP_S = 0.1
 """Seconds that a publisher gets to hang up, for its own work and that of its host."""
@@ -173,7 +171,7 @@ class HalfClose:
             for_s = max(HANG_UP_S, time.monotonic() - self._began_at)
             for connection in self._inbound.connections():
                 with contextlib.suppress(OSError):  # closed meanwhile, or ipc: no TCP_INFO
-                    sending += _has_unread(connection) or _has_received(connection, for_s)
+                    sending += has_unread(connection) or _has_received(connection, for_s)
         return sending
 
 
@@ -186,10 +184,6 @@ def _answering_s(inbound: Accepting) -> float:
             round_trips_s = 2 * tcp_info.read(connection).rtt / 1e6
             answering_s = max(answering_s, ANSWERING_S + round_trips_s)
     return min(answering_s, ANSWERING_MAX_S)
-
-
-def _has_unread(connection: socket.socket) -> bool:
-    return any(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)))
 
 
 def _has_received(connection: socket.socket, for_s: float) -> bool:

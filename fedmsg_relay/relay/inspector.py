@@ -35,6 +35,9 @@ class Inspector(Proxy):
     ``tell`` must not block.
     """
 
+    # The default of libzmq's sockets.  Whoever publishes faster than the judge works waits then.
+    inbound_max = 1000
+
     def __init__(self, material: Material, tell: Callable[[Rejection], None]) -> None:
         super().__init__()
         self._material = material

@@ -16,8 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fedmsg_relay.config.settings import Settings
@@ -29,6 +28,7 @@ from fedmsg_relay.relay.half_close import HalfClose
 from fedmsg_relay.relay.orders import Orders
 from fedmsg_relay.relay.proxy import Proxy, Traffic
 from fedmsg_relay.relay.sockets import Sockets
+from fedmsg_relay.relay.status import Phase, Status
 
 if TYPE_CHECKING:
     from fedmsg_relay.relay.capture import Capture
@@ -50,6 +50,9 @@ QUIET_MS = 20
 """Milliseconds without a frame, after the last connection has ended, that mean that libzmq has
 delivered all that it had read."""
 
+CATCH_UP_SHARE = 0.5
+"""Share of relay_drain for what publishers have written that the relay was too slow to read."""
+
 LAST_S = 0.2
 """Seconds for a drain to pass on what libzmq has read, even if relay_drain is over."""
 
@@ -65,39 +68,6 @@ for consumers at their high-water mark, a relay posts no status."""
 
 DIED_LINGER_MS = 1000
 """Linger at most of a relay that has died: it must not look alive for longer."""
-
-
-class Phase(Enum):
-    """The phases of a relay's life, in order, with the words that users see."""
-
-    OPEN = "starting"
-    HOLD = "holding"
-    FORWARD = "forwarding"
-    DRAIN = "draining"
-    CLOSE = "flushing"
-    CLOSED = "stopped"
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the thread of :meth:`Relay.run` posts at each phase, and regularly in a hold or a drain.
-
-    Other threads learn of that thread's state by this alone.
-    """
-
-    phase: Phase
-    at: float
-    """Time of the post (monotonic)."""
-    traffic: Traffic
-    """Frames and bytes that have passed outside the proxy."""
-    held: int = 0
-    """Messages kept during the hold."""
-    hold_overflowed: bool = False
-    """Whether the hold ended early, at :data:`HOLD_LIMIT_BYTES`."""
-    loss: str | None = None
-    """Why messages that publishers had sent may be lost."""
-    error: BaseException | None = None
-    """Why the relay has ended without having been asked to."""
 
 
 class Relay:
@@ -226,6 +196,9 @@ class Relay:
         drain_s = self._settings.drain_s
         self._drain_until = time.monotonic() + drain_s
         self.gate.shut()
+        if self._sockets.is_limited:
+            self._send(self._behind(time.monotonic() + drain_s * CATCH_UP_SHARE))
+            self._sockets.lift_limit()
         self._sockets.announce_drain()
         half_close = HalfClose(self._publishers, drain_s)
         while half_close.left() and not self._is_late():
@@ -260,6 +233,20 @@ class Relay:
             if frames is None:
                 return
             yield frames
+
+    def _behind(self, until: float) -> Iterator[list[bytes]]:
+        """Yield what comes in until nothing that publishers have written waits for the SUB.
+
+        While libzmq does not read from a publisher, as too many of its messages wait, a half-closed
+        connection would lose what is in the kernel as soon as the publisher hangs up.
+        """
+        while time.monotonic() < until and not self._is_late():
+            self._post_status_if_due()
+            frames = self._sockets.receive(0)
+            if frames is not None:
+                yield frames
+            elif not self._publishers.have_unread():
+                return
 
     def _send(self, messages: Iterable[list[bytes]]) -> None:
         """Send outside the proxy, no faster than consumers read, so that no burst overflows them.

@@ -43,6 +43,9 @@ class Proxy:
     wants messages to be validated or signed.
     """
 
+    inbound_max = 0
+    """Messages that may wait for :meth:`run` from each publisher at ``tcp``; 0 is no limit."""
+
     def __init__(self) -> None:
         self.traffic = Traffic()
         """The counters of the last answer that :meth:`read_answers` has read."""

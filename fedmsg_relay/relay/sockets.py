@@ -84,7 +84,19 @@ class Sockets:
         self._announcement = Announcement(inbound_uris, outbound_uris).topic()
         self._bind(self._pub, outbound)
         self._sub.subscribe(b"")
-        self._inbound = self._bind(self._sub, inbound)
+        for is_local in (False, True):  # in this order: the option applies to connections, too
+            self._sub.setsockopt(zmq.RCVHWM, self._inbound_max(is_local))
+            of_kind = {e: s for e, s in inbound.items() if (e.family == socket.AF_UNIX) == is_local}
+            self._inbound += self._bind(self._sub, of_kind)
+
+    def _inbound_max(self, is_local: bool) -> int:
+        """Return how many messages of a publisher may wait; 0 is no limit.
+
+        At that mark libzmq stops reading, so that the publisher waits.  Not at ``ipc``: what libzmq
+        has not read when such a publisher disconnects is lost.
+        """
+        limits = (self._settings.high_water_mark, 0 if is_local else self.proxy.inbound_max)
+        return min(filter(None, limits), default=0)
 
     def _bind(self, binding: zmq.Socket[bytes], listeners: Listeners) -> list[str]:
         """Bind ``binding`` to duplicates of ``listeners``; return libzmq's names of the binds."""
@@ -100,6 +112,15 @@ class Sockets:
             self.listening[fd] = endpoint.family
             names.append(binding.getsockopt_string(zmq.LAST_ENDPOINT))
         return names
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether libzmq stops reading from a publisher that is faster than the proxy."""
+        return self.proxy.inbound_max > 0
+
+    def lift_limit(self) -> None:
+        """Have libzmq read without a limit, from those publishers that it still reads from."""
+        self._sub.setsockopt(zmq.RCVHWM, 0)
 
     def unbind_inbound(self) -> None:
         """Close the SUB's listeners and connections; what libzmq has read can still be received."""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.net.bindings import Bindings
-from fedmsg_relay.relay.lifecycle import STATUS_MAX_AGE_S, Phase, Relay, Status
+from fedmsg_relay.relay.lifecycle import STATUS_MAX_AGE_S, Relay
 from fedmsg_relay.relay.orders import Orders
 from fedmsg_relay.relay.proxy import PAUSE, Proxy, Traffic
+from fedmsg_relay.relay.status import Phase, Status
 from fedmsg_relay.system.wakeup import block_signals
 from fedmsg_relay.trust.verdict import Expiry, RejectedCounts
 

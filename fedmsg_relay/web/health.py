@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedmsg_relay.monitoring.stats import HUNG, Report
-from fedmsg_relay.relay.lifecycle import Phase
+from fedmsg_relay.relay.status import Phase
 
 
 def judge(report: Report) -> tuple[bool, str]:

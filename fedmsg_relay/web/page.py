@@ -8,7 +8,7 @@ from html import escape
 
 from fedmsg_relay.monitoring.stats import HUNG, PEERS_MAX, PeerReport, Report, SideReport
 from fedmsg_relay.monitoring.units import count, duration, size
-from fedmsg_relay.relay.lifecycle import Phase
+from fedmsg_relay.relay.status import Phase
 from fedmsg_relay.web import chart, document
 from fedmsg_relay.web.document import card, moment, table
 from fedmsg_relay.web.history import Rate, Snapshot
