@@ -29,6 +29,12 @@ log = logging.getLogger("fedmsg.relay")
 FETCH_S = 15.0
 """Seconds for a web server to answer in, with everything that was asked for."""
 
+FETCH_MAX = 16 * 2**20
+"""Bytes of what a web server answers with: a list with some 300,000 certificates."""
+
+PIECE = 64 * 1024
+"""Bytes to read of that at once."""
+
 REFRESH_MIN_S = 60.0
 """Seconds between two reads of the authority and the list at least: anybody can send a certificate
 that is not accepted."""
@@ -183,14 +189,29 @@ def _read(key: str, location: str) -> str:
 
 
 def _fetch(key: str, url: str) -> str:
-    import requests  # takes time, and is needed only here
-
-    asking = Asking(lambda: requests.get(url, timeout=FETCH_S))
+    asking = Asking(lambda: _download(url, time.monotonic() + FETCH_S))
     try:
         if not asking.is_answered(FETCH_S):  # a server that sends a byte now and then
             raise TimeoutError(f"no answer within {FETCH_S:g} s")
-        answer = asking.answer()
-        answer.raise_for_status()
+        return asking.answer()
     except (OSError, ValueError) as error:  # ValueError: what urllib3 says of some addresses
         raise RelayError(f"{key} = {url!r}: cannot read it: {error}") from error
-    return answer.text
+
+
+def _download(url: str, until: float) -> str:
+    """Return what a web server answers, at most :data:`FETCH_MAX` bytes.
+
+    Raises OSError or ValueError; stops after ``until`` (monotonic), when nobody waits any more.
+    """
+    import requests  # takes time, and is needed only here
+
+    content = bytearray()
+    with requests.get(url, timeout=FETCH_S, stream=True) as answer:
+        answer.raise_for_status()
+        for piece in answer.iter_content(PIECE):
+            content += piece
+            if len(content) > FETCH_MAX:
+                raise ValueError(f"it is larger than {FETCH_MAX // 2**20} MiB")
+            if time.monotonic() > until:
+                raise TimeoutError("it comes too slowly")
+    return content.decode(errors="replace")  # any text may stand before the PEM

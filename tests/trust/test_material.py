@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import shutil
 import ssl
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import keys
+import load
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -205,9 +207,12 @@ def test_what_is_wrong_is_named_with_file_and_key(
 
 @pytest.fixture
 def web(authority: Authority) -> Iterator[http.server.ThreadingHTTPServer]:
-    """Serves the list over https, until its ``hangs`` is set; then it takes what is asked."""
+    """Serves the list over https, until its ``hangs`` is set; then it takes what is asked.
+
+    With ``grows`` set the list has no end.
+    """
     authority.issue("web")
-    hangs, ended = threading.Event(), threading.Event()
+    hangs, grows, ended = threading.Event(), threading.Event(), threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -217,6 +222,9 @@ def web(authority: Authority) -> Iterator[http.server.ThreadingHTTPServer]:
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(authority.crl.read_bytes())
+                with contextlib.suppress(OSError):  # the relay has had enough
+                    while grows.is_set() and not ended.is_set():
+                        self.wfile.write(bytes(2**16))
 
         def log_message(self, *_: object) -> None:
             pass
@@ -225,7 +233,7 @@ def web(authority: Authority) -> Iterator[http.server.ThreadingHTTPServer]:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(authority.directory / "web.crt", authority.directory / "web.key")
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-        server.hangs = hangs
+        server.hangs, server.grows = hangs, grows
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         yield server
@@ -249,6 +257,25 @@ def test_a_web_server_that_hangs_stops_nothing(site: Site, authority: Authority,
     refused = site.run(*RELAY, "--test")
     assert refused.returncode == 1, "it may answer the next time"
     assert f"crl_location = '{url}': cannot read it: " in refused.stderr
+    assert relay.end() == 0
+
+
+def test_a_list_without_an_end_takes_no_memory(site: Site, authority: Authority, web: Any) -> None:
+    site.environ["REQUESTS_CA_BUNDLE"] = str(authority.path)
+    site.environ["no_proxy"] = "*"
+    url = f"https://127.0.0.1:{web.server_port}/crl.pem"
+    both(site, authority, crl_location=url, crl_cache_expiry=1)
+    relay = site.relay(command=hastened("trust.material.REFRESH_MIN_S=0.2"))
+    before = load.peak(relay.pid)
+    web.grows.set()
+    relay.wait_for(
+        f"crl_location = '{url}': cannot read it: it is larger than 16 MiB;"
+        " the relay continues with the previous one"
+    )
+    assert load.peak(relay.pid) < before + 64 * 2**20
+    refused = site.run(*RELAY, "--test")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(f"'{url}': cannot read it: it is larger than 16 MiB\n")
     assert relay.end() == 0
 
 
