@@ -66,8 +66,9 @@ $(VENV)/.test: EXTRA = test
 $(VENV)/.bench: EXTRA = bench
 $(VENV)/.lint: EXTRA = lint
 $(VENV)/.%: setup.py
+	@echo "installing fedmsg-relay and its dependencies into $(VENV); takes about a minute"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
 	@touch $@
 
 # Upstream's relay, to compare with; where it cannot be installed the benchmark goes without.

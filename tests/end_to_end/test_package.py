@@ -100,6 +100,24 @@ def test_make_works_from_the_source_distribution(distributions: Path, tmp_path: 
     assert not [path for path in installed.rglob("*") if path.is_file()]
 
 
+def test_make_says_what_takes_a_minute_and_only_then(tmp_path: Path) -> None:
+    """An environment whose pip installs nothing stands in for that which takes a minute."""
+    made = tmp_path / "made"
+    (made / "bin").mkdir(parents=True)
+    for name in ("python", "pip"):
+        (made / "bin" / name).symlink_to(shutil.which("true") or "")
+
+    def make() -> str:
+        command = ["make", "--no-print-directory", f"VENV={made}", f"{made}/.run"]
+        return subprocess.run(
+            command, cwd=PROJECT, capture_output=True, text=True, check=True
+        ).stdout
+
+    says = f"installing fedmsg-relay and its dependencies into {made}; takes about a minute\n"
+    assert make() == says
+    assert "installing" not in make()
+
+
 def test_the_wheel_has_the_package_alone(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
