@@ -10,6 +10,7 @@ there are no completions.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,29 @@ COMMANDS = (
 )
 
 
+SPLIT = """
+
+# bash takes --option=VALUE for three words; shtab completes --option VALUE.
+_{word}() {{
+  local words=() cword=$COMP_CWORD i
+  for i in "${{!COMP_WORDS[@]}}"; do
+    if [[ "${{COMP_WORDS[i]}}" != "=" ]]; then
+      words+=("${{COMP_WORDS[i]}}")
+    elif (( i == COMP_CWORD )); then
+      words+=("")
+    elif (( i < COMP_CWORD )); then
+      (( cword -= 1 ))
+    fi
+  done
+  local COMP_WORDS=("${{words[@]}}") COMP_CWORD=$cword
+  _shtab_{word} "$@"
+}}
+
+complete -o bashdefault -F _{word} {command}
+"""
+"""What follows the completion that shtab makes for bash."""
+
+
 def manual(directory: Path) -> None:
     """Write the manual pages."""
     for name, section, parser in COMMANDS:
@@ -95,7 +119,10 @@ def completions(directory: Path) -> None:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             elif action.metavar == "DIR":
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-        write(directory / "bash-completion/completions" / name, shtab.complete(parser, "bash"))
+        bash = shtab.complete(parser, "bash") + SPLIT.format(
+            command=name, word=re.sub(r"\W", "_", name)
+        )
+        write(directory / "bash-completion/completions" / name, bash)
         write(directory / "zsh/site-functions" / f"_{name}", shtab.complete(parser, "zsh"))
 
 

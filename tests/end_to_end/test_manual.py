@@ -208,6 +208,43 @@ def test_the_default_is_what_the_manual_says(key: str) -> None:
     assert getattr(settings.read(SITE), DEFAULTS[key]) == said
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["--chec"], ["--check"]),
+        (["--pidfile", "/et"], ["/etc"]),
+        (["--pidfile", "=", "/et"], ["/etc"]),
+        (["--pidfile", "="], ["directory/", "file"]),
+        (["--pidfile", "=", "/etc", "--chec"], ["--check"]),
+    ],
+    ids=" ".join,
+)
+def test_completion_in_bash(
+    made: Path, tmp_path: Path, words: list[str], completed: list[str]
+) -> None:
+    """``--option=VALUE`` has three words in bash."""
+    box.require("bash")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    script = """
+        . "$1"
+        COMP_WORDS=("${@:2}") COMP_CWORD=$(($# - 2))
+        function=$(complete -p fedmsg-relay | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        $function 2>/dev/null
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    made_for = made / "bash-completion/completions/fedmsg-relay"
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", made_for, "fedmsg-relay", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {each.rstrip("/") for each in done.stdout.split()}
+    assert found == {each.rstrip("/") for each in completed}
+
+
 # -- installed -------------------------------------------------------------------------------------
 
 
