@@ -53,7 +53,7 @@ def read(frames: Sequence[bytes]) -> Message | None:
         return None
     if not isinstance(time_s, (int, float)) or isinstance(time_s, bool):
         return None
-    if frames[1].count(b"{") + frames[1].count(b"[") > DEPTH_MAX and _is_deep(content):
+    if is_deeper(DEPTH_MAX, content, frames[1]):
         return None
     try:
         return Message(microseconds(time_s), topic, msg_id)
@@ -97,9 +97,12 @@ def short_hash(msg_id: str) -> int:
     return zlib.crc32(msg_id.encode(errors="surrogatepass"))
 
 
-def _is_deep(content: Any) -> bool:
+def is_deeper(depth: int, content: Any, encoded: bytes) -> bool:
+    """Return whether ``content``, of which the JSON is ``encoded``, is nested deeper than that."""
+    if encoded.count(b"{") + encoded.count(b"[") <= depth:
+        return False
     level = [content]
-    for _ in range(DEPTH_MAX):
+    for _ in range(depth):
         level = [
             child
             for node in level

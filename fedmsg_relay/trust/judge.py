@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedmsg_relay.config.trust import ALL, GPG, X509
+from fedmsg_relay.journal import messages
 from fedmsg_relay.trust import gpg
 from fedmsg_relay.trust.key import CREDENTIALS, encoded, without_credentials
 from fedmsg_relay.trust.material import Material
@@ -19,6 +20,11 @@ from fedmsg_relay.trust.verdict import Reason, RejectedError
 
 WHITE_SPACE = " \t\n\r"
 """JSON's.  What stands behind the JSON is a mark of bridges, and stays."""
+
+DEPTH_MAX = 450
+"""Levels that a message may be nested.  A consumer that validates copies each with two calls of
+Python a level, of which 1,000 may be under way: from some 480 levels on it raises RecursionError,
+while the relay's own limit is twice as high, or higher with later versions of Python."""
 
 Attend = Callable[[], None]
 
@@ -93,6 +99,8 @@ def _parse(frames: list[bytes]) -> tuple[str, dict[str, Any], str]:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RejectedError(Reason.NOT_FEDMSG, str(error)) from error
+    if messages.is_deeper(DEPTH_MAX, body, frames[1]):
+        raise RejectedError(Reason.NOT_FEDMSG, f"nested deeper than {DEPTH_MAX} levels")
     if not isinstance(body, dict) or "topic" not in body:
         raise RejectedError(Reason.NOT_FEDMSG, "the JSON is not an object with a topic")
     if body["topic"] != topic:

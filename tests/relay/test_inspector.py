@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fedmsg_relay.config import trust
 from fedmsg_relay.relay.inspector import Inspector
 from fedmsg_relay.relay.proxy import PAUSE
 from fedmsg_relay.trust.judge import Judge
+from fedmsg_relay.trust.key import SigningKey
 from fedmsg_relay.trust.material import Material
 from fedmsg_relay.trust.verdict import RejectedError
 
@@ -293,6 +294,37 @@ def test_a_revocation_counts_once_the_list_is_read_again(site: Site, authority: 
     count = len(subscriber.received)
     publisher.send(*authority.signed("other"))
     subscriber.wait(count + 1)
+
+
+def test_what_is_nested_too_deep_for_consumers_is_rejected(
+    site: Site, authority: Authority
+) -> None:
+    """A consumer would raise RecursionError instead of taking it, and fedmsg-tail would end."""
+    validating(site, authority)
+    site.relay()
+    subscriber, publisher = site.subscriber(), site.publisher()
+    key = SigningKey(str(authority.directory), "publisher")
+    wraps: list[Callable[[Any], Any]] = [lambda inner: [inner], lambda inner: {"a": inner}]
+    bearable, deep = (
+        [
+            [TOPIC.encode(), key.sign(keys.message(msg=_nested(depth, wrap)))]
+            for depth in depths
+            for wrap in wraps
+        ]
+        for depths in ([440], [500, 800])
+    )
+    for each in deep + bearable:
+        publisher.send(*each)
+        assert stock_accepts(site.config, each) == (each in bearable)
+    assert subscriber.wait(2) == bearable
+    assert rejected(site) == {"not_fedmsg": 4}
+
+
+def _nested(depth: int, wrap: Callable[[Any], Any]) -> Any:
+    nested: Any = 1
+    for _ in range(depth):
+        nested = wrap(nested)
+    return nested
 
 
 def test_a_certificate_that_is_padded_takes_no_memory(authority: Authority) -> None:
