@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import keys
 import pytest
 from harness import Site, wait_for
+from keyrings import Keyring
 from monitored import KEY, status
 
 pytestmark = pytest.mark.skipif(
@@ -27,38 +26,6 @@ pytestmark = pytest.mark.skipif(
 def site(tmp_path: Path) -> Iterator[Site]:
     with Site(tmp_path, **{KEY: f"ipc://{tmp_path}/monitoring"}) as made:
         yield made
-
-
-class Keyring:
-    """A home of gpg with one secret key."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        home.mkdir(mode=0o700)
-        self._gpg("--quick-gen-key", "publisher@example.com", "default", "sign", "never")
-
-    def _gpg(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        options = ["--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
-        return subprocess.run(
-            ["gpg", "--homedir", self.home, *options, *arguments],
-            input=stdin,
-            capture_output=True,
-            check=True,
-        ).stdout
-
-    def signed(self, **fields: Any) -> list[bytes]:
-        """The frames of a message as fedmsg for Python 2 signs it; that for 3 cannot."""
-        body = {**keys.message(), "crypto": "gpg", **fields}
-        return keys.frames({**body, "signature": self.of(keys.encoded(body["msg"]))})
-
-    def of(self, signed: bytes) -> str:
-        """A signature, as it is in messages."""
-        return base64.b64encode(self._gpg("--detach-sign", stdin=signed)).decode()
-
-    def close(self) -> None:
-        subprocess.run(
-            ["gpgconf", "--homedir", self.home, "--kill", "all"], check=False, capture_output=True
-        )
 
 
 @pytest.fixture
