@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from http import HTTPStatus
 
 from fedmsg_relay.journal import query
@@ -15,8 +15,14 @@ from fedmsg_relay.web.datagrepper import Asked
 PIECE = 64 * 1024
 """Bytes to collect before they are sent, but for the last message of them."""
 
+STEP = 2**20
+"""Bytes of messages to measure in a step, but for the last message of them."""
+
 Pieces = Iterator[bytes]
 """An answer: a line of JSON with ``status`` and ``length``, and so many bytes of JSON."""
+
+Making = Generator[None, None, Pieces]
+"""An answer that is made in steps."""
 
 
 class Answers:
@@ -35,8 +41,8 @@ class Answers:
             return datagrepper.read_id(query_string)
         return self._questions.read(query_string, now_s)
 
-    def answer(self, asked: Asked | str) -> Pieces:
-        """Return the answer.
+    def answer(self, asked: Asked | str) -> Making:
+        """Make the answer.
 
         A hub asks from the timestamp of the last message that it had, and a publisher may have made
         that whose clock is ahead.  What others have published after it has arrived before that
@@ -44,7 +50,9 @@ class Answers:
 
         Raises OSError, and :class:`fedmsg_relay.journal.sidecar.Damaged` for an index.
         """
-        return self._id(asked) if isinstance(asked, str) else self._raw(asked)
+        if isinstance(asked, str):
+            return self._id(asked)
+        return (yield from self._raw(asked))
 
     def _id(self, msg_id: str) -> Pieces:
         found = query.find(self._catalogue.indexes(), self._catalogue.directory, msg_id)
@@ -52,14 +60,21 @@ class Answers:
             return failed(HTTPStatus.NOT_FOUND, f"id = {msg_id!r}: the journal has no such message")
         return whole(HTTPStatus.OK, found)
 
-    def _raw(self, asked: Asked) -> Pieces:
+    def _raw(self, asked: Asked) -> Making:
         indexes, question = self._catalogue.indexes(), asked.question
         if asked.is_hubs:
             start = query.arrival_of(indexes, question.span.start, datagrepper.HUB_CLOCK_S)
             question = question._replace(span=question.span._replace(start=start))
         total, places = query.answer(indexes, question)
         # They are read twice, as a page of large messages would not fit into memory.
-        sizes = [len(body) for body in self._bodies(places)]
+        sizes: list[int] = []
+        measured = 0
+        for body in self._bodies(places):
+            sizes.append(len(body))
+            measured += len(body)
+            if measured >= STEP:
+                yield
+                measured = 0
         before, behind = datagrepper.framed(asked, total, len(sizes))
         commas = max(0, len(sizes) - 1)
         length = len(before) + sum(sizes) + commas + len(behind)

@@ -26,7 +26,11 @@ from fedmsg_relay.system.throttle import Throttle
 log = logging.getLogger("fedmsg.relay")
 
 PATIENCE_S = 8.0
-"""How long an answer may take to begin.  After that the process counts as hung, and is killed."""
+"""How long the process may give no sign of life.  After that it counts as hung, and is killed."""
+
+ANSWERS_MAX = 50
+"""Answers on their way.  Further requests are refused: for more and more connections the server
+would close the oldest ones, those that have waited longest."""
 
 AGAIN_S = 1.0
 """Time between the end of a process and the start of the next."""
@@ -63,12 +67,18 @@ class Archive:
     def __init__(self, directory: str, packed: Callable[[], tuple[bytes, int]]) -> None:
         self._packed = packed
         self._directory = os.path.abspath(directory)
+        self._answers = 0  # on their way
         self._closed = threading.Event()
         self._ends = Throttle(SAY_EVERY_S)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # so that what is sent goes nowhere else
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         threading.Thread(target=self._keep, args=(theirs,), name="archive", daemon=True).start()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are so many answers on their way that nothing more may be asked."""
+        return self._answers >= ANSWERS_MAX
 
     def ask(self, path: str, query: str, begin: Begin, with_body: bool) -> Answer:
         """Return the answer to a request for ``/raw`` or ``/id``.  Raises OSError."""
@@ -80,7 +90,12 @@ class Archive:
             request = json.dumps([path, query, time.time(), marker.hex(), number]).encode()
             with self._lock:
                 socket.send_fds(self._ours, [request], [there.fileno()], socket.MSG_DONTWAIT)
+        self._answers += 1
         return Answer(self, self._process, source, begin, with_body)
+
+    def ended(self) -> None:
+        """Count an answer as ended, wherever it was."""
+        self._answers -= 1
 
     def end(self, process: subprocess.Popen[bytes] | None) -> None:
         """Kill a process that hangs."""
@@ -191,6 +206,7 @@ class Answer:
             return self._fail(HTTPStatus.SERVICE_UNAVAILABLE, "the journal's reader has ended")
         self._head += piece
         if b"\n" not in self._head:
+            self.until = time.monotonic() + PATIENCE_S
             return None
         line, _, piece = self._head.partition(b"\n")
         answer = json.loads(line)
@@ -200,6 +216,7 @@ class Answer:
     def close(self) -> None:
         """Ask for no more."""
         self.source.close()
+        self._archive.ended()
 
     def _fail(self, status: HTTPStatus, why: str) -> bytes:
         content = json.dumps({"error": f"{why}; the reader is restarted: try again later"}).encode()

@@ -3,8 +3,9 @@
 A separate process, as Python code in the relay's process would delay messages.  The process yields
 the processor to the relay, is killed before the relay if memory is short, and ends with the relay.
 
-The relay sends each request with a socket that takes the answer, see :data:`answers.Pieces`.  The
-relay logs what this process sends to it.
+The relay sends each request with a socket that takes the answer, see :data:`answers.Pieces`; until
+that begins, a blank every second is a sign of life.  One answer at a time is made, in steps; those
+that are made are sent side by side.  The relay logs what this process sends to it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fedmsg_relay.journal.sidecar import Damaged
 from fedmsg_relay.system import naming
 from fedmsg_relay.system.throttle import Throttle
 from fedmsg_relay.web import answers
-from fedmsg_relay.web.answers import Answers, Pieces
+from fedmsg_relay.web.answers import Answers, Making, Pieces
 from fedmsg_relay.web.datagrepper import Asked, Wrong
 
 NAME = "relay-archivist"
@@ -56,6 +57,9 @@ SETTLE_S = 1.5
 POLL_S = 0.005
 """Seconds between two looks for that."""
 
+SIGN_EVERY_S = 1.0
+"""Seconds between two signs of life to the requests that wait."""
+
 REQUEST_MAX = 32 * 1024
 """Bytes of a request: JSON takes two for a byte of its head at most, and some for the rest."""
 
@@ -78,6 +82,7 @@ class _Request:
         now = time.monotonic()
         self.until, self.settled_at = now + PATIENCE_S, now + SETTLE_S
         self.asked: Asked | str = ""
+        self.making: Making | None = None
         self.pieces: Pieces = iter(())
         self.unsent = memoryview(b"")
 
@@ -98,18 +103,21 @@ class Archivist:
         self._update: Iterator[None] | None = None  # while one goes on
         self._begun = 0  # updates, this one included
         self._updated_at = -math.inf  # when the last one ended (monotonic)
+        self._making: _Request | None = None  # whose answer is being made
+        self._sign_at = 0.0  # monotonic
         self._error: Exception | None = None  # of the last update
         self._lines = Throttle(SAY_EVERY_S, SAY_LINES)
 
     def run(self) -> None:
         """Serve until the relay asks no more, and has every answer."""
         while self._is_open or self._waiting or self._sending:
-            for key, _ in self._selector.select(self._due_s()):
+            for key, _ in self._selector.select(0.0 if self._making else self._due_s()):
                 if key.data is None:
                     self._take()
                 else:
                     self._send(key.data)
             self._advance()
+            self._sign()
             for request in list(self._waiting):
                 self._attend(request)
 
@@ -156,8 +164,27 @@ class Archivist:
         self._update = None
         self._updated_at = time.monotonic()
 
+    def _sign(self) -> None:
+        """Tell the requests that wait that this process lives; forget those of no client."""
+        if time.monotonic() < self._sign_at:
+            return
+        self._sign_at = time.monotonic() + SIGN_EVERY_S
+        for request in list(self._waiting):
+            try:
+                request.taker.send(b" ")
+            except OSError:
+                request.taker.close()
+                self._end_waiting(request)
+
+    def _end_waiting(self, request: _Request) -> None:
+        self._waiting.remove(request)
+        if self._making is request:
+            self._making = None
+
     def _attend(self, request: _Request) -> None:
         """Begin to answer a request if the index is up to date, or will not be in time."""
+        if self._making not in (None, request):
+            return
         is_new = self._begun - (self._update is not None) > request.known
         if not is_new and time.monotonic() < request.until:
             return
@@ -165,20 +192,25 @@ class Archivist:
             return
         try:
             if is_new and self._error is None:
-                pieces = self._answers.answer(request.asked)
-            else:
-                pieces = answers.failed(UNAVAILABLE, self._excuse())
+                self._making = request
+                request.making = request.making or self._answers.answer(request.asked)
+                next(request.making)
+                return
+            pieces = answers.failed(UNAVAILABLE, self._excuse())
+        except StopIteration as made:
+            pieces = made.value
         except Damaged as damaged:
             self._say(f"rebuilding a damaged index: {damaged}")
             self._catalogue.forget(damaged.segment)
             request.known = self._begun
+            request.making = self._making = None
             return
         except OSError as error:
             pieces = answers.failed(UNAVAILABLE, f"the journal cannot be read: {error}")
         except Exception as error:  # noqa: BLE001 (others than this one are to be answered)
             self._say(f"a request could not be answered: {request.query!r}: {error!r}")
             pieces = answers.failed(HTTPStatus.INTERNAL_SERVER_ERROR, repr(error))
-        self._waiting.remove(request)
+        self._end_waiting(request)
         self._begin(request, pieces)
 
     def _has_all(self, request: _Request) -> bool:

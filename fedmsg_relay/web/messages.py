@@ -42,6 +42,9 @@ class Messages:
         if not (request.query.isascii() and request.query.isprintable()):
             why = "the query must be ASCII: write every other byte as %XX"
             raise Refused(HTTPStatus.BAD_REQUEST, why)
+        if self._archive.is_busy:
+            why = f"{path}: too many clients ask at once; try again later"
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, why, ("Retry-After", "5"))
         try:
             return self._archive.ask(path, request.query, begin, request.method != "HEAD")
         except OSError as error:

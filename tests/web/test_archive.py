@@ -365,6 +365,43 @@ def test_a_damaged_message_is_left_out(site: Site) -> None:
     assert answer["count"] == len(answer["raw_messages"]) == 4
 
 
+def begin(site: Site, path: str, method: str = "GET") -> http.client.HTTPConnection:
+    """A request whose answer is not read yet."""
+    client = http.client.HTTPConnection("127.0.0.1", site.config["relay_http"], DEADLINE_S)
+    client.request(method, path)
+    return client
+
+
+def test_a_process_that_has_much_to_do_does_not_count_as_hung(site: Site) -> None:
+    relay = site.relay(command=hastened("web.archive.PATIENCE_S=2"))
+    large = [body(number, msg={"number": number, "text": "x" * 4_000_000}) for number in range(40)]
+    for at in range(0, 40, 5):  # no more than may wait for the disk
+        publish(site, *large[at : at + 5])
+    pid = archivist(relay)
+    with contextlib.ExitStack() as opened:
+        # HEAD: a page is made, and not sent.
+        asked = [
+            opened.enter_context(contextlib.closing(begin(site, ALL, "HEAD"))) for _ in range(45)
+        ]
+        assert [client.getresponse().status for client in asked] == [200] * 45
+    assert archivist(relay) == pid
+
+
+def test_those_who_ask_when_many_wait_are_refused(site: Site) -> None:
+    relay = site.relay()
+    publish(site, body(1))
+    pid = archivist(relay)
+    os.kill(pid, signal.SIGSTOP)
+    with contextlib.ExitStack() as opened:
+        asked = [opened.enter_context(contextlib.closing(begin(site, ALL))) for _ in range(50)]
+        refused, header, _ = ask(site, ALL)
+        assert (refused, header["Retry-After"]) == (503, "5")
+        assert ask(site, "/healthz")[0] == 200
+        os.kill(pid, signal.SIGCONT)
+        assert [client.getresponse().status for client in asked] == [200] * 50
+    wait_for(lambda: get(site, ALL)[0] == 200, "an answer")
+
+
 def test_a_page_of_large_messages_takes_no_memory(site: Site) -> None:
     relay = site.relay()
     size, count = 4_000_000, 40
