@@ -160,7 +160,7 @@ Validation and signing (``docs/signing.md`` describes how to make keys; needs ``
     the envelope is that of the body, the certificate is of the authority, valid and not revoked,
     the signature is right, and ``routing_policy`` permits the topic.  Other messages are dropped,
     counted by reason, and logged, at most ten a minute.  Valid messages are forwarded byte for
-    byte.
+    byte.  A publisher at ``tcp://`` that is faster than the relay validates or signs has to wait.
     Example: ``"relay_validate": True``
 ``relay_sign`` (``"unsigned"`` or ``"all"``; default: nothing)
     Sign messages that are not signed, or all messages, with the key and certificate that
@@ -176,8 +176,9 @@ Validation and signing (``docs/signing.md`` describes how to make keys; needs ``
 ``ca_cert_location``, ``crl_location`` (paths, or URLs with ``https://``), ``routing_policy``,
 ``routing_nitpicky``, ``crypto_backend``, ``crypto_validate_backends``, ``gpg_home``
     Keys of ``fedmsg.crypto``, with its defaults.  A key, certificate, authority or list that is
-    missing, unreadable or expired is an error at the start.  Keys are read once: reload the relay
-    to apply a change.  Before an expiry the relay logs a warning each day.
+    missing, unreadable or expired is an error at the start, and so is an authority or a list of
+    more than 16 MiB from a web server.  Keys are read once: reload the relay to apply a change.
+    Before an expiry the relay logs a warning each day.
     Example: ``"certnames": {"signing_relay": "relay"}``
 ``crl_cache_expiry`` (seconds, default 3600)
     Read the authority and its revocation list again at this age, and when a certificate is not
