@@ -35,8 +35,8 @@ class Inspector(Proxy):
     ``tell`` must not block.
     """
 
-    # The default of libzmq's sockets.  Whoever publishes faster than the judge works waits then.
-    inbound_max = 1000
+    # What a script may publish in a burst and end; the rest waits in its own queue, for zmq_linger.
+    inbound_max = 10_000
 
     def __init__(self, material: Material, tell: Callable[[Rejection], None]) -> None:
         super().__init__()

@@ -14,12 +14,17 @@ import keys
 import load
 import pytest
 import zmtp
-from harness import Site, wait_for
+from harness import Process, Site, altered, wait_for
 from keys import Authority
 
 BURST = 3100
 """Messages that take longer to sign than to write; a hundred more than libzmq reads at 500 a time:
 these are in the kernel when a script at ``ipc`` has ended."""
+
+SHORT = altered(
+    "from fedmsg_relay.relay.inspector import Inspector", "Inspector.inbound_max = 1000"
+)
+"""A relay at which fewer messages may wait, so that a test need not sign so many."""
 
 LOST = "messages from publishers may be lost: "
 
@@ -36,6 +41,10 @@ def signing(site: Site, authority: Authority, **config: Any) -> None:
     site.write(relay_sign="all", certnames=certnames, **authority.config, **config)
 
 
+def start(site: Site, *options: str) -> Process:
+    return site.relay(*options, command=SHORT)
+
+
 def burst() -> list[list[bytes]]:
     return [keys.frames(keys.message(i=number)) for number in range(BURST)]
 
@@ -47,7 +56,7 @@ def numbers(received: list[list[bytes]]) -> list[int]:
 def test_a_publisher_waits_and_the_memory_stays(site: Site, authority: Authority) -> None:
     """Beyond relay_memory_max a consumer would be disconnected, which can do nothing about it."""
     signing(site, authority)
-    relay = site.relay()
+    relay = start(site)
     subscriber, publisher = site.subscriber(), site.publisher()
     topic, body = keys.frames(keys.message(msg={"text": "x" * 30_000}))
     publisher.send(topic, body)
@@ -65,7 +74,7 @@ def test_what_a_script_has_written_comes_out_when_it_has_ended(
 ) -> None:
     inbound = f"ipc://{site.root}/in" if is_local else site.inbound
     signing(site, authority, relay_inbound=inbound)
-    site.relay()
+    start(site)
     subscriber = site.subscriber()
     sent = burst()
     publisher = site.publisher(inbound)
@@ -77,7 +86,7 @@ def test_what_a_script_has_written_comes_out_when_it_has_ended(
 
 def test_a_stop_with_a_full_queue_loses_nothing(site: Site, authority: Authority) -> None:
     signing(site, authority, relay_drain=60)
-    relay = site.relay()
+    relay = start(site)
     subscriber = site.subscriber()
     content = b"".join(zmtp.message(*each) for each in burst())
     with zmtp.Peer(site.inbound, b"PUB") as publisher:
@@ -101,12 +110,12 @@ def test_a_stop_with_a_full_queue_loses_nothing(site: Site, authority: Authority
 
 def test_a_hand_over_with_a_full_queue_loses_nothing(site: Site, authority: Authority) -> None:
     signing(site, authority, relay_drain=60, relay_hold=1)
-    first = site.relay("--pidfile", "pid")
+    first = start(site, "--pidfile", "pid")
     subscriber, publisher = site.subscriber(), site.publisher()
     for each in burst():
         publisher.send(*each)
     subscriber.wait(1)
-    site.relay("--pidfile", "pid", "--replace")
+    start(site, "--pidfile", "pid", "--replace")
     assert first.wait() == 0
     last = keys.frames(keys.message(i=BURST))
     publisher.send(*last)
@@ -119,7 +128,7 @@ def test_a_stop_does_not_wait_for_a_publisher_that_goes_on(
 ) -> None:
     """What that has written and the relay has not read may be lost, and that is said."""
     signing(site, authority, relay_drain=2)
-    relay = site.relay()
+    relay = start(site)
     subscriber = site.subscriber()
     content = zmtp.message(*keys.frames(keys.message())) * 100
     ended = threading.Event()
