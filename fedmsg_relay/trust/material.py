@@ -206,7 +206,8 @@ def _download(url: str, until: float) -> str:
     import requests  # takes time, and is needed only here
 
     content = bytearray()
-    with requests.get(url, timeout=FETCH_S, stream=True) as answer:
+    # A server that is silent from some moment on is too slow as a whole first, see _fetch.
+    with requests.get(url, timeout=2 * FETCH_S, stream=True) as answer:
         answer.raise_for_status()
         for piece in answer.iter_content(PIECE):
             content += piece

@@ -69,6 +69,12 @@ def numbers(answer: dict[str, Any]) -> list[int]:
     return [each["msg"]["number"] for each in answer["raw_messages"] if "number" in each["msg"]]
 
 
+def captured(site: Site) -> int:
+    """How many messages the journal has, or will have once they are written."""
+    journal = json.loads(ask(site, "/status.json")[2])["journal"]
+    return int(journal["captured"])
+
+
 def archivist(relay: Process) -> int:
     """The process that answers for a relay, once it is up."""
 
@@ -146,6 +152,7 @@ def test_what_has_been_passed_on_is_there(site: Site) -> None:
     for number in range(1, 6):
         publisher.send(b"topic", body(number))
         subscriber.wait(number)
+        wait_for(lambda number=number: captured(site) == number + 1, "its copy")
         query = f"rows_per_page=100&page=1&start=1000&end={int(time.time())}&order=asc"
         assert numbers(get(site, f"/raw?{query}")[1]) == list(range(number + 1))
 
