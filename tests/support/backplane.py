@@ -23,6 +23,7 @@ BRIDGE = hastened(
     "amqp.session.AGAIN_MAX_S=2",
     "amqp.consuming.LOOK_EVERY_S=1",
     "amqp.declaring.DECLARE_EVERY_S=1",
+    "amqp.declaring.BIND_S=8",
     "amqp.dropped.SETTLE_S=3",
     program="amqp",
 )
