@@ -8,6 +8,7 @@ that an error of the broker there never concerns a message.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,8 +17,17 @@ import pika.exceptions
 from fedmsg_relay.amqp.reasons import why
 from fedmsg_relay.amqp.settings import Settings
 
+log = logging.getLogger("fedmsg.relay")
+
 DECLARE_EVERY_S = 5.0
 """Seconds between two declarations."""
+
+BIND_S = 60.0
+"""Seconds for which nothing is published to an exchange that was missing, and with it the bindings
+of every relay: each bridge tries to bind its queue at least each 30 s (:mod:`.session`)."""
+
+NOT_FOUND = 404
+"""The exchange does not exist, or the queue that ``passive_declares`` expects."""
 
 LOCKED = 405
 """RESOURCE_LOCKED: another connection has declared the exclusive queue."""
@@ -35,9 +45,10 @@ class Declaring:
         self._failed = failed
         self._connection: Any = None
         self._channel: Any = None
+        self._was_missing = False  # whether the exchange was, and nothing is published since
 
     def over(self, connection: Any, then: Callable[[], None]) -> None:
-        """Call ``then`` once everything is declared over ``connection``.
+        """Call ``then`` once everything is declared over ``connection``, by every relay.
 
         Returns only after that call if everything is declared already.
         """
@@ -48,7 +59,20 @@ class Declaring:
         def done() -> None:
             self._connection = connection
             again()
-            then()
+            if not self._was_missing:
+                then()
+                return
+            log.info(
+                "publishing: the exchange is there again; the bridge continues in %.0f s, when"
+                " other relays have bound their queues again",
+                BIND_S,
+            )
+            self._loop.call_later(BIND_S, bound)
+
+        def bound() -> None:
+            if channel is self._channel and channel.is_open:
+                self._was_missing = False
+                then()
 
         def again() -> None:
             self._loop.call_later(DECLARE_EVERY_S, lambda: self._declare(channel, again))
@@ -59,8 +83,9 @@ class Declaring:
 
         self._channel = channel = connection.channel(on_open_callback=opened)
 
-    def lost(self) -> None:
-        """Note that the connection is gone."""
+    def lost(self, code: int) -> None:
+        """Note that the connection is gone, with the code of the broker that has closed it."""
+        self._was_missing |= code == NOT_FOUND
         self._connection = self._channel = None
 
     def _declare(self, channel: Any, then: Callable[[], None]) -> None:
@@ -105,6 +130,7 @@ class Declaring:
         if channel is not self._channel:
             return
         if isinstance(error, pika.exceptions.ChannelClosedByBroker):
+            self._was_missing |= error.reply_code == NOT_FOUND
             self._failed(self._explained(error.reply_code) + why(error))
 
     def _explained(self, code: int) -> str:

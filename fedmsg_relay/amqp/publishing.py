@@ -162,7 +162,7 @@ class Publishing:
         was_open, self._channel = self._channel is not None, None
         if was_open and code in ABOUT_CONTENT:
             self._suspect(code)
-        self._declaring.lost()
+        self._declaring.lost(code)
         self._limits = Limits()
         # Without a channel, too, while another one replaces that which the broker has closed.
         had_lock, self._has_lock = self._has_lock, False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
 
 from fedmsg_relay.journal import segments
 from fedmsg_relay.journal.live import LiveSegment
@@ -85,17 +84,17 @@ class Writer:
             raise
         self._note_stats()
 
-    def append(self, packed: Sequence[bytes]) -> None:
-        """Write records, in the order in which they were packed.
+    def append(self, packed: list[bytes]) -> None:
+        """Write records, in the order in which they were packed, and remove them from ``packed``.
 
-        Raises OSError if not all are written: :attr:`appended` counts those that are, the others
-        are to be discarded.  The next call works once the cause is gone; where that is a directory
-        that was moved or removed, another writer does.
+        Raises OSError if not all are written: the others are left, and may be appended again before
+        later ones.  The next call works once the cause is gone; where that is a directory that was
+        moved or removed, another writer does.
         """
         if packed and max(map(len, packed)) > self._largest:
             fitting = [record for record in packed if len(record) <= self._largest]
             self.too_large += len(packed) - len(fitting)
-            packed = fitting
+            packed[:] = fitting
         try:
             while packed:
                 self._check_place()
@@ -103,8 +102,7 @@ class Writer:
                 if not count:
                     self._rotate(packed[0])
                     continue
-                self._write(packed[:count])
-                packed = packed[count:]
+                self._write(packed, count)
         finally:
             self._note_stats()
         if time.monotonic() >= self._retain_at:
@@ -215,14 +213,16 @@ class Writer:
         if replaced:
             del found[-1]
 
-    def _write(self, packed: Sequence[bytes]) -> None:
+    def _write(self, packed: list[bytes], count: int) -> None:
+        """Write the first ``count`` records."""
         live = self._live
         assert live
         before = live.messages
         try:
-            live.write(packed)
+            live.write(packed[:count])
         finally:
             written = live.messages - before
+            del packed[:written]
             self.appended += written
             self._unsynced += written
             self._messages += written

@@ -1,6 +1,7 @@
 """Records that wait for the disk, between the capture thread and the disk thread, and their counts.
 
-Every message that the capture thread receives is written, waits, or is discarded.
+Every message that the capture thread receives is written, waits, or is discarded.  What the disk
+thread has taken counts among what waits until :meth:`Backlog.settle`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ RECORD_OVERHEAD = 64
 
 
 class Backlog:
-    """The records that wait; for any thread, but for :meth:`batch`."""
+    """The records that wait; for any thread, but what the disk thread does with batches."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()  # of the counts
         self._waiting: deque[list[bytes]] = deque()
         self.messages = 0
-        """Messages that wait, with those that are being written."""
+        """Messages that wait."""
         self.bytes = 0
         """Memory that these take."""
+        self.taken = self._taken_bytes = 0
+        """Those of them that were taken as batches."""
         self.discarded = 0
         """Messages that are not in the journal and never will be."""
         self.discarded_at: float | None = None
@@ -46,10 +49,15 @@ class Backlog:
             self.messages += len(records)
             self.bytes += size(records)
 
+    @property
+    def left_bytes(self) -> int:
+        """Memory of the records for :meth:`batch`."""
+        return self.bytes - self._taken_bytes
+
     def batch(self, limit: int) -> list[bytes]:
         """Return records to write, the oldest first, until they have ``limit`` bytes.
 
-        With a limit of 0 that is a single record.  To be followed by :meth:`written`, for one batch
+        With a limit of 0 that is a single record.  To be followed by :meth:`settle`, for one batch
         or several.
         """
         batch: list[bytes] = []
@@ -61,14 +69,24 @@ class Backlog:
                 records = records[:1]
             batch += records
             taken += size(records)
+        self.taken += len(batch)
+        self._taken_bytes += taken
         return batch
 
-    def written(self, messages: int, taken: int, lost: int) -> None:
-        """Take messages that have ``taken`` bytes for written, but for ``lost`` of them."""
+    def put_back(self, records: list[bytes]) -> None:
+        """Undo :meth:`batch` for its last records."""
+        if records:
+            self._waiting.appendleft(records)
+            self.taken -= len(records)
+            self._taken_bytes -= size(records)
+
+    def settle(self, written: int) -> None:
+        """Take what was taken for written, but for what exceeds ``written`` messages, for lost."""
         with self._changing:
-            self.messages -= messages
-            self.bytes -= taken
-            self._count(lost)
+            self.messages -= self.taken
+            self.bytes -= self._taken_bytes
+            self._count(self.taken - written)
+            self.taken = self._taken_bytes = 0
 
     def discard(self, messages: int) -> None:
         """Count messages that were discarded before they could wait."""

@@ -1,7 +1,8 @@
 """Writes waiting records to the journal, on a thread that may wait for the disk for any time.
 
-Messages that cannot be written are counted, and leave a gap in the journal's numbers.  After any
-failure of the disk or the directory, the thread tries again each second until a write succeeds.
+After any failure of the disk or the directory, the thread tries again each second until a write
+succeeds; meanwhile messages wait.  Messages that are discarded or lost by the disk are counted, and
+leave a gap in the journal's numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import JournalBusy, JournalError
 from fedmsg_relay.journal.segments import JournalStats
 from fedmsg_relay.journal.writer import Writer
-from fedmsg_relay.relay.backlog import Backlog, size
+from fedmsg_relay.relay.backlog import Backlog
 from fedmsg_relay.system.throttle import Throttle
 from fedmsg_relay.system.wakeup import block_signals
 
@@ -73,7 +74,6 @@ class Recorder:
         self._retry_s = RETRY_SOON_S
         self._asked_at = math.inf  # when the disk was asked for what it does now (monotonic)
         self._begun_at = self._synced_at = -math.inf  # the last write and sync (monotonic)
-        self._unsynced = self._unsynced_bytes = 0  # messages, taken from the backlog since
         self._appended = self._too_large = 0  # of the writer, when it was last looked at
         self._failures, self._losses, self._overruns = (Throttle(LOG_EVERY_S) for _ in range(3))
 
@@ -165,13 +165,13 @@ class Recorder:
             self._wake.clear()
             if self.backlog or self._ended.is_set():
                 break
-            if self._unsynced:
+            if self.backlog.taken:
                 if not self._wake.wait(max(0.0, self._synced_at + SYNC_S - time.monotonic())):
                     self._sync()
             elif not self._wake.wait(RETAIN_EVERY_S):
                 self._retain()
         pause_s = self._begun_at + WRITE_S - time.monotonic()
-        if pause_s > 0 and self.backlog.bytes - self._unsynced_bytes < WRITE_BYTES:
+        if pause_s > 0 and self.backlog.left_bytes < WRITE_BYTES:
             self._ended.wait(pause_s)
 
     def _retain(self) -> None:
@@ -181,14 +181,16 @@ class Recorder:
         self.kept = self._writer.stats
 
     def _write(self) -> None:
-        """Write a batch; after a failure a single message, so that all others have a chance."""
+        """Write a batch, or after a failure a single message; what the disk does not take waits."""
         assert self._writer
         batch = self.backlog.batch(0 if self._error else WRITE_BYTES)
         self._begun_at = time.monotonic()
-        self._unsynced += len(batch)
-        self._unsynced_bytes += size(batch)
-        with self._asking():
-            self._writer.append(batch)
+        try:
+            with self._asking():
+                self._writer.append(batch)
+        except OSError:
+            self.backlog.put_back(batch)
+            raise
         if self._error or self._begun_at >= self._synced_at + SYNC_S:
             self._sync()
 
@@ -203,9 +205,7 @@ class Recorder:
 
     def _count(self, writer: Writer) -> None:
         """Count what was taken from the backlog since the last time, as written or as lost."""
-        lost = self._unsynced - (writer.appended - self._appended)
-        self.backlog.written(self._unsynced, self._unsynced_bytes, lost)
-        self._unsynced = self._unsynced_bytes = 0
+        self.backlog.settle(writer.appended - self._appended)
         self._appended = writer.appended
         self._note(writer)
 

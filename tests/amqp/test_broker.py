@@ -14,18 +14,14 @@ import pytest
 from backplane import Host, forget, hosts
 from harness import Process, altered, hastened, wait_for
 from keys import Authority
-from rabbit import MESSAGE_MAX, Rabbit, quiet
-
-PERMISSIONS = (r"^fedmsg-relay\.", *2 * (r"^(fedmsg-relay\.|amq\.topic$)",))
-"""As docs/several-hosts.md has them: to configure, to write and to read."""
+from rabbit import MESSAGE_MAX, PERMISSIONS, Rabbit, quiet
 
 
 @pytest.fixture(scope="session")
 def user(rabbit: Rabbit) -> str:
     """A user with the permissions of the documentation."""
-    rabbit.ctl("add_user", "bridge", "secret")
-    rabbit.ctl("set_permissions", "bridge", *PERMISSIONS)
-    return f"amqp://bridge:secret@127.0.0.1:{rabbit.port}"
+    rabbit.add_user()
+    return rabbit.user_url
 
 
 def publish(rabbit: Rabbit, body: bytes, **properties: Any) -> None:
@@ -261,7 +257,7 @@ class TestRefused:
         forget(rabbit, "allowed")
 
     def test_no_permission(self, tmp_path: Path, rabbit: Rabbit, user: str) -> None:
-        rabbit.ctl("set_permissions", "bridge", PERMISSIONS[0], PERMISSIONS[0], PERMISSIONS[2])
+        rabbit.permit((PERMISSIONS[0], PERMISSIONS[0], PERMISSIONS[2]))
         with Host(tmp_path / "denied", "denied", user) as host:
             host.start_relay()
             host.start_bridge()
@@ -269,7 +265,7 @@ class TestRefused:
             host.bridge.wait_for("publishing: amqp://127.0.0.1")
             host.bridge.wait_for("403 ACCESS_REFUSED")
             wait_for(lambda: "403 ACCESS_REFUSED" in host.check()[1], "the reason in --check")
-            rabbit.ctl("set_permissions", "bridge", *PERMISSIONS)
+            rabbit.permit(PERMISSIONS)
             wait_for(lambda: host.status()["confirmed"] == 1, "the message")
         forget(rabbit, "denied")
 
@@ -374,14 +370,7 @@ def test_a_lock_that_is_lost_is_made_again(host: Host, rabbit: Rabbit) -> None:
 
 
 def test_tls_with_client_certificates(tmp_path: Path, rabbit: Rabbit, user: str) -> None:  # noqa: ARG001
-    certificate, key = rabbit.authority.files("bridge")
-    with Host(tmp_path / "tls", "tls", f"amqps://localhost:{rabbit.tls_port}") as host:
-        (host.root / "config.toml").write_text(
-            f'[tls]\nca_cert = "{rabbit.authority.path}"\n'
-            f'certfile = "{certificate}"\nkeyfile = "{key}"\n'
-        )
-        host.start_relay()
-        host.start_bridge()
+    with hosts(tmp_path, rabbit.tls_url, "tls", shared=rabbit.tls_config()) as (host,):
         assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
         wait_for(lambda: host.status()["own"] == 1, "the message to come back")
         (host.root / "config.toml").write_text("")

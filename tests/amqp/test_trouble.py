@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -155,6 +156,31 @@ class TestBindings:
             host.bridge.wait_for("404 NOT_FOUND - no exchange 'fleeting'")
             wait_for(lambda: "no exchange 'fleeting'" in host.check()[1], "the reason in --check")
         forget(rabbit, "bound")
+
+    def test_an_exchange_is_away_while_messages_pass(self, tmp_path: Path, rabbit: Rabbit) -> None:
+        """Nothing is published before the other relay has bound its queue again."""
+        with rabbit.channel() as channel:
+            channel.exchange_declare("fleeting", "topic")
+        over = {
+            "shared": 'publish_exchange = "fleeting"\n',
+            "relay_amqp_exchanges": "fleeting",
+        }
+        with hosts(tmp_path, rabbit.url, "one", "two", **over) as (one, two):
+            subscriber = two.subscriber()
+            with rabbit.channel() as channel:
+                channel.exchange_delete("fleeting")
+            for host in (one, two):
+                host.bridge.wait_for("404 NOT_FOUND - no exchange 'fleeting'")
+            assert one.run("fedmsg-relay-publish", "--message", "x").returncode == 0
+            two.bridge.kill(signal.SIGSTOP)
+            with rabbit.channel() as channel:
+                channel.exchange_declare("fleeting", "topic")
+            wait_for(lambda: "there again" in one.bridge.output or one.status()["confirmed"], "one")
+            two.bridge.kill(signal.SIGCONT)
+            subscriber.wait(1)
+        with rabbit.channel() as channel:
+            channel.exchange_delete("fleeting")
+        forget(rabbit, "one", "two")
 
 
 class TestWords:

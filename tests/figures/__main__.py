@@ -18,7 +18,18 @@ from pathlib import Path
 
 from harness import Process, Site
 
-from figures import Failed, backplane, bounds, handover, journal, network, pages, script, signing
+from figures import (
+    Failed,
+    backplane,
+    bounds,
+    faults,
+    handover,
+    journal,
+    network,
+    pages,
+    script,
+    signing,
+)
 
 FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     bounds.stopped_consumer,
@@ -40,7 +51,7 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     signing.signing,
     backplane.amqp,
     backplane.broker_hangs,
-    backplane.faults,
+    faults.faults,
 )
 
 

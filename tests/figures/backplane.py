@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import load
 import zmtp
-from backplane import (
-    Host,
-    Stream,
-    alarmed,
-    at_broker,
-    duplicates,
-    forget,
-    hosts,
-    kill,
-    killed,
-    numbers,
-    stopped,
-    tap,
-)
-from cutting import Wire
+from backplane import Host
 from harness import Process, Site, wait_for
-from rabbit import Rabbit, cluster, quiet
+from rabbit import Rabbit, quiet
 
 from figures import Failed
 
 MESSAGES, OTHERS_MESSAGES = 50_000, 2_000
 AT_LEAST = 5_000
 """Messages a second from the relay to the broker, confirmed."""
-
-FAULT_MESSAGES, FAULT_RATE = 10_000, 1_000
 
 FLOOD_MESSAGES, UNTOUCHED = 300_000, 0.8
 """The relay's throughput beside a broker that hangs, in proportion to that without a bridge; on two
@@ -202,119 +184,3 @@ def _flood(stream: load.Stream, source: zmtp.Peer, reader: load.Reader) -> float
     stream.publish(source, FLOOD_MESSAGES, reader)
     wait_for(lambda: reader.messages >= before + FLOOD_MESSAGES, "the flood", 120)
     return FLOOD_MESSAGES / (time.monotonic() - start)
-
-
-NODE = "one node of three is killed"
-
-
-def faults(site: Site, relay: Process) -> Iterator[str]:
-    """Two relays, two bridges, one broker, and a fault in the middle of a stream"""
-    relay.end()
-    failed: list[str] = []
-    with Rabbit(site.root / "rabbit") as rabbit:
-        for what in (
-            "the broker is stopped",
-            "the broker is killed",
-            "memory alarm",
-            "the connection is cut",
-            "the first bridge is killed",
-            "the second bridge is killed",
-            "the first relay is killed",
-            "the second relay is killed",
-            "poison messages",
-            "a third relay joins and leaves",
-        ):
-            yield _outcome(site, [rabbit], what, failed)
-    (site.root / "cluster").mkdir()
-    with cluster(site.root / "cluster") as nodes:
-        yield _outcome(site, nodes, NODE, failed)
-    if failed:
-        raise Failed(f"{', '.join(failed)}: none may be lost")
-
-
-def _outcome(site: Site, nodes: list[Rabbit], what: str, failed: list[str]) -> str:
-    """Return the line about a fault; one that must not happen is added to ``failed``."""
-    try:
-        lost, again = _fault(site.root / what.replace(" ", "-"), nodes, what)
-    except AssertionError as error:
-        failed.append(what)
-        return f"{what}: {error}"
-    if lost and "relay is killed" not in what:
-        failed.append(what)
-    return (
-        f"{what}: lost {lost}; came again {again[0]} at the first outbound, {again[1]} at the"
-        f" second, {again[2]} at the broker"
-    )
-
-
-def _fault(root: Path, nodes: list[Rabbit], what: str) -> tuple[int, list[int]]:
-    """Send a stream with a fault in the middle; how many are lost anywhere, and came again.
-
-    The fault is that of the first node.
-    """
-    root.mkdir()
-    rabbit, survivor = nodes[0], nodes[-1]
-    with Wire(rabbit.port) as wire, tap(survivor) as queue, contextlib.ExitStack() as ending:
-        via_wire = {"relay_amqp_heartbeat": 4, "relay_hold": 1.5}
-        others = [node.url for node in nodes[1:]]
-        urls = [f"amqp://127.0.0.1:{wire.port}", *others]
-        (one,) = ending.enter_context(hosts(root, urls, "one", **via_wire))
-        (two,) = ending.enter_context(hosts(root, [rabbit.url, *others], "two", relay_hold=1.5))
-        consumers = one.subscriber(), two.subscriber()
-        stream = Stream(one)
-        with stream.around(FAULT_MESSAGES, FAULT_RATE), _having(what, rabbit, wire, one, two):
-            pass
-        stream.end()
-        everything = set(range(FAULT_MESSAGES))
-        with survivor.channel() as channel:
-            found: list[int] = []
-
-            def counts() -> int:
-                found.extend(at_broker(channel, queue))
-                return len(found) + sum(len(consumer.received) for consumer in consumers)
-
-            quiet(counts, 5.0, 300)
-        seen = [*map(numbers, consumers), found]
-        lost = sum(len(everything - set(each)) for each in seen)
-        again = [
-            duplicates(each, FAULT_MESSAGES, "") if not lost else len(each) - len(set(each))
-            for each in seen
-        ]
-    forget(survivor, "one", "two")
-    return lost, again
-
-
-@contextlib.contextmanager
-def _having(what: str, rabbit: Rabbit, wire: Wire, one: Host, two: Host) -> Iterator[None]:
-    """Have the fault ``what`` happen."""
-    of_broker: dict[str, AbstractContextManager[None]] = {
-        "the broker is stopped": stopped(rabbit),
-        "the broker is killed": killed(rabbit),
-        "memory alarm": alarmed(rabbit),
-    }
-    if what in of_broker:
-        with of_broker[what]:
-            time.sleep(3)
-    elif what == NODE:
-        rabbit.kill()
-    elif what == "the connection is cut":
-        wire.cut()
-        one.bridge.wait_for("heartbeat")
-        wire.mend()
-    elif what == "poison messages":
-        with rabbit.channel() as channel:
-            channel.basic_publish("amq.topic", "poison", b"\xff")
-        one.publisher().send(b"poison", b"\xff")
-    elif what == "a third relay joins and leaves":
-        with hosts(one.root.parent, rabbit.url, "three"):
-            time.sleep(1)
-        forget(rabbit, "three")
-    else:
-        host = one if "first" in what else two
-        if "bridge" in what:
-            kill(host.bridge)
-            host.start_bridge()
-        else:
-            kill(host.relay_process)
-            host.start_relay()
-    yield

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from disk import Disk
 from harness import BIN, Process, Site, Subscriber, hastened, wait_for
 from rabbit import Rabbit, drained
 
@@ -23,19 +23,33 @@ BRIDGE = hastened(
     "amqp.session.AGAIN_MAX_S=2",
     "amqp.consuming.LOOK_EVERY_S=1",
     "amqp.declaring.DECLARE_EVERY_S=1",
+    "amqp.declaring.BIND_S=8",
     "amqp.dropped.SETTLE_S=3",
     program="amqp",
 )
 
 
 class Host(Site):
-    """A host of the bus, with the name ``name`` at the broker."""
+    """A host of the bus, with the name ``name`` at the broker.
 
-    def __init__(self, root: Path, name: str, url: str | list[str], **config: Any) -> None:
+    ``shared`` is fedora-messaging's configuration; the journal is on a disk of its own where
+    ``disk`` has options for that.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        url: str | list[str],
+        shared: str = "",
+        disk: str = "",
+        **config: Any,
+    ) -> None:
         root.mkdir()
-        (root / "config.toml").touch()
+        (root / "config.toml").write_text(shared)
         self.name = name
-        self.journal = root / "journal"
+        self.disk = Disk(root / "disk", disk) if disk else None
+        self.journal = root / ("disk" if disk else "") / "journal"
         own = {
             "relay_amqp": name,
             "relay_amqp_config": str(root / "config.toml"),
@@ -46,6 +60,9 @@ class Host(Site):
         super().__init__(root, **{**own, **config})
         self.relay_process: Process
         self.bridge: Process
+
+    def start(self, *command: str | Path, **popen: Any) -> Process:
+        return super().start(*(self.disk.command(*command) if self.disk else command), **popen)
 
     def start_relay(self) -> None:
         self.relay_process = self.relay()
@@ -70,6 +87,10 @@ class Host(Site):
         done = self.run("fedmsg-relay-amqp", "--check", "--timeout", "20")
         assert not done.stderr
         return done.returncode, done.stdout
+
+    def __exit__(self, *error: object) -> None:
+        with self.disk or contextlib.nullcontext():
+            super().__exit__(*error)
 
 
 @contextlib.contextmanager
@@ -168,12 +189,12 @@ def at_broker(channel: Any, queue: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def tap(rabbit: Rabbit) -> Iterator[str]:
+def tap(rabbit: Rabbit, exchange: str = "amq.topic") -> Iterator[str]:
     """A queue at the broker that gets everything, and is on every node of its cluster."""
     name = f"tap{time.monotonic_ns()}"
     with rabbit.channel() as channel:
         channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
-        channel.queue_bind(name, "amq.topic", "#")
+        channel.queue_bind(name, exchange, "#")
     yield name
     with rabbit.channel() as channel:
         channel.queue_delete(name)
@@ -183,10 +204,15 @@ def duplicates(seen: list[int], count: int, where: str) -> int:
     """How many came more than once; AssertionError if one is missing, or the order is wrong."""
     missing = set(range(count)) - set(seen)
     assert not missing, f"{len(missing)} of {count} are missing {where}: {sorted(missing)[:10]}"
+    return repeated(seen, where)
+
+
+def repeated(seen: list[int], where: str) -> int:
+    """How many came more than once; AssertionError if the order is wrong."""
     first = list(dict.fromkeys(seen))
     wrong = [pair for pair in zip(first, first[1:]) if pair[0] > pair[1]]
     assert not wrong, f"out of order {where}: {wrong}"
-    return sum(times - 1 for times in Counter(seen).values())
+    return len(seen) - len(first)
 
 
 def forget(rabbit: Rabbit, *names: str) -> None:

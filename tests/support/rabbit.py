@@ -7,6 +7,7 @@ can be stopped, killed and started again, and what is durable is there afterward
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -30,6 +31,11 @@ BIN = "/usr/lib/rabbitmq/bin"
 
 MESSAGE_MAX = 2_000_000
 """Bytes of a message."""
+
+USER = "bridge"
+PERMISSIONS = (r"^fedmsg-relay\.", *2 * (r"^(fedmsg-relay\.|amq\.topic$)",))
+"""As docs/several-hosts.md has them: to configure, to write and to read."""
+NOTHING = 3 * ("^$",)
 
 START_S = 120.0
 """A node takes 5 s to start, and many times that beside other tests."""
@@ -107,6 +113,31 @@ class Rabbit(contextlib.AbstractContextManager["Rabbit"]):
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}"
+
+    @property
+    def tls_url(self) -> str:
+        return f"amqps://localhost:{self.tls_port}"
+
+    @property
+    def user_url(self) -> str:
+        return f"amqp://{USER}:secret@127.0.0.1:{self.port}"
+
+    def add_user(self) -> None:
+        """Add the user of bridges."""
+        self.ctl("add_user", USER, "secret")
+        self.permit(PERMISSIONS)
+
+    def permit(self, permissions: tuple[str, ...]) -> None:
+        """Give the user of bridges these permissions and no others."""
+        self.ctl("set_permissions", USER, *permissions)
+
+    def tls_config(self) -> str:
+        """fedora-messaging's configuration, with a certificate of the user of bridges."""
+        certificate, key = self.authority.files(USER)
+        return (
+            f'[tls]\nca_cert = "{self.authority.path}"\n'
+            f'certfile = "{certificate}"\nkeyfile = "{key}"\n'
+        )
 
     def start(self) -> None:
         """Start the node, and return when it takes connections."""
@@ -213,10 +244,13 @@ def cluster(root: Path) -> Iterator[list[Rabbit]]:
 
 
 def drained(channel: Any, queue: str) -> list[tuple[Any, Any, bytes]]:
-    """All messages of a queue: method, properties and body."""
-    found = []
-    while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
-        found.append(got)
+    """All messages of a queue, which are removed: method, properties and body."""
+    found: list[tuple[Any, Any, bytes]] = []
+    while count := channel.queue_declare(queue, passive=True).method.message_count:
+        channel.basic_qos(prefetch_count=count)  # so that it holds none that is not returned here
+        found += itertools.islice(channel.consume(queue), count)
+        channel.cancel()
+        channel.basic_ack(found[-1][0].delivery_tag, multiple=True)
     return found
 
 
