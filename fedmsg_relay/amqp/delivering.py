@@ -169,7 +169,7 @@ class Delivering:
 
     def _frames(self, message: Delivered) -> tuple[bytes, bytes] | None:
         """Return what the relay is to have of a message, if anything."""
-        if mapping.origin(message.headers) == self._origin:
+        if mapping.is_from(self._origin, message.message_id, message.headers):
             self.own += 1
             return None
         try:

@@ -1,8 +1,8 @@
 """A fedmsg message <-> an AMQP message as fedora-messaging has them, with nothing lost on the way.
 
 A reader of fedora-messaging gets a valid ``fedora_messaging.message.Message``: the topic is the
-routing key, ``msg`` the body and ``msg_id`` the id.  Every other key of the fedmsg message, the
-signature and the certificate included, travels in one header, :data:`ENVELOPE`; with it another
+routing key, ``msg`` the body and ``msg_id`` the id.  Every key of the fedmsg message but ``msg``,
+the signature and the certificate included, travels in one header, :data:`ENVELOPE`; with it another
 bridge restores the very dictionary, so that the text that was signed is the same.
 
 A message that a bridge delivers to its relay ends in :data:`MARK`, white space that JSON and
@@ -25,7 +25,7 @@ MARK = b" \t \n"
 """The end of a message that came from the broker."""
 
 ENVELOPE = "fedmsg_envelope"
-"""The header with every key of a fedmsg message but ``msg`` and ``msg_id``, as JSON."""
+"""The header with every key of a fedmsg message but ``msg``, as JSON."""
 
 ORIGIN = "fedmsg_relay"
 """The header with the name of the relay where a message came onto the bus."""
@@ -84,7 +84,7 @@ def to_amqp(frames: list[bytes], origin: str, arrived: float) -> Outgoing:
         raise Unmappable("the body is JSON, but not a dictionary")
     if "msg" not in message:
         raise Unmappable("the body has no msg")
-    message_id = message.pop("msg_id", None)
+    message_id = message.get("msg_id")
     if not isinstance(message_id, str) or not message_id:
         raise Unmappable("the body has no msg_id")
     body = message.pop("msg")
@@ -118,6 +118,19 @@ def origin(headers: Mapping[str, Any] | None) -> str | None:
     """Return the relay where a message came onto the bus; None if that was not a relay."""
     found = (headers or {}).get(ORIGIN)
     return found if isinstance(found, str) else None
+
+
+def is_from(name: str, message_id: str | bytes | None, headers: Mapping[str, Any] | None) -> bool:
+    """Return whether a message is one that the relay ``name`` has published.
+
+    Another program's message, with another id, may have a copy of the headers.
+    """
+    if origin(headers) != name:
+        return False
+    try:
+        return bool(json.loads((headers or {})[ENVELOPE])["msg_id"] == message_id)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def is_native(headers: Mapping[str, Any] | None) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pika
 import pytest
-from backplane import Host, forget, hosts
+from backplane import Host, forget, hosts, tap
 from harness import Process, altered, hastened, wait_for
 from keys import Authority
-from rabbit import MESSAGE_MAX, PERMISSIONS, Rabbit, quiet
+from rabbit import MESSAGE_MAX, PERMISSIONS, Rabbit, drained, quiet
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +110,23 @@ class TestFedoraMessaging:
             )
             assert host.run("python", "check.py", input=body.decode()).returncode == 0
         forget(rabbit, "signing")
+
+
+def test_a_copy_of_a_message_under_another_id_reaches_its_origin_too(
+    host: Host, rabbit: Rabbit
+) -> None:
+    """As a program publishes that copies the headers; the bridge has that of its relay's name."""
+    subscriber = host.subscriber()
+    with tap(rabbit) as queue:
+        assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
+        wait_for(lambda: host.status()["own"] == 1, "the message to come back")
+        with rabbit.channel() as channel:
+            ((_, properties, body),) = drained(channel, queue)
+    publish(rabbit, body, message_id="2026-copy", headers=properties.headers)
+    _, (_, copied) = subscriber.wait(2)
+    assert json.loads(copied)["msg_id"] == "2026-copy"
+    wait_for(lambda: host.status()["from_broker"] == 1, "the copy to be passed over")
+    assert host.status()["published"] == 1
 
 
 class Raw(bytes):

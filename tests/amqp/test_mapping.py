@@ -106,6 +106,16 @@ def test_what_was_mapped_comes_back_as_it_was(changes: dict[str, Any]) -> None:
     assert back(made._replace(headers=decoded.headers)) == message(**changes)
 
 
+def test_a_message_is_from_a_relay_under_its_own_id_only() -> None:
+    made = to_amqp(frames(message()), "here", ARRIVED)
+    assert mapping.is_from("here", made.message_id, made.headers)
+    assert not mapping.is_from("there", made.message_id, made.headers)
+    assert not mapping.is_from("here", "2026-1", made.headers)
+    for envelope in ({}, {mapping.ENVELOPE: "{"}, {mapping.ENVELOPE: "[]"}, {mapping.ENVELOPE: 5}):
+        assert not mapping.is_from("here", "2026-1", {mapping.ORIGIN: "here", **envelope})
+    assert not mapping.is_from("here", "2026-1", None)
+
+
 def test_keys_that_a_message_lacks_are_not_made_up() -> None:
     bare = {"msg": {}, "msg_id": "2026-1"}
     made = to_amqp(frames(bare), "here", ARRIVED)
