@@ -22,7 +22,7 @@ from fedmsg_relay import __version__
 from fedmsg_relay.amqp import fields
 from fedmsg_relay.amqp.consuming import Consuming
 from fedmsg_relay.amqp.delivering import Delivering
-from fedmsg_relay.amqp.directory import take
+from fedmsg_relay.amqp.directory import Directory
 from fedmsg_relay.amqp.dropped import Dropped
 from fedmsg_relay.amqp.exporters import Exporters, Outlets
 from fedmsg_relay.amqp.feed import Feed
@@ -77,8 +77,7 @@ class Bridge:
         log_file: LogFile | None,
     ) -> None:
         """Take the bridge's directory.  Raises :class:`RelayError` if another bridge has it."""
-        directory = os.path.join(place.journal, "amqp")
-        self._lock = take(directory)
+        own = Directory(os.path.join(place.journal, "amqp"))
         self._settings = settings
         self._log_file = log_file
         self._wakeup = wakeup
@@ -90,9 +89,9 @@ class Bridge:
         self._error: BaseException | None = None  # of a thread that has died
         fields.tolerate()
         self._loop = loop = IOLoop()
-        self._rejected = Rejected(os.path.join(directory, "rejected"))
+        self._rejected = Rejected(os.path.join(own.path, "rejected"))
         self._dropped = Dropped(
-            os.path.join(directory, "received"),
+            os.path.join(own.path, "received"),
             settings,
             flows=lambda: self._consuming.is_flowing and not self._delivering.is_stuck,
             died=self._end,
@@ -114,6 +113,7 @@ class Bridge:
         )
         self._feed = Feed(
             place.journal,
+            own,
             settings.name,
             matches(settings.send),
             self._rejected,
@@ -175,7 +175,8 @@ class Bridge:
             consuming=connection(consuming.session),
             **counters(publishing, "published", "confirmed", "returned", "nacked", "unconfirmed"),
             unconfirmed_s=publishing.waiting_s,
-            **counters(feed, "from_broker", "unselected", "missing", "behind_s"),
+            behind_s=publishing.behind_s,
+            **counters(feed, "from_broker", "unselected", "missing", "unread_s"),
             **counters(consuming, "queued", "starved_s", "redelivered"),
             **counters(delivering, "delivered", "acked", "own"),
             undelivered_s=delivering.waiting_s,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedmsg_relay.amqp import numbering
+from fedmsg_relay.amqp.directory import is_at
 from fedmsg_relay.amqp.gaps import Gaps
 from fedmsg_relay.amqp.settings import Settings
 from fedmsg_relay.system.throttle import Throttle
@@ -132,7 +133,7 @@ class Dropped:
             self._clock += EVERY_S
         with self._lock:
             lost = self._gaps.settle(self._clock - SETTLE_S)
-            if lost:
+            if lost or not self._is_kept():
                 self._write()  # first: the next bridge must not count them again
         for relay, count in lost.items():
             self._tell(relay, count)
@@ -154,6 +155,14 @@ class Dropped:
                 self._queue,
                 relay,
             )
+
+    def _is_kept(self) -> bool:
+        """Return whether the file has what it should; a file that was removed is made again."""
+        with contextlib.suppress(OSError):
+            if self._fd >= 0 and not is_at(self._fd, self._path):
+                os.close(self._fd)
+                self._fd, self._is_synced = -1, True
+        return self._fd >= 0 or not self._gaps.dump()
 
     def _write(self) -> None:
         """Overwrite the file; only its first line counts."""

@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fedmsg_relay.amqp import mapping, numbering
+from fedmsg_relay.amqp.directory import Directory
 from fedmsg_relay.amqp.rejected import Rejected
+from fedmsg_relay.amqp.watching import Watch
 from fedmsg_relay.amqp.window import Item
 from fedmsg_relay.errors import JournalError
-from fedmsg_relay.journal import lock, reader
+from fedmsg_relay.journal import reader
 from fedmsg_relay.journal.positions import Bookmark
 from fedmsg_relay.journal.segments import START, Position, Record
 from fedmsg_relay.system.throttle import Throttle
@@ -37,12 +39,6 @@ POLL_S, POLL_MAX_S = 0.005, 0.1
 
 AGAIN_S, AGAIN_MAX_S = 1.0, 30.0
 """Shortest and longest pause before a journal that cannot be read is tried again."""
-
-LOCK_EVERY_S = 5.0
-"""Seconds between two looks whether a relay writes the journal, while nothing comes."""
-
-UNWRITTEN_S = 20.0
-"""Seconds without a relay that writes the journal, before that is trouble; a restart takes less."""
 
 REPORT_S = 60.0
 """Seconds between two lines about the same trouble."""
@@ -66,6 +62,7 @@ class Feed:
     def __init__(
         self,
         directory: str,
+        own: Directory,
         origin: str,
         selects: Callable[[str], bool],
         rejected: Rejected,
@@ -82,9 +79,8 @@ class Feed:
         """Messages whose topics ``relay_amqp_send`` leaves out."""
         self.missing = 0
         """Messages that the journal does not have any more, or has damaged."""
-        self.behind_s = 0.0
-        """Age of the newest message read, if there was more to read."""
         self._directory = directory
+        self._watch = Watch(directory, own)
         self._origin = origin
         self._selects = selects
         self._rejected = rejected
@@ -94,14 +90,19 @@ class Feed:
         self._numbering = numbering.Numbering()
         self._reached: Reached | None = None
         self._saved: Reached | None = None
-        self._save_at = self._lock_at = 0.0  # monotonic
-        self._unwritten_since = math.inf  # monotonic
+        self._save_at = 0.0  # monotonic
+        self._busy_since = math.inf  # monotonic, while the thread waits for nothing but the disk
         self._poll_s = POLL_S
         self._wanted = threading.Event()
         self._stopping = threading.Event()
         self._lines = Throttle(REPORT_S)
         self._losses = Throttle(REPORT_S)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    @property
+    def unread_s(self) -> float:
+        """Seconds for which the disk has not answered."""
+        return max(0.0, time.monotonic() - self._busy_since)
 
     def start(self) -> None:
         """Begin to read."""
@@ -131,6 +132,7 @@ class Feed:
     def _read(self) -> None:
         source: reader.Reader | None = None
         pause_s = AGAIN_S
+        self._busy_since = time.monotonic()
         while not self._stopping.is_set():
             try:
                 source = source or self._open()
@@ -139,7 +141,7 @@ class Feed:
             except (OSError, JournalError) as error:
                 self.trouble = f"relay_journal = {self._directory!r}: cannot read: {error}"
                 self._tell(self.trouble)
-                self._stopping.wait(pause_s)
+                self._wait(self._stopping, pause_s)
                 pause_s = min(2 * pause_s, AGAIN_MAX_S)
         self._save(at_once=True)
 
@@ -153,7 +155,7 @@ class Feed:
         else:
             position, fields = found
             self._numbering = numbering.Numbering(fields.get("run"), fields.get("number"))
-            self._saved = Reached(position, self._numbering.number)
+            self._reached = self._saved = Reached(position, self._numbering.number)
             if self._numbering.is_new:
                 with contextlib.suppress(OSError):  # saved with the next position, then
                     self._keep(self._saved)
@@ -179,61 +181,61 @@ class Feed:
         if source.missing > missing or source.corrupt > corrupt:
             self._lose(max(source.missing - missing, source.corrupt - corrupt))
         if not records:
-            self.behind_s = 0.0
-            self._look_for_writer()
-            self._stopping.wait(self._poll_s)
+            self._look_around()
+            self._wait(self._stopping, self._poll_s)
             self._poll_s = min(2 * self._poll_s, POLL_MAX_S)
             self._save()
             return
-        self._poll_s, self._unwritten_since = POLL_S, math.inf
-        self.behind_s = max(0.0, time.time() - records[-1].time)
+        self._poll_s = POLL_S
+        self._watch.note_message()
         ends = [record.position for record in records[1:]] + [source.position]
         self._wanted.clear()
         self._post([self._item(record, end) for record, end in zip(records, ends)])
-        while not self._wanted.wait(SAVE_EVERY_S):
+        while not self._wait(self._wanted, SAVE_EVERY_S):
             self._save()
         self._save()
 
-    def _look_for_writer(self) -> None:
-        """Look now and then whether a relay writes the journal; raises OSError."""
-        now = time.monotonic()
-        if now < self._lock_at:
-            return
-        self._lock_at = now + LOCK_EVERY_S
-        if lock.is_written(self._directory):
-            self._unwritten_since = math.inf
-        else:
-            self._unwritten_since = min(self._unwritten_since, now)
+    def _wait(self, event: threading.Event, timeout_s: float) -> bool:
+        """Wait for ``event``, for which the disk is not to blame; return whether it is set."""
+        self._busy_since = math.inf
+        is_set = event.wait(timeout_s)
+        self._busy_since = time.monotonic()
+        return is_set
+
+    def _look_around(self) -> None:
+        """Look now and then at what others may have done to the files; raises as the watch."""
+        if self._watch.is_due():
+            self._watch.look()
+            if not self._bookmark.exists:
+                self._saved = None
         if self.unwritten:
             self._tell(self.unwritten)
 
     @property
     def unwritten(self) -> str:
         """Why messages of the relay do not come into the journal; empty if they do."""
-        if time.monotonic() - self._unwritten_since < UNWRITTEN_S:
-            return ""
-        return (
-            f"relay_journal = {self._directory!r}: no relay writes this journal; start the relay,"
-            " or set the key in the relay's config and reload the relay"
-        )
+        return self._watch.unwritten
 
     def _item(self, record: Record, end: Position) -> Item:
+        message = self._message(record)
+        if message is not None:
+            message.headers[numbering.HEADER] = self._numbering.next()
+        return Item(message, Reached(end, self._numbering.number), record.time)
+
+    def _message(self, record: Record) -> mapping.Outgoing | None:
+        """Return what is to be published of a record; None if nothing is."""
         if mapping.is_marked(record.frames):
             self.from_broker += 1
-            return self._nothing(end)
+            return None
         try:
             message = mapping.to_amqp(record.frames, self._origin, record.time)
         except mapping.Unmappable as error:
             self._rejected.add("journal", str(error), frames=record.frames)
-            return self._nothing(end)
+            return None
         if not self._selects(message.routing_key):
             self.unselected += 1
-            return self._nothing(end)
-        message.headers[numbering.HEADER] = self._numbering.next()
-        return Item(message, Reached(end, self._numbering.number))
-
-    def _nothing(self, end: Position) -> Item:
-        return Item(None, Reached(end, self._numbering.number))
+            return None
+        return message
 
     def _save(self, at_once: bool = False) -> None:
         reached, now = self._reached, time.monotonic()

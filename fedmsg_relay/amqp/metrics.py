@@ -41,7 +41,8 @@ COUNTERS = {
 GAUGES = {
     "queued_messages": ("queued", "Messages in the queue of this relay at the broker."),
     "unconfirmed_messages": ("unconfirmed", "Messages published and not confirmed."),
-    "behind_seconds": ("behind_s", "Age of what was read last of the journal, if it has more."),
+    "behind_seconds": ("behind_s", "Age of the oldest message that the broker has not confirmed."),
+    "unread_seconds": ("unread_s", "Time for which the disk of the journal has not answered."),
     "unconfirmed_seconds": (
         "unconfirmed_s",
         "Time for which the broker has confirmed nothing of what is published.",

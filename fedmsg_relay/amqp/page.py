@@ -92,7 +92,7 @@ def _tiles(report: Report) -> str:
             (
                 "behind",
                 duration(report.behind_s),
-                "age of what was read last of the journal, if it has more",
+                "age of the oldest message that the broker has not confirmed",
             ),
         )
     )

@@ -100,6 +100,11 @@ class Publishing:
         """Seconds without a confirmation, while messages are published and not confirmed."""
         return self._window.waiting_s
 
+    @property
+    def behind_s(self) -> float:
+        """Age in seconds of the oldest message that the broker has not confirmed."""
+        return self._window.behind_s
+
     def add(self, items: Iterable[Item]) -> None:
         """Publish ``items``, or keep them until that is possible; drop them after :meth:`stop`."""
         if not self._is_stopping:
@@ -180,7 +185,7 @@ class Publishing:
         if item.message is None or not (reason := self._limits.exceeded(item.message)):
             return item
         self._put_aside(item.message, reason)
-        return Item(None, item.position)
+        return item._replace(message=None)
 
     def _reject(self) -> bool:
         """Reject the messages that the broker is known to refuse; return whether there are any."""

@@ -65,7 +65,9 @@ class Report:
     missing: int
     """Lost by the journal before they were published."""
     behind_s: float
-    """Age in seconds of what was read last, if the journal has more."""
+    """Age in seconds of the oldest message that the broker has not confirmed."""
+    unread_s: float
+    """Seconds for which the disk of the journal has not answered."""
     queued: int
     """In the queue at the broker some seconds ago, delivered and not acknowledged included."""
     starved_s: float

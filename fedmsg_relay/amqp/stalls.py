@@ -36,6 +36,14 @@ def stalls(report: Report, relay: str) -> tuple[Stall, ...]:
     is_consuming = report.consuming.state == "open"
     return (
         Stall(
+            "journal",
+            "the disk of the journal answers",
+            True,
+            f"the disk of the journal has not answered for {report.unread_s:.0f} s"
+            if report.unread_s > STUCK_S
+            else "",
+        ),
+        Stall(
             "publishing",
             "the broker confirms messages",
             is_publishing,

@@ -31,6 +31,8 @@ class Item(NamedTuple):
     message: Outgoing | None
     """None if there is nothing to publish."""
     position: Any
+    time: float
+    """When the relay forwarded the message, in seconds since 1970."""
 
 
 @dataclass
@@ -92,6 +94,12 @@ class Window:
         """Seconds without a confirmation, while messages are sent and not confirmed."""
         return time.monotonic() - self._quiet_since if self._unconfirmed else 0.0
 
+    @property
+    def behind_s(self) -> float:
+        """Age in seconds of the oldest message that is not confirmed; 0 if there is none."""
+        oldest = next(iter(self._sent or self._waiting), None)
+        return max(0.0, time.time() - oldest.item.time) if oldest is not None else 0.0
+
     def resume(self) -> None:
         """Count :attr:`waiting_s` from now, as no broker could confirm anything before."""
         self._quiet_since = time.monotonic()
@@ -106,7 +114,7 @@ class Window:
             message = entry.item.message
             if not entry.is_done and message is not None and is_unwanted(message):
                 removed.append(message)
-                entry.item, entry.is_done = Item(None, entry.item.position), True
+                entry.item, entry.is_done = entry.item._replace(message=None), True
         self._unconfirmed = sum(not entry.is_done for entry in self._sent)
         return removed
 

@@ -415,7 +415,7 @@ def test_a_position_that_cannot_be_saved(host: Host) -> None:
 def test_a_relay_that_keeps_no_journal_any_more(host: Host) -> None:
     """What it forwards does not cross: a bridge that has nothing to do is not well, then."""
     assert host.bridge.end() == 0
-    hasty = hastened("amqp.feed.UNWRITTEN_S=1", "amqp.feed.LOCK_EVERY_S=0.5", program="amqp")
+    hasty = hastened("amqp.watching.UNWRITTEN_S=1", "amqp.watching.EVERY_S=0.5", program="amqp")
     host.bridge = host.start(*hasty)
     host.bridge.wait_for("consuming: connected")
     assert host.check()[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,31 @@ class TestDropped:
         two.start_bridge()
         wait_for(lambda: two.status()["dropped"], "the report")
         assert counted(two)["dropped"] == 100 - KEPT
+
+    def test_also_if_the_file_was_removed_before(self, bus: tuple[Host, Host]) -> None:
+        one, two = bus
+        say(one, 3, two.subscriber())
+        shutil.rmtree(two.journal / "amqp")
+        wait_for((two.journal / "amqp" / "received").exists, "the file")
+        assert two.bridge.end() == 0
+        publish(one, 100)
+        two.start_bridge()
+        wait_for(lambda: two.status()["dropped"], "the report")
+        assert counted(two)["dropped"] == 100 - KEPT
+
+    def test_what_was_in_a_queue_that_is_deleted(
+        self, bus: tuple[Host, Host], rabbit: Rabbit
+    ) -> None:
+        one, two = bus
+        there = two.subscriber()
+        say(one, 3, there)
+        assert two.bridge.end() == 0
+        publish(one, 5)
+        forget(rabbit, "two")
+        two.start_bridge()
+        say(one, 1, there, first=8)
+        wait_for(lambda: two.status()["dropped"], "the report")
+        assert counted(two)["dropped"] == 5
 
 
 class TestNothingElse:

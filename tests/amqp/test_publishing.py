@@ -40,16 +40,18 @@ def publishing(tmp_path: Path, reached: list[int]) -> Publishing:
 def test_what_is_not_to_be_published_is_reached_without_a_broker(
     publishing: Publishing, reached: list[int]
 ) -> None:
-    publishing.add([Item(None, 1), Item(None, 2), Item(MESSAGE, 3), Item(None, 4)])
+    publishing.add(
+        [Item(None, 1, 0.0), Item(None, 2, 0.0), Item(MESSAGE, 3, 0.0), Item(None, 4, 0.0)]
+    )
     assert reached == [2]
 
 
 def test_what_comes_after_a_stop_is_not_before_what_was_dropped(
     publishing: Publishing, reached: list[int]
 ) -> None:
-    publishing.add([Item(MESSAGE, 1)])
+    publishing.add([Item(MESSAGE, 1, 0.0)])
     publishing.stop()
-    publishing.add([Item(None, 2)])
+    publishing.add([Item(None, 2, 0.0)])
     assert not reached
     assert publishing.unconfirmed == 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import signal
 import socket
 import threading
@@ -181,6 +183,42 @@ class TestBindings:
         with rabbit.channel() as channel:
             channel.exchange_delete("fleeting")
         forget(rabbit, "one", "two")
+
+
+class TestFiles:
+    def test_a_disk_that_does_not_answer(self, host: Host) -> None:
+        """A FIFO in place of a segment: whoever opens it waits."""
+        assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
+        wait_for(lambda: host.status()["confirmed"] == 1, "the message")
+        assert host.bridge.end() == 0
+        (segment,) = host.journal.glob("*.journal")
+        kept = segment.rename(host.root / "kept")
+        os.mkfifo(segment)
+        host.start_bridge(command=IMPATIENT)
+        host.bridge.wait_for("WARNING] journal: the disk of the journal has not answered for")
+        status, line = host.check()
+        assert (status, "the disk of the journal has not answered for" in line) == (2, True)
+        writer = os.open(segment, os.O_WRONLY)
+        kept.rename(segment)
+        os.close(writer)
+        host.bridge.wait_for("INFO] journal: the disk of the journal answers again")
+        assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
+        wait_for(lambda: host.status()["confirmed"] == 1, "the message")
+        assert host.check()[0] == 0
+
+    def test_what_is_removed_under_a_bridge_is_made_again(self, host: Host) -> None:
+        assert host.run("fedmsg-relay-publish", "--message", "x").returncode == 0
+        wait_for(lambda: host.status()["confirmed"] == 1, "the message")
+        position = host.journal / "readers" / "amqp"
+        wait_for(lambda: json.loads(position.read_text())["number"] == 1, "the position")
+        shutil.rmtree(position.parent)
+        shutil.rmtree(host.journal / "amqp")
+        host.bridge.wait_for("was removed: the bridge has made it again")
+        done = host.run("fedmsg-relay-amqp", timeout=60)
+        assert f"another bridge, pid {host.bridge.pid}, already uses this journal" in done.stderr
+        wait_for(position.exists, "the position")
+        assert json.loads(position.read_text())["number"] == 1
+        assert host.check()[0] == 0
 
 
 class TestWords:

@@ -33,6 +33,7 @@ REPORT = Report(
     unselected=0,
     missing=0,
     behind_s=0.0,
+    unread_s=0.0,
     queued=0,
     starved_s=0.0,
     delivered=42,

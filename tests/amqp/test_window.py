@@ -19,6 +19,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def time(self) -> float:
+        return self.now
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -29,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def item(number: int, is_published: bool = True, size: int = 10) -> Item:
     message = Outgoing("topic", str(number), {}, b"x" * size) if is_published else None
-    return Item(message, number)
+    return Item(message, number, 1000.0 + number)
 
 
 def sent(of: Window) -> list[int]:
@@ -199,7 +202,7 @@ def test_what_waits_is_bounded_in_bytes() -> None:
 def test_headers_count() -> None:
     tried = Window(1000)
     large = Outgoing("topic", "1", {"h": "x" * 100_000}, b"{}")
-    tried.add(Item(large, number) for number in range(1 + window.WAITING_BYTES_MAX // 100_000))
+    tried.add(Item(large, number, 0.0) for number in range(1 + window.WAITING_BYTES_MAX // 100_000))
     assert not tried.has_room
 
 
@@ -294,3 +297,25 @@ def test_any_course_of_events_ends_with_everything_confirmed_and_positions_in_or
                 position = reached
                 assert {n for n in range(position + 1) if published[n]} <= confirmed
         assert tried.unconfirmed == 0
+
+
+def test_how_far_behind_it_is_says_the_oldest_that_is_not_confirmed(clock: Clock) -> None:
+    tried = Window(2)
+    assert tried.behind_s == 0
+    clock.now = 1010
+    tried.add([item(0, is_published=False), *map(item, range(1, 5))])
+    assert tried.behind_s == 10
+    sent(tried)
+    tried.reached()
+    assert tried.behind_s == 9
+    clock.now = 1020
+    tried.restart()
+    assert tried.behind_s == 19
+    sent(tried)
+    tried.answer(2, multiple=True, is_taken=True)
+    tried.reached()
+    assert tried.behind_s == 17
+    sent(tried)
+    tried.answer(4, multiple=True, is_taken=True)
+    tried.reached()
+    assert tried.behind_s == 0

@@ -25,6 +25,7 @@ BRIDGE = hastened(
     "amqp.declaring.DECLARE_EVERY_S=1",
     "amqp.declaring.BIND_S=8",
     "amqp.dropped.SETTLE_S=3",
+    "amqp.watching.EVERY_S=1",
     program="amqp",
 )
 
