@@ -40,6 +40,9 @@ AGAIN_S = 1.0
 BATCH = 100
 """Messages that are acknowledged to the broker at once at most."""
 
+BATCH_BYTES = 16 * 2**20
+"""Bytes of bodies above which a batch has no more messages."""
+
 
 class Delivered(NamedTuple):
     """A message as the broker has delivered it."""
@@ -130,9 +133,11 @@ class Delivering:
         while True:
             batch = [self._queue.get()]
             self._since = time.monotonic()
+            size = len(batch[0].body)
             with contextlib.suppress(queue.Empty):
-                while len(batch) < BATCH:
+                while len(batch) < BATCH and size < BATCH_BYTES:
                     batch.append(self._queue.get_nowait())
+                    size += len(batch[-1].body)
             self._deliver(batch)
             self._dropped.arrived(message.headers for message in batch)
             batch[-1].acknowledge()

@@ -216,6 +216,28 @@ def test_a_connection_that_ends_while_the_relay_is_stopped(host: Host, rabbit: R
     assert len(seen) <= 200, "more than what was being delivered came twice"
 
 
+def test_large_messages_that_wait_for_the_relay_are_left_to_the_broker(
+    host: Host, rabbit: Rabbit
+) -> None:
+    """Each comes once, in order, however often the bridge connects again for that."""
+    assert host.bridge.end() == 0
+    host.start_bridge(command=hastened("amqp.consuming.HELD_BYTES_MAX=1000000", program="amqp"))
+    subscriber = host.subscriber()
+    assert host.relay_process.end() == 0
+    text = json.dumps("x" * 100_000).encode()
+    for number in range(30):
+        publish(rabbit, b'{"n": %d, "text": %s}' % (number, text), message_id=f"2026-{number}")
+    host.bridge.wait_for("1000200 bytes wait for the relay")
+    wait_for(lambda: host.status()["queued"] == 30, "all to be in the queue")
+    host.write(relay_hold=1.5)  # as it is by default, so that the consumer is back
+    host.start_relay()
+    seen = [json.loads(body)["msg"]["n"] for _, body in subscriber.wait(30)]
+    assert seen == list(range(30))
+    host.bridge.wait_for("consuming: connected", times=3)
+    wait_for(lambda: host.status()["queued"] == 0, "the acknowledgements")
+    assert host.check()[0] == 0
+
+
 class TestRejected:
     def test_poison_is_put_aside_and_the_rest_passes(self, host: Host, rabbit: Rabbit) -> None:
         subscriber, publisher = host.subscriber(), host.publisher()
