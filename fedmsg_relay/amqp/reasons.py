@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 import re
+import socket
 
 import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
 SILENT = "the broker does not answer"
+
+TIMEOUTS = pika.exceptions.ConnectionOpenAborted, AMQPConnectorStackTimeout, socket.timeout
 
 ENDED = "the broker closed the connection without an error"
 
@@ -51,7 +54,7 @@ def why(error: BaseException) -> str:
 def _why(error: BaseException) -> str:
     if isinstance(error, (pika.exceptions.ConnectionClosed, pika.exceptions.ChannelClosed)):
         return f"{error.reply_code} {error.reply_text}"
-    if isinstance(error, (pika.exceptions.ConnectionOpenAborted, AMQPConnectorStackTimeout)):
+    if isinstance(error, TIMEOUTS):
         return SILENT
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__

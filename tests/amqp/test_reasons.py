@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from pika import exceptions
 from pika.adapters.utils.connection_workflow import (
@@ -26,6 +28,12 @@ REFUSED = exceptions.ConnectionClosedByBroker(403, "ACCESS_REFUSED - it's \n clo
         (
             AMQPConnectionWorkflowFailed(
                 [AMQPConnectorSocketConnectError(AMQPConnectorStackTimeout("Timeout while"))]
+            ),
+            SILENT,
+        ),
+        (
+            AMQPConnectorSocketConnectError(
+                socket.timeout("TCP connection attempt timed out: '192.0.2.2'/(<AddressFamily")
             ),
             SILENT,
         ),
