@@ -37,6 +37,16 @@ def daemon(site: harness.Site) -> Iterator[Daemon]:
         made.close()
 
 
+@pytest.fixture
+def machine() -> Iterator[box.Box]:
+    """A box that can have a bad network: see network.py."""
+    box.require_boxes()
+    if not Path("/dev/net/tun").exists():
+        box.skip("this kernel has no TUN devices")
+    with box.Box() as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``make install`` writes, as a layer for boxes; once for all of pytest's processes."""

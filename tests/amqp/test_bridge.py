@@ -20,10 +20,10 @@ from backplane import (
     kill,
     killed,
     numbers,
+    settled,
     stopped,
     tap,
 )
-from cutting import Wire
 from harness import Subscriber, wait_for
 from keys import Authority
 from rabbit import Rabbit, cluster, quiet
@@ -67,13 +67,6 @@ def arrived(bus: Bus, rabbit: Rabbit, queue: str, count: int) -> list[int]:
             (numbers(consumers[1]), "at the second outbound"),
         )
     ]
-
-
-def settled(*hosts: Host) -> None:
-    """Check that nothing is counted as dropped, also once it would be."""
-    quiet(lambda: [host.status()["dropped"] for host in hosts], 6.0)
-    for host in hosts:
-        assert host.status()["dropped"] == 0, host.bridge.output
 
 
 class TestTwoHosts:
@@ -140,23 +133,6 @@ class TestFaults:
         assert max(again) <= 2 * 1000, "more than a window came again"
         settled(*bus[:2])
         wait_for(lambda: one.check()[0] == 0, "all to be well")
-
-    def test_a_connection_that_is_cut_without_a_word(self, tmp_path: Path, rabbit: Rabbit) -> None:
-        with Wire(rabbit.port) as wire, tap(rabbit) as queue, ExitStack() as ending:
-            url = f"amqp://127.0.0.1:{wire.port}"
-            cut = {"relay_amqp_heartbeat": 1}
-            (one,) = ending.enter_context(hosts(tmp_path, url, "one", **cut))
-            (two,) = ending.enter_context(hosts(tmp_path, rabbit.url, "two"))
-            consumers = one.subscriber(), two.subscriber()
-            stream = Stream(one)
-            with stream.around(COUNT, RATE):
-                wire.cut()
-                one.bridge.wait_for("heartbeat")
-                wire.mend()
-            stream.end()
-            arrived((one, two, *consumers), rabbit, queue, COUNT)
-            settled(one, two)
-        forget(rabbit, "one", "two")
 
     @pytest.mark.parametrize("which", [0, 1])
     def test_a_bridge_is_killed(self, bus: Bus, rabbit: Rabbit, which: int) -> None:

@@ -5,24 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import box
 import pytest
 from harness import RELAY, Process, Site, wait_for
 from network import BAD, COUNTING, THERE, Network, publish, publish_until_heard, wait_for_numbers
-
-
-@pytest.fixture
-def machine() -> Iterator[box.Box]:
-    box.require_boxes()
-    if not Path("/dev/net/tun").exists():
-        box.skip("this kernel has no TUN devices")
-    with box.Box() as made:
-        yield made
-
 
 MEMORY_MAX = 256 * 2**20
 

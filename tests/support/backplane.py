@@ -14,7 +14,7 @@ from typing import Any
 
 from disk import Disk
 from harness import BIN, Process, Site, Subscriber, hastened, wait_for
-from rabbit import Rabbit, drained
+from rabbit import Rabbit, drained, quiet
 
 PATIENCE_S = 90.0
 """For what is lost until the bridge has connected again, and the broker is there again."""
@@ -171,12 +171,12 @@ def alarmed(rabbit: Rabbit) -> Iterator[None]:
         rabbit.ctl("set_vm_memory_high_watermark", "0.9")
 
 
-def numbers(subscriber: Subscriber) -> list[int]:
+def numbers(subscriber: Subscriber, topic: bytes = b"stream") -> list[int]:
     """The numbers of a stream that a consumer has received."""
     return [
         int(json.loads(body)["msg"]["log"])
-        for topic, body in list(subscriber.received)
-        if topic.endswith(b"stream")
+        for of, body in list(subscriber.received)
+        if of.endswith(topic)
     ]
 
 
@@ -214,6 +214,13 @@ def repeated(seen: list[int], where: str) -> int:
     wrong = [pair for pair in zip(first, first[1:]) if pair[0] > pair[1]]
     assert not wrong, f"out of order {where}: {wrong}"
     return len(seen) - len(first)
+
+
+def settled(*hosts: Host) -> None:
+    """Check that nothing is counted as dropped, also once it would be."""
+    quiet(lambda: [host.status()["dropped"] for host in hosts], 6.0)
+    for host in hosts:
+        assert host.status()["dropped"] == 0, host.bridge.output
 
 
 def forget(rabbit: Rabbit, *names: str) -> None:

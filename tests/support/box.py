@@ -176,6 +176,14 @@ class Box(contextlib.AbstractContextManager["Box"]):
         env = ["env", "-i", f"PATH={PATH}", "HOME=/root", *pip]
         return [*enter, *env, "sh", "-c", 'cd "$0" && exec "$@"', str(directory), *command]
 
+    def in_network(self, *command: str | Path) -> tuple[str, ...]:
+        """``command``, to be run outside the box but in its network, as one process."""
+        return ("nsenter", "-t", self._pid, "-n", "--", *map(str, command))
+
+    def namespace(self, name: str) -> Path:
+        """A network namespace of the box that has a name."""
+        return Path(f"/proc/{self._pid}/root/run/netns/{name}")
+
     def __exit__(self, *_: object) -> None:
         self.close()
 

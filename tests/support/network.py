@@ -28,19 +28,14 @@ BAD = {
 """Networks: seconds of each way, shares of packets, bytes a second."""
 
 
-class Network:
-    """A relay, and another host behind a bad network."""
-
-    INBOUND, OUTBOUND = f"tcp://{HERE_IP}:2003", f"tcp://{HERE_IP}:4001"
+class Ends:
+    """Two hosts with a bad network between them: the box, and the namespace ``peer`` in it."""
 
     def __init__(self, site: Site, machine: box.Box, *how: object) -> None:
         self._site, self._machine = site, machine
         self._link = self.start(sys.executable, HERE / "link.py", *how, stdin=subprocess.PIPE)
         self._link.wait_for("up\n")
         self._words = 0
-        site.write(relay_inbound=self.INBOUND, endpoints={"relay_outbound": [self.OUTBOUND]})
-        self.relay = self.start(*RELAY)
-        self.relay.wait_for("forwarding;")
 
     def start(self, *command: Any, **popen: Any) -> Process:
         inside = self._machine.command(*map(str, command), directory=self._site.root)
@@ -52,6 +47,23 @@ class Network:
         self._link.stdin.write(f"{word}\n".encode())
         self._link.stdin.flush()
         wait_for(lambda: len(self._link.output.split()) == 1 + self._words, word)
+
+    def close(self) -> None:
+        """End the network, where the box is to be used further."""
+        self._link.stdin.close()
+        self._link.wait()
+
+
+class Network(Ends):
+    """A relay, and another host behind a bad network."""
+
+    INBOUND, OUTBOUND = f"tcp://{HERE_IP}:2003", f"tcp://{HERE_IP}:4001"
+
+    def __init__(self, site: Site, machine: box.Box, *how: object) -> None:
+        super().__init__(site, machine, *how)
+        site.write(relay_inbound=self.INBOUND, endpoints={"relay_outbound": [self.OUTBOUND]})
+        self.relay = self.start(*RELAY)
+        self.relay.wait_for("forwarding;")
 
     def consumer(self, *keepalive: int, where: tuple[str, ...] = THERE) -> Process:
         """By default on the other host; see counting.py."""
