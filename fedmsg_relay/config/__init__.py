@@ -216,8 +216,10 @@ relay reads none of these.  docs/several-hosts.md describes how to connect sever
     if ``relay_amqp_receive`` includes ``#``.
     Example: ``"relay_amqp_receive": ["org.fedoraproject.#"]``
 ``relay_amqp_window`` (messages, default 1000), ``relay_amqp_prefetch`` (default 200)
-    How many messages may be published but not confirmed, and delivered but not acknowledged.
-    Example: ``"relay_amqp_window": 100``
+    How many messages may be published but not confirmed, and delivered but not acknowledged.  Set
+    each to twice the rate times the round trip to the broker: 1,000 messages a second at 300 ms
+    need 600.  At most 64 MiB are not confirmed, and at most 256 MiB wait for the relay.
+    Example: ``"relay_amqp_prefetch": 1000``
 ``relay_amqp_heartbeat`` (seconds, default 10)
     If a broker is silent for two to three times as long, the bridge closes the connection and
     reconnects.

@@ -22,6 +22,7 @@ from figures import (
     Failed,
     backplane,
     bounds,
+    far,
     faults,
     handover,
     journal,
@@ -52,6 +53,7 @@ FIGURES: tuple[Callable[[Site, Process], Iterator[str]], ...] = (
     backplane.amqp,
     backplane.broker_hangs,
     faults.faults,
+    far.far_broker,
 )
 
 
