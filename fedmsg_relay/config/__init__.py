@@ -160,7 +160,7 @@ Validation and signing (``docs/signing.md`` describes how to make keys; needs ``
     the envelope is that of the body, the certificate is of the authority, valid and not revoked,
     the signature is right, and ``routing_policy`` permits the topic.  Other messages are dropped,
     counted by reason, and logged, at most ten a minute.  Valid messages are forwarded byte for
-    byte.  A publisher at ``tcp://`` that is faster than the relay validates or signs has to wait.
+    byte.  A publisher that is faster than the relay validates or signs has to wait.
     Example: ``"relay_validate": True``
 ``relay_sign`` (``"unsigned"`` or ``"all"``; default: nothing)
     Sign messages that are not signed, or all messages, with the key and certificate that

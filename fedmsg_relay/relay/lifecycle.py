@@ -198,7 +198,6 @@ class Relay:
         self.gate.shut()
         if self._sockets.is_limited:
             self._send(self._behind(time.monotonic() + drain_s * CATCH_UP_SHARE))
-            self._sockets.lift_limit()
         self._sockets.announce_drain()
         half_close = HalfClose(self._publishers, drain_s)
         while half_close.left() and not self._is_late():

@@ -44,7 +44,7 @@ class Proxy:
     """
 
     inbound_max = 0
-    """Messages that may wait for :meth:`run` from each publisher at ``tcp``; 0 is no limit."""
+    """Messages that may wait for :meth:`run` from each publisher; 0 is no limit."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()

@@ -7,9 +7,11 @@ thread, at last to the thread that terminates.  Only :attr:`Sockets.proxy` and
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import zmq
@@ -35,6 +37,12 @@ busy each is."""
 SEND_TIMEOUT_MS = 20
 """ZMQ_SNDTIMEO: how long a message sent outside the proxy waits for a consumer at its high-water
 mark."""
+
+CLOSES_S = 1.0
+"""How long libzmq may take to close the listeners, which takes milliseconds."""
+
+CLOSES_STEP_S = 0.001
+"""How often a close looks whether it has."""
 
 
 class Sockets:
@@ -65,7 +73,10 @@ class Sockets:
         self._inbound: list[str] = []  # ZMQ_LAST_ENDPOINT of each bind of the SUB
         self.listening: dict[int, socket.AddressFamily] = {}
         """The descriptors of libzmq's listeners, and the family of each."""
+        self._inodes: dict[int, int] = {}  # of the same descriptors
         self._announcement = b""
+        self.is_limited = False
+        """Whether libzmq stops reading from a publisher that is faster than the proxy."""
 
     def _make(self, kind: int, allowed: tuple[Network, ...] | None) -> zmq.Socket[bytes]:
         made = self._context.socket(kind)
@@ -84,19 +95,21 @@ class Sockets:
         self._announcement = Announcement(inbound_uris, outbound_uris).topic()
         self._bind(self._pub, outbound)
         self._sub.subscribe(b"")
-        for is_local in (False, True):  # in this order: the option applies to connections, too
-            self._sub.setsockopt(zmq.RCVHWM, self._inbound_max(is_local))
-            of_kind = {e: s for e, s in inbound.items() if (e.family == socket.AF_UNIX) == is_local}
-            self._inbound += self._bind(self._sub, of_kind)
+        self._limit(inbound)
+        self._inbound = self._bind(self._sub, inbound)
 
-    def _inbound_max(self, is_local: bool) -> int:
-        """Return how many messages of a publisher may wait; 0 is no limit.
+    def _limit(self, inbound: Listeners) -> None:
+        """Have libzmq stop reading from a publisher that is faster than the proxy.
 
-        At that mark libzmq stops reading, so that the publisher waits.  Not at ``ipc``: what libzmq
-        has not read when such a publisher disconnects is lost.
+        Not with an ``ipc`` address: what libzmq has not read when such a publisher disconnects is
+        lost.  And only once, before there are connections: libzmq 4.3.5 crashes if the mark changes
+        while a publisher disconnects (measured).
         """
-        limits = (self._settings.high_water_mark, 0 if is_local else self.proxy.inbound_max)
-        return min(filter(None, limits), default=0)
+        is_local = any(each.family == socket.AF_UNIX for each in inbound)
+        self.is_limited = self.proxy.inbound_max > 0 and not is_local
+        if self.is_limited:
+            marks = (self._settings.high_water_mark, self.proxy.inbound_max)
+            self._sub.setsockopt(zmq.RCVHWM, min(filter(None, marks)))
 
     def _bind(self, binding: zmq.Socket[bytes], listeners: Listeners) -> list[str]:
         """Bind ``binding`` to duplicates of ``listeners``; return libzmq's names of the binds."""
@@ -110,17 +123,9 @@ class Sockets:
                 os.close(fd)
                 raise BindError(f"{endpoint.key}: cannot bind {endpoint.uri}: {error}") from error
             self.listening[fd] = endpoint.family
+            self._inodes[fd] = os.fstat(fd).st_ino
             names.append(binding.getsockopt_string(zmq.LAST_ENDPOINT))
         return names
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether libzmq stops reading from a publisher that is faster than the proxy."""
-        return self.proxy.inbound_max > 0
-
-    def lift_limit(self) -> None:
-        """Have libzmq read without a limit, from those publishers that it still reads from."""
-        self._sub.setsockopt(zmq.RCVHWM, 0)
 
     def unbind_inbound(self) -> None:
         """Close the SUB's listeners and connections; what libzmq has read can still be received."""
@@ -185,12 +190,25 @@ class Sockets:
         return had_room
 
     def close(self, linger_ms: int) -> None:
-        """Close both sockets and their listeners; libzmq delivers what was sent within linger."""
+        """Close both sockets and their listeners; libzmq delivers what was sent within linger.
+
+        Waits until the listeners are closed, which libzmq does on another thread: the next relay
+        binds as soon as this one has given up the pid file.
+        """
         self._sub.close(linger=0)
         self._pub.close(linger=linger_ms)
+        until = time.monotonic() + CLOSES_S
+        while any(map(self._listens, self.listening)) and time.monotonic() < until:
+            time.sleep(CLOSES_STEP_S)
         self.proxy.close()
         if self._capture is not None:
             self._capture.end()
+
+    def _listens(self, fd: int) -> bool:
+        """Return whether one of libzmq's listeners is still open, and not another file instead."""
+        with contextlib.suppress(OSError):
+            return os.fstat(fd).st_ino == self._inodes[fd]
+        return False
 
     def terminate(self) -> None:
         """Terminate the context, after :meth:`close`, when :attr:`events` are closed too."""

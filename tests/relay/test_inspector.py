@@ -254,6 +254,8 @@ def test_sigterm_under_load_loses_nothing_and_keeps_the_order(
     subscriber = site.subscriber()
     with ExitStack() as ending:
         publishers = [ending.enter_context(zmtp.Peer(site.inbound, b"PUB")) for _ in range(3)]
+        for publisher in publishers:
+            publisher.wait_for_subscription()
         for number in range(300):
             for name, publisher in enumerate(publishers):
                 frames = keys.frames(keys.message(i=number, username=str(name)))
