@@ -115,11 +115,11 @@ class Role:
     def leave(self, totals: Totals) -> None:
         """Leave the role vacant, while libzmq still delivers: the next relay need not wait."""
         self.keep(totals)
+        set_name(FLUSHING)  # first: what has a relay's name listens to the next one
         self._bindings.close()
         self._successor.close()
         if self._pidfile is not None:
             self._pidfile.release()
-        set_name(FLUSHING)
 
     def keep(self, totals: Totals) -> None:
         """Leave the totals for the next process of the service."""

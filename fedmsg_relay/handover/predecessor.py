@@ -164,6 +164,7 @@ def take_over(pidfile: PidFile, patience_s: float) -> Predecessor | None:
     until = time.monotonic() + START_S
     while not pidfile.lock():
         pause_s = ASK_EVERY_S
+        holder = _holder(pidfile)
         try:
             answer = _ask(pidfile)
             if isinstance(answer, Predecessor):
@@ -173,7 +174,8 @@ def take_over(pidfile: PidFile, patience_s: float) -> Predecessor | None:
         except Gone:  # the holder is ending, or has hung up
             pass
         except (FileNotFoundError, ConnectionRefusedError):
-            if not signalled and _stop_older(pidfile):
+            # A relay has its name only while it listens, and may have begun or ended meanwhile.
+            if not signalled and holder == _holder(pidfile) and _stop_older(pidfile, *holder):
                 signalled = True
                 until = time.monotonic() + patience_s
             pause_s = LOCK_POLL_S
@@ -222,14 +224,18 @@ def _ask(pidfile: PidFile) -> Predecessor | float:
         raise
 
 
-def _stop_older(pidfile: PidFile) -> bool:
+def _holder(pidfile: PidFile) -> tuple[int | None, str | None]:
+    """Return the pid and the name of the process that has the lock, as far as they are known."""
+    pid = pidfile.holder()
+    return pid, None if pid is None else name_of(pid)
+
+
+def _stop_older(pidfile: PidFile, pid: int | None, called: str | None) -> bool:
     """Send the holder SIGTERM if it is a relay that cannot hand over; return whether it is.
 
     A process that is just starting or ending is not.  Raises :class:`RelayError` if the holder is
     not a relay, is a service of systemd's, or belongs to another user.
     """
-    pid = pidfile.holder()
-    called = None if pid is None else name_of(pid)
     if pid is None or called in (naming.COMMAND, naming.FLUSHING):  # starts, or ends
         return False
     if called is None and not _is_hidden(pid):

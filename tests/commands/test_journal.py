@@ -453,8 +453,8 @@ class TestProcess:
             assert showing.stderr is not None
             assert showing.stdout.read(1)  # it writes, until the pipe is full
             showing.send_signal(signal.SIGINT)
-            assert showing.wait(DEADLINE_S) == 130
-            assert showing.stderr.read() == b"fedmsg-relay-journal: interrupted\n"
+            status = showing.wait(DEADLINE_S)
+            assert (status, showing.stderr.read()) == (130, b"fedmsg-relay-journal: interrupted\n")
 
     @pytest.mark.timeout(300)
     def test_memory_is_bounded(self, site: Site, directory: Path) -> None:
