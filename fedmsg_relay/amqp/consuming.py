@@ -22,15 +22,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from fedmsg_relay.amqp.declaring import NOT_FOUND
 from fedmsg_relay.amqp.delivering import Delivered
 from fedmsg_relay.amqp.mapping import headers_size
 from fedmsg_relay.amqp.session import Session
 from fedmsg_relay.amqp.settings import Settings
 
 log = logging.getLogger("fedmsg.relay")
-
-NO_QUEUE = 404
-"""NOT_FOUND: the queue does not exist."""
 
 HELD_BYTES_MAX = 256 * 2**20
 """Bytes that wait for the relay, above which messages are left to the broker.
@@ -139,7 +137,7 @@ class Consuming:
     def _on_lost(self, code: int) -> None:
         self._channel = None
         self._idle_since = math.inf
-        if code == NO_QUEUE:
+        if code == NOT_FOUND:
             self._gone()
 
     def _on_message(self, channel: Any, _: Any, method: Any, properties: Any, body: bytes) -> None:

@@ -27,7 +27,7 @@ BIND_S = 60.0
 of every relay: each bridge tries to bind its queue at least each 30 s (:mod:`.session`)."""
 
 NOT_FOUND = 404
-"""The exchange does not exist, or the queue that ``passive_declares`` expects."""
+"""The exchange or the queue does not exist."""
 
 LOCKED = 405
 """RESOURCE_LOCKED: another connection has declared the exclusive queue."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.accepted import Accepting, borrow
+from fedmsg_relay.net.accepted import Accepting, borrow, is_open
 from fedmsg_relay.zmtp import codec
 
 UNKNOWN = "unknown (already disconnected)"
@@ -183,7 +183,7 @@ class PeerTable:
         if peer.reason is not None:
             return
         with contextlib.suppress(OSError), borrow(fd) as connection:
-            if os.fstat(fd).st_ino == peer.inode:
+            if is_open(fd, peer.inode):
                 peer.reason = reason
                 connection.shutdown(socket.SHUT_RDWR)
 

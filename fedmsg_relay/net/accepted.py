@@ -61,8 +61,19 @@ class Accepting:
 
 
 def has_unread(connection: socket.socket) -> bool:
-    """Return whether the kernel has something that libzmq has not read."""
-    return any(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)))
+    """Return whether the kernel has something that libzmq has not read; False if that is closed."""
+    try:
+        return any(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)))
+    except OSError:
+        return False
+
+
+def is_open(fd: int, inode: int) -> bool:
+    """Return whether libzmq's descriptor is still the socket with ``inode``."""
+    try:
+        return os.fstat(fd).st_ino == inode
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ import socket
 import time
 
 from fedmsg_relay.net import tcp_info
-from fedmsg_relay.net.accepted import Accepting, borrow, has_unread
+from fedmsg_relay.net.accepted import Accepting, borrow, has_unread, is_open
 
 HANG_UP_S = 0.1
 """Seconds that a publisher gets to hang up, for its own work and that of its host."""
@@ -89,9 +89,7 @@ class _Connection:
 
     def is_open(self) -> bool:
         """Return whether the connection is open; libzmq closes it when the publisher hangs up."""
-        with contextlib.suppress(OSError):
-            return os.fstat(self._fd).st_ino == self._inode
-        return False
+        return is_open(self._fd, self._inode)
 
     def is_late(self, since: float) -> bool:
         """Return whether the publisher's time has ended.

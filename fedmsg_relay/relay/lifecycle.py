@@ -241,7 +241,7 @@ class Relay:
         """
         while time.monotonic() < until and not self._is_late():
             self._post_status_if_due()
-            frames = self._sockets.receive(0)
+            frames = self._sockets.receive(POLL_MS)
             if frames is not None:
                 yield frames
             elif not self._publishers.have_unread():

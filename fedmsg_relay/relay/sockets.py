@@ -7,7 +7,6 @@ thread, at last to the thread that terminates.  Only :attr:`Sockets.proxy` and
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import socket
@@ -20,6 +19,7 @@ from fedmsg_relay.config import allowlist
 from fedmsg_relay.config.allowlist import Network
 from fedmsg_relay.config.settings import Settings
 from fedmsg_relay.errors import BindError
+from fedmsg_relay.net.accepted import is_open
 from fedmsg_relay.net.bindings import Listeners
 from fedmsg_relay.relay import keepalive, socket_monitor
 from fedmsg_relay.relay.announcement import Announcement
@@ -198,17 +198,11 @@ class Sockets:
         self._sub.close(linger=0)
         self._pub.close(linger=linger_ms)
         until = time.monotonic() + CLOSES_S
-        while any(map(self._listens, self.listening)) and time.monotonic() < until:
+        while any(is_open(*each) for each in self._inodes.items()) and time.monotonic() < until:
             time.sleep(CLOSES_STEP_S)
         self.proxy.close()
         if self._capture is not None:
             self._capture.end()
-
-    def _listens(self, fd: int) -> bool:
-        """Return whether one of libzmq's listeners is still open, and not another file instead."""
-        with contextlib.suppress(OSError):
-            return os.fstat(fd).st_ino == self._inodes[fd]
-        return False
 
     def terminate(self) -> None:
         """Terminate the context, after :meth:`close`, when :attr:`events` are closed too."""

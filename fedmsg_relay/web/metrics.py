@@ -180,11 +180,10 @@ def _journal(journal: JournalReport) -> Iterator[Metric]:
             "When the oldest message in the journal arrived, in seconds since 1970.",
             journal.first_time,
         )
-    overrun = CounterMetricFamily(
+    yield labelled(
+        CounterMetricFamily,
         "fedmsg_relay_journal_overrun_messages_total",
         "Messages deleted from the journal before a registered reader had read them.",
-        labels=["reader"],
+        "reader",
+        journal.overrun,
     )
-    for reader, messages in journal.overrun.items():
-        overrun.add_metric([reader], messages)
-    yield overrun
